@@ -1,0 +1,1 @@
+//! Foreign bytes to envelopes and back: the client side and the agent side.

@@ -1,0 +1,1 @@
+//! Spawns agents, reaps them, and holds the descriptors that outlive the gateway.

@@ -1,0 +1,1 @@
+//! Rings, segments, envelope and doorbells: all that two processes must agree on.
