@@ -1,1 +1,38 @@
 //! Rings, segments, envelope and doorbells: all that two processes must agree on.
+//!
+//! From the bottom up:
+//!
+//! | module | decides |
+//! |---|---|
+//! | [`layout`] | where each word lies in a segment, and what its config page says |
+//! | [`record`] | the 16-byte record header and the arithmetic of positions |
+//! | [`ring`] | the single-producer single-consumer byte ring: publish, release, sleep, wake |
+//! | [`mapping`] | the mapped halves the ring runs over |
+//! | [`segment`] | memfds: created and sealed by the keeper, checked by whoever attaches |
+//! | [`doorbell`] | futex and eventfd |
+//! | [`link`] | whole messages: fragments, reassembly, backlog |
+//! | [`envelope`] | what the messages say |
+//! | [`ports`] | the rings between edge threads and shards, and which shard owns a session |
+//!
+//! Unsafe code lives in [`mapping`], `copy` and [`doorbell`]; the ring algorithm has none.
+
+pub mod sync;
+
+pub mod layout;
+pub mod record;
+pub mod ring;
+
+#[cfg(not(loom))]
+mod copy;
+#[cfg(not(loom))]
+pub mod doorbell;
+#[cfg(not(loom))]
+pub mod envelope;
+#[cfg(not(loom))]
+pub mod link;
+#[cfg(not(loom))]
+pub mod mapping;
+#[cfg(not(loom))]
+pub mod ports;
+#[cfg(not(loom))]
+pub mod segment;

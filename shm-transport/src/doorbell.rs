@@ -1,0 +1,78 @@
+//! Futex and eventfd: how a sleeping side is woken, and how it sleeps.
+//!
+//! The engine wakes an agent through a futex on the very word it has moved (`tail` for data, `head` for
+//! room), which lies in the engine's half and is mapped read-only by the agent. Everybody else is woken
+//! through an eventfd of its own, so that no peer can drain or block another's bell.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+use std::time::Duration;
+
+use rustix::event::EventfdFlags;
+use rustix::thread::futex;
+
+use crate::sync::AtomicU64;
+
+/// Makes the eventfd on which one side is rung: non-blocking, counting, close-on-exec.
+pub fn eventfd() -> std::io::Result<OwnedFd> {
+    Ok(rustix::event::eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?)
+}
+
+/// How a sleeping peer is woken.
+#[derive(Clone, Debug)]
+pub enum Bell {
+    /// It never sleeps (it polls), so nobody rings.
+    None,
+    /// It sleeps on the futex word that we have just moved.
+    Futex,
+    /// It waits for its eventfd. Arc: many rings of one thread share the bell of the thread they wake.
+    Event(Arc<OwnedFd>),
+}
+
+impl Bell {
+    /// Wakes the peer. `moved` is the word whose change it waits for.
+    #[cold]
+    pub fn ring(&self, moved: &AtomicU64) {
+        match self {
+            Self::None => {}
+            Self::Futex => {
+                // An error can only be EFAULT or EINVAL of our own mapping; nobody sleeps there then.
+                let _ = futex::wake(low_half(moved), futex::Flags::empty(), 1);
+            }
+            Self::Event(fd) => {
+                // EAGAIN says that the counter is full: the bell is ringing already.
+                let _ = rustix::io::write(fd.as_fd(), &1u64.to_ne_bytes());
+            }
+        }
+    }
+}
+
+/// Silences an eventfd bell that has rung. `true` if it had.
+pub fn silence(bell: impl AsFd) -> bool {
+    let mut count = [0u8; 8];
+    rustix::io::read(bell, &mut count).is_ok()
+}
+
+/// Sleeps until `word` is moved away from `expected` and rung, at most `timeout`.
+///
+/// Returns early whenever the kernel likes: the caller looks again in any case.
+pub fn futex_wait(word: &AtomicU64, expected: u64, timeout: Duration) {
+    let timeout = futex::Timespec {
+        tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: timeout.subsec_nanos().into(),
+    };
+    // The low half is enough: a ring is smaller than 4 GiB (layout.rs asserts it).
+    let expected = (expected & u64::from(u32::MAX)) as u32;
+    // EAGAIN (moved meanwhile), EINTR and ETIMEDOUT all mean: look again.
+    let _ = futex::wait(low_half(word), futex::Flags::empty(), expected, Some(&timeout));
+}
+
+/// The half of a position that the kernel compares.
+fn low_half(word: &AtomicU64) -> &AtomicU32 {
+    let at = std::ptr::from_ref(word).cast::<AtomicU32>();
+    #[cfg(target_endian = "big")]
+    compile_error!("the low half of a word is assumed to come first");
+    // SAFETY: the first four bytes of a live, 8-aligned atomic; only the kernel reads through it.
+    unsafe { &*at }
+}

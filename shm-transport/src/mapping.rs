@@ -1,0 +1,154 @@
+//! The mapped halves a ring runs over.
+//!
+//! # Who may touch what
+//!
+//! 1. An [`OwnHalf`] is written by one role of this process; it is made once per segment (trust rule T3).
+//! 2. A [`PeerHalf`] is only ever read, through atomics, the shared copy routine, or (from a trusted peer)
+//!    as a slice of published bytes.
+
+use std::num::NonZeroUsize;
+use std::os::fd::{AsFd, AsRawFd};
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use memmap2::{MmapMut, MmapOptions, MmapRaw};
+
+use crate::copy::copy_from_shared;
+use crate::layout::{CONTROL_OFFSET, ControlWords, DATA_OFFSET, Geometry};
+use crate::ring::Memory;
+
+/// One mapped half: config page, control words, data.
+#[derive(Debug)]
+pub struct Half {
+    map: MmapRaw,
+    geometry: Geometry,
+}
+
+impl Half {
+    /// Maps a half for its owner.
+    pub fn map_own(file: impl AsFd, geometry: Geometry) -> std::io::Result<Self> {
+        let map = Self::options(geometry)?.map_raw(file.as_fd().as_raw_fd())?;
+        Ok(Self { map, geometry })
+    }
+
+    /// Maps the half of the peer, for reading only.
+    pub fn map_peer(file: impl AsFd, geometry: Geometry) -> std::io::Result<Self> {
+        let map = Self::options(geometry)?.map_raw_read_only(file.as_fd().as_raw_fd())?;
+        Ok(Self { map, geometry })
+    }
+
+    /// A half that lives in this process only, zero-filled and not pre-faulted.
+    pub fn anonymous(geometry: Geometry) -> std::io::Result<Self> {
+        let map = MmapRaw::from(MmapMut::map_anon(half_bytes(geometry)?.get())?);
+        Ok(Self { map, geometry })
+    }
+
+    fn options(geometry: Geometry) -> std::io::Result<MmapOptions> {
+        let mut options = MmapOptions::new();
+        options.len(half_bytes(geometry)?.get());
+        Ok(options)
+    }
+
+    /// Sizes of the ring in this half.
+    pub fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    /// The control words.
+    #[inline]
+    pub fn control(&self) -> &ControlWords {
+        let base = NonNull::new(self.map.as_mut_ptr()).unwrap_or(NonNull::dangling());
+        debug_assert!(self.map.len() >= DATA_OFFSET);
+        // SAFETY: the map is longer than `DATA_OFFSET`, so the control page lies inside it.
+        let at = unsafe { base.add(CONTROL_OFFSET) };
+        // SAFETY: page-aligned, inside one live mapping that lives as long as `self`; the words are
+        // atomics, so others may write them, and every bit pattern is a value.
+        unsafe { at.cast::<ControlWords>().as_ref() }
+    }
+
+    /// Start of the data at an offset below the capacity.
+    #[inline]
+    fn data(&self, offset: usize) -> NonNull<u8> {
+        let base = NonNull::new(self.map.as_mut_ptr()).unwrap_or(NonNull::dangling());
+        assert!(DATA_OFFSET + offset <= self.map.len());
+        // SAFETY: inside the map by the check above.
+        unsafe { base.add(DATA_OFFSET + offset) }
+    }
+}
+
+fn half_bytes(geometry: Geometry) -> std::io::Result<NonZeroUsize> {
+    usize::try_from(geometry.half_bytes())
+        .ok()
+        .and_then(NonZeroUsize::new)
+        .ok_or_else(|| std::io::Error::from(std::io::ErrorKind::InvalidInput))
+}
+
+/// Both halves of a link, seen from one side.
+#[derive(Clone, Debug)]
+pub struct Halves {
+    // Arc: the producer and the consumer of one side share the two maps, and may sit on two threads.
+    own: Arc<Half>,
+    peer: Arc<Half>,
+    /// Sizes of the ring this role uses: the own half's for a producer, the peer's for a consumer.
+    geometry: Geometry,
+}
+
+impl Halves {
+    /// The view of a producer: it writes into `own`.
+    pub(crate) fn of_producer(own: &Arc<Half>, peer: &Arc<Half>) -> Self {
+        Self { own: Arc::clone(own), peer: Arc::clone(peer), geometry: own.geometry }
+    }
+
+    /// The view of a consumer: it reads from `peer`.
+    pub(crate) fn of_consumer(own: &Arc<Half>, peer: &Arc<Half>) -> Self {
+        Self { own: Arc::clone(own), peer: Arc::clone(peer), geometry: peer.geometry }
+    }
+
+    /// Published payload bytes of the peer, in place.
+    ///
+    /// # Safety
+    /// `offset + len` is at most the capacity, the bytes are published and not yet released, and the
+    /// peer is trusted not to write them before that (trust rule T2).
+    #[inline]
+    pub(crate) unsafe fn slice(&self, offset: usize, len: usize) -> &[u8] {
+        let start = self.peer.data(offset);
+        // SAFETY: inside one live mapping and initialised (a new file is zero-filled) by the bound in the
+        // contract; not written while borrowed by T2.
+        unsafe { std::slice::from_raw_parts(start.as_ptr(), len) }
+    }
+}
+
+impl Memory for Halves {
+    #[inline]
+    fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    #[inline]
+    fn own(&self) -> &ControlWords {
+        self.own.control()
+    }
+
+    #[inline]
+    fn peer(&self) -> &ControlWords {
+        self.peer.control()
+    }
+
+    #[inline]
+    fn write(&self, offset: usize, bytes: &[u8]) {
+        assert!(offset + bytes.len() <= self.own.geometry.capacity as usize);
+        let at = self.own.data(offset);
+        // SAFETY: in bounds by the check above; ours to write by ring rule 1, since only the one producer
+        // of this half calls this, for bytes outside `head..tail`; `bytes` is private memory.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), at.as_ptr(), bytes.len()) };
+    }
+
+    #[inline]
+    fn read(&self, offset: usize, into: &mut [u8]) {
+        assert!(offset.is_multiple_of(8) && offset + into.len() <= self.peer.geometry.capacity as usize);
+        let at = self.peer.data(offset);
+        // SAFETY: in bounds and 8-aligned by the check above; the capacity is a multiple of 8, so rounding
+        // the length up stays inside.
+        unsafe { copy_from_shared(at, into) };
+    }
+}

@@ -1,0 +1,84 @@
+//! The single-producer single-consumer byte ring.
+//!
+//! # Layout
+//!
+//! A direction of a link runs from the data of one half to the reader of the other. Its words are spread
+//! over both halves, each written by one side only:
+//!
+//! | word | lies in the half of | written by | read by |
+//! |---|---|---|---|
+//! | data, `tail`, `space_wanted` | the producer | producer | consumer |
+//! | `head`, `sleep` | the consumer | consumer | producer |
+//!
+//! # Who may touch what
+//!
+//! 1. Data in `head..tail` belongs to the consumer, all other data to the producer.
+//! 2. The producer moves `tail` with a Release store after the records are complete; that one store makes
+//!    a batch visible. The consumer loads it with Acquire.
+//! 3. The consumer moves `head` with a Release store after it is through with the bytes. The producer
+//!    loads it with Acquire before it writes over them.
+//! 4. Both sides keep private copies of what the other last published. A word read from the peer is
+//!    compared with the private copy before it is used; an impossible one poisons the ring.
+//! 5. A sleeper makes its word odd, fences, looks once more, and only then sleeps. A waker publishes,
+//!    fences, and only then looks at the word. Either the sleeper sees the data or the waker the sleeper.
+//!
+//! # What is deliberately absent
+//!
+//! Locks, compare-and-swap, a count that both sides write, and zeroing of consumed bytes: nothing beyond
+//! `tail` is ever interpreted, so a producer killed at any instruction leaves no half record behind.
+
+mod consumer;
+mod producer;
+
+#[cfg(all(test, loom))]
+mod loom_tests;
+#[cfg(all(test, not(loom)))]
+mod model_tests;
+
+pub use consumer::Consumer;
+pub use producer::{Producer, Refused, Slot};
+
+use crate::layout::{ControlWords, Geometry};
+
+/// The memory a ring runs over: mapped files outside of models, checked cells under loom.
+pub trait Memory {
+    /// Sizes of the ring, from our own copy.
+    fn geometry(&self) -> Geometry;
+    /// The control words of our half.
+    fn own(&self) -> &ControlWords;
+    /// The control words of the peer's half.
+    fn peer(&self) -> &ControlWords;
+    /// Writes into the data of our half. `offset + bytes.len()` is at most the capacity.
+    fn write(&self, offset: usize, bytes: &[u8]);
+    /// Copies from the data of the peer's half. `offset + into.len()` is at most the capacity.
+    fn read(&self, offset: usize, into: &mut [u8]);
+}
+
+/// Whether the other side sleeps and has to be woken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use = "a sleeping peer stays asleep unless its bell is rung"]
+pub enum Wake {
+    /// Ring its bell.
+    Ring,
+    /// It is awake, or has been rung for this sleep already.
+    Quiet,
+}
+
+/// What one side knows of the other's sleep word: whom it has woken already.
+#[derive(Debug, Default)]
+pub(crate) struct Waker {
+    /// The last odd value we rang for.
+    rung: u64,
+}
+
+impl Waker {
+    /// Decides on a sleep word read after the fence of rule 5.
+    #[inline]
+    pub(crate) fn decide(&mut self, word: u64) -> Wake {
+        if word & 1 == 0 || word == self.rung {
+            return Wake::Quiet;
+        }
+        self.rung = word;
+        Wake::Ring
+    }
+}

@@ -1,0 +1,156 @@
+//! The reading end: look, copy, advance, release.
+
+use super::{Memory, Wake, Waker};
+use crate::record::{Checked, HEADER_BYTES, Header, Poison, check, span};
+use crate::sync::{Ordering, fence};
+
+/// The one reader of a ring. Not `Clone`: a ring has one consumer.
+#[derive(Debug)]
+pub struct Consumer<M: Memory> {
+    memory: M,
+    /// The next record to look at; ahead of the released head by what we still hold.
+    position: u64,
+    /// What the producer knows to be free.
+    released: u64,
+    /// The last good value of the producer's tail.
+    tail_seen: u64,
+    waiter: Waker,
+}
+
+impl<M: Memory> Consumer<M> {
+    /// Takes the role at the positions found in the memory.
+    ///
+    /// Our own head is the truth of what was released; the peer's tail is bounded against it.
+    pub fn attach(memory: M) -> Result<Self, Poison> {
+        // Relaxed: only this role writes the word, and the role was handed to us by other means.
+        let head = memory.own().head.0.load(Ordering::Relaxed);
+        let mut consumer =
+            Self { memory, position: head, released: head, tail_seen: head, waiter: Waker::default() };
+        consumer.refresh_tail()?;
+        Ok(consumer)
+    }
+
+    /// The memory under the ring.
+    pub fn memory(&self) -> &M {
+        &self.memory
+    }
+
+    /// Where the next record stands.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// The tail we saw last: the value a sleeper on the tail word expects.
+    pub fn tail_seen(&self) -> u64 {
+        self.tail_seen
+    }
+
+    /// The header of the next record, checked, or `None` if nothing is published.
+    ///
+    /// HOT: no allocation, lock, syscall or log line. One Acquire load when everything seen is consumed.
+    #[inline]
+    pub fn peek(&mut self) -> Result<Option<Header>, Poison> {
+        loop {
+            if self.position == self.tail_seen {
+                self.refresh_tail()?;
+                if self.position == self.tail_seen {
+                    return Ok(None);
+                }
+            }
+            let geometry = self.memory.geometry();
+            let mut bytes = [0u8; HEADER_BYTES];
+            // Read once, into private memory (rule 4): the peer may change it at any time.
+            self.memory.read(geometry.offset(self.position), &mut bytes);
+            let header = Header::decode(bytes);
+            match check(header, geometry, self.position, self.tail_seen - self.position)? {
+                Checked::Record(header) => return Ok(Some(header)),
+                // At most once in a row: padding never starts at offset 0.
+                Checked::Padding(bytes) => self.position += bytes,
+            }
+        }
+    }
+
+    /// Copies the payload of a record that [`Self::peek`] returned.
+    #[inline]
+    pub fn copy_payload(&self, header: Header, into: &mut [u8]) {
+        debug_assert!(into.len() == header.len as usize && header.position == self.position);
+        let at = self.memory.geometry().offset(self.position) + HEADER_BYTES;
+        self.memory.read(at, into);
+    }
+
+    /// Goes on to the record behind `header`. The bytes stay ours until [`Self::release`].
+    #[inline]
+    pub fn advance(&mut self, header: Header) {
+        debug_assert!(header.position == self.position);
+        self.position += span(header.len as usize);
+    }
+
+    /// Gives everything we advanced over back to the producer.
+    ///
+    /// HOT: one Release store, one fence and one load for a batch of any size; nothing when there is none.
+    #[inline]
+    pub fn release(&mut self) -> Wake {
+        if self.position == self.released {
+            return Wake::Quiet;
+        }
+        self.released = self.position;
+        // SYNC: pairs with the Acquire load in `Producer::refresh_head`: our reads are done.
+        self.memory.own().head.0.store(self.position, Ordering::Release);
+        // SYNC: SeqCst, pairs with the fence in `Producer::arm_space`: either the producer sees this head
+        // or we see that it waits (rule 5).
+        fence(Ordering::SeqCst);
+        // Relaxed: ordered by the fence; the value is only compared.
+        let wanted = self.memory.peer().space_wanted.0.load(Ordering::Relaxed);
+        // A waiting producer is woken when half the ring is free, not for every record.
+        if wanted & 1 == 0 || self.tail_seen - self.position > self.memory.geometry().capacity_bytes() / 2 {
+            return Wake::Quiet;
+        }
+        self.waiter.decide(wanted)
+    }
+
+    /// Announces that we sleep. `true`: records came meanwhile, go on and call [`Self::disarm`].
+    pub fn arm(&mut self) -> Result<bool, Poison> {
+        let word = &self.memory.own().sleep.0;
+        // Relaxed: only we write it; the fence orders it against the tail.
+        let value = word.load(Ordering::Relaxed);
+        // Always a new odd value: the peer rings once for each, so a second wait needs its own.
+        word.store(value.wrapping_add(1 + (value & 1)), Ordering::Relaxed);
+        // SYNC: SeqCst, pairs with the fence in `Producer::publish`: either we see its tail or it sees
+        // that we sleep (rule 5).
+        fence(Ordering::SeqCst);
+        self.refresh_tail()?;
+        Ok(self.position != self.tail_seen)
+    }
+
+    /// Takes back [`Self::arm`]: from now on the producer does not ring.
+    pub fn disarm(&mut self) {
+        let word = &self.memory.own().sleep.0;
+        // Relaxed: a stale odd value costs the producer one needless ring.
+        let value = word.load(Ordering::Relaxed);
+        if value & 1 == 1 {
+            word.store(value.wrapping_add(1), Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the producer said that nothing more will come. Records may still be unread.
+    pub fn peer_closed(&self) -> bool {
+        // SYNC: pairs with the Release store in `Producer::close`.
+        self.memory.peer().closed.0.load(Ordering::Acquire) != 0
+    }
+
+    /// Asks the producer how far it is.
+    fn refresh_tail(&mut self) -> Result<(), Poison> {
+        // SYNC: pairs with the Release store in `Producer::publish`: the records below are complete.
+        let tail = self.memory.peer().tail.0.load(Ordering::Acquire);
+        let capacity = self.memory.geometry().capacity_bytes();
+        // Bounded before use (rule 4): never backwards, never more than the ring holds.
+        if tail < self.tail_seen
+            || tail - self.released > capacity
+            || !tail.is_multiple_of(HEADER_BYTES as u64)
+        {
+            return Err(Poison::Tail { found: tail, seen: self.tail_seen, capacity });
+        }
+        self.tail_seen = tail;
+        Ok(())
+    }
+}

@@ -1,0 +1,152 @@
+//! Random operations on real memory, against a queue.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::{Consumer, Producer, Refused};
+use crate::layout::Geometry;
+use crate::mapping::{Half, Halves};
+use crate::record::Poison;
+use crate::sync::Ordering;
+
+fn halves(start: u64) -> (Arc<Half>, Arc<Half>) {
+    let half = || Arc::new(Half::anonymous(Geometry::new(4096).unwrap()).unwrap());
+    let (producer, consumer) = (half(), half());
+    producer.control().tail.0.store(start, Ordering::Relaxed);
+    consumer.control().head.0.store(start, Ordering::Relaxed);
+    (producer, consumer)
+}
+
+fn ring(start: u64) -> (Producer<Halves>, Consumer<Halves>) {
+    let (a, b) = halves(start);
+    let producer = Producer::attach(Halves::of_producer(&a, &b)).unwrap();
+    let consumer = Consumer::attach(Halves::of_consumer(&b, &a)).unwrap();
+    (producer, consumer)
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// Reserve the first size, fill the second (at most the first).
+    Write(usize, usize),
+    /// Reserve and drop.
+    GiveBack(usize),
+    Publish,
+    Read,
+    Release,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (0usize..=496, 0usize..=496).prop_map(|(room, fill)| Step::Write(room, fill.min(room))),
+        1 => (0usize..=496).prop_map(Step::GiveBack),
+        2 => Just(Step::Publish),
+        4 => Just(Step::Read),
+        2 => Just(Step::Release),
+    ]
+}
+
+proptest! {
+    /// Whatever is done in whatever order, the consumer sees exactly what was published, in order, also at
+    /// the very end of the position space.
+    #[test]
+    fn behaves_like_a_queue(
+        steps in proptest::collection::vec(step(), 1..400),
+        start in prop_oneof![Just(0u64), (0u64..300).prop_map(|n| n * 16), Just((1 << 63) - 4096)],
+    ) {
+        let (mut producer, mut consumer) = ring(start);
+        let mut open: Vec<Vec<u8>> = Vec::new();
+        let mut published: VecDeque<Vec<u8>> = VecDeque::new();
+        let mut next = 0u8;
+        for step in steps {
+            match step {
+                Step::Write(room, fill) => match producer.reserve(room) {
+                    Ok(mut slot) => {
+                        next = next.wrapping_add(1);
+                        let bytes = vec![next; fill];
+                        prop_assert!(slot.put(&bytes));
+                        slot.commit(1, false);
+                        open.push(bytes);
+                    }
+                    Err(refused) => prop_assert!(matches!(refused, Refused::Full { .. }), "{refused:?}"),
+                },
+                Step::GiveBack(room) => drop(producer.reserve(room)),
+                Step::Publish => {
+                    let _nobody_sleeps = producer.publish();
+                    published.extend(open.drain(..));
+                }
+                Step::Read => match consumer.peek().unwrap() {
+                    Some(header) => {
+                        let mut bytes = vec![0; header.len as usize];
+                        consumer.copy_payload(header, &mut bytes);
+                        consumer.advance(header);
+                        prop_assert_eq!(Some(bytes), published.pop_front());
+                    }
+                    None => prop_assert!(published.is_empty()),
+                },
+                Step::Release => {
+                    let _nobody_waits = consumer.release();
+                }
+            }
+        }
+    }
+}
+
+/// A record of one byte more than the maximum is refused by name, the maximum is not.
+#[test]
+fn the_largest_record_is_exact() {
+    let (mut producer, _consumer) = ring(0);
+    assert_eq!(producer.reserve(497).err(), Some(Refused::TooLarge { len: 497, max: 496 }));
+    assert!(producer.reserve(496).is_ok_and(|slot| slot.filled() == 0));
+}
+
+/// A full ring says what is missing, and has room again after the release.
+#[test]
+fn a_full_ring_refuses_and_recovers() {
+    let (mut producer, mut consumer) = ring(0);
+    for _ in 0..8 {
+        let mut slot = producer.reserve(496).unwrap();
+        assert!(slot.put(&[7; 496]));
+        slot.commit(1, false);
+    }
+    let _nobody = producer.publish();
+    assert_eq!(producer.reserve(0).err(), Some(Refused::Full { needed: 16, free: 0 }));
+    let header = consumer.peek().unwrap().unwrap();
+    consumer.advance(header);
+    let _nobody = consumer.release();
+    assert_eq!(producer.reserve(496).map(|slot| slot.filled()), Ok(0));
+}
+
+/// A head beyond what was published, or behind what it was, poisons the producer's side.
+#[test]
+fn an_impossible_head_is_refused() {
+    let (a, b) = halves(0);
+    let mut producer = Producer::attach(Halves::of_producer(&a, &b)).unwrap();
+    b.control().head.0.store(4096, Ordering::Relaxed);
+    for _ in 0..8 {
+        producer.reserve(496).unwrap().commit(1, false);
+    }
+    let mut last = Ok(());
+    for _ in 0..300 {
+        last = producer.reserve(496).map(|slot| slot.commit(1, false));
+        if last.is_err() {
+            break;
+        }
+    }
+    assert_eq!(last, Err(Refused::Poisoned(Poison::Head { found: 4096, seen: 0, tail: 0 })));
+}
+
+/// A tail that runs backwards, too far ahead or out of step poisons the consumer's side.
+#[test]
+fn an_impossible_tail_is_refused() {
+    for (tail, good) in [(4096, true), (4112, false), (24, false), (u64::MAX, false)] {
+        let (a, b) = halves(0);
+        let mut consumer = Consumer::attach(Halves::of_consumer(&b, &a)).unwrap();
+        a.control().tail.0.store(tail, Ordering::Relaxed);
+        let expected = Poison::Tail { found: tail, seen: 0, capacity: 4096 };
+        // A possible tail over zeroed memory is refused for its header instead.
+        let zeroed = Poison::Padding { position: 0, len: 0 };
+        assert_eq!(consumer.peek(), Err(if good { zeroed } else { expected }), "{tail}");
+    }
+}

@@ -1,0 +1,220 @@
+//! The writing end: reserve, fill, commit, publish.
+
+use super::{Memory, Wake, Waker};
+use crate::record::{FLAG_FRAGMENT, HEADER_BYTES, Header, KIND_PADDING, Poison, span};
+use crate::sync::{Ordering, fence};
+
+/// Why a record was not accepted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Refused {
+    /// No room now; try again after the consumer has released.
+    #[error("ring is full: {needed} bytes needed, {free} free")]
+    Full {
+        /// Ring bytes the record needs, padding included.
+        needed: u64,
+        /// Ring bytes free now.
+        free: u64,
+    },
+    /// Never possible on this ring.
+    #[error("record of {len} bytes is larger than the {max} that fit in one")]
+    TooLarge {
+        /// Payload bytes asked for.
+        len: usize,
+        /// The most that fit.
+        max: usize,
+    },
+    /// The consumer's position is impossible.
+    #[error("ring is poisoned")]
+    Poisoned(#[source] Poison),
+}
+
+/// The one writer of a ring. Not `Clone`: a ring has one producer.
+#[derive(Debug)]
+pub struct Producer<M: Memory> {
+    memory: M,
+    /// End of what we have written; ahead of the published tail by the open batch.
+    tail: u64,
+    /// What the consumer can see.
+    published: u64,
+    /// The last good value of the consumer's head.
+    head_seen: u64,
+    sleeper: Waker,
+}
+
+impl<M: Memory> Producer<M> {
+    /// Takes the role at the positions found in the memory.
+    ///
+    /// Our own tail is the truth of what was sent; the peer's head is bounded against it.
+    pub fn attach(memory: M) -> Result<Self, Poison> {
+        // Relaxed: only this role writes the word, and the role was handed to us by other means.
+        let tail = memory.own().tail.0.load(Ordering::Relaxed);
+        let mut producer = Self { memory, tail, published: tail, head_seen: 0, sleeper: Waker::default() };
+        producer.head_seen = tail.saturating_sub(producer.memory.geometry().capacity_bytes());
+        producer.refresh_head()?;
+        Ok(producer)
+    }
+
+    /// The memory under the ring.
+    pub fn memory(&self) -> &M {
+        &self.memory
+    }
+
+    /// Bytes published so far.
+    pub fn published(&self) -> u64 {
+        self.published
+    }
+
+    /// The head we saw last: the value a sleeper on the head word expects.
+    pub fn head_seen(&self) -> u64 {
+        self.head_seen
+    }
+
+    /// Bytes of published records that the consumer has not released, by our last look.
+    pub fn in_flight_bytes(&self) -> u64 {
+        self.tail - self.head_seen
+    }
+
+    /// Reserves room for up to `payload_bytes_max`; fewer may be committed.
+    ///
+    /// HOT: no allocation, lock, syscall or log line. One Acquire load only when our copy of the head
+    /// leaves no room.
+    #[inline]
+    pub fn reserve(&mut self, payload_bytes_max: usize) -> Result<Slot<'_, M>, Refused> {
+        let geometry = self.memory.geometry();
+        let max = geometry.record_bytes_max();
+        if payload_bytes_max > max {
+            return Err(Refused::TooLarge { len: payload_bytes_max, max });
+        }
+        debug_assert!(self.head_seen <= self.tail && self.tail - self.head_seen <= geometry.capacity_bytes());
+        let contiguous = geometry.capacity_bytes() - geometry.offset(self.tail) as u64;
+        let record = span(payload_bytes_max);
+        let padding = if record > contiguous { contiguous } else { 0 };
+        let needed = record + padding;
+        if needed > geometry.capacity_bytes() - self.in_flight_bytes() {
+            self.refresh_head().map_err(Refused::Poisoned)?;
+            let free = geometry.capacity_bytes() - self.in_flight_bytes();
+            if needed > free {
+                return Err(Refused::Full { needed, free });
+            }
+        }
+        if padding > 0 {
+            // Invisible until the record behind it is committed and published.
+            let len = u32::try_from(padding as usize - HEADER_BYTES).unwrap_or(u32::MAX);
+            let header = Header { len, kind: KIND_PADDING, flags: 0, position: self.tail };
+            self.memory.write(geometry.offset(self.tail), &header.encode());
+        }
+        let start = self.tail + padding;
+        Ok(Slot { producer: self, start, filled: 0, room: payload_bytes_max })
+    }
+
+    /// Makes everything committed so far visible, in one store.
+    ///
+    /// HOT: one Release store, one fence and one load for a batch of any size; nothing when there is none.
+    #[inline]
+    pub fn publish(&mut self) -> Wake {
+        if self.tail == self.published {
+            return Wake::Quiet;
+        }
+        self.published = self.tail;
+        // SYNC: pairs with the Acquire load in `Consumer::refresh_tail`.
+        self.memory.own().tail.0.store(self.tail, Ordering::Release);
+        // SYNC: SeqCst, since a store must not pass the load that follows it: with the fence in
+        // `Consumer::arm`, either the consumer sees this tail or we see that it sleeps (rule 5).
+        fence(Ordering::SeqCst);
+        // Relaxed: ordered by the fence; the value is only compared.
+        self.sleeper.decide(self.memory.peer().sleep.0.load(Ordering::Relaxed))
+    }
+
+    /// Announces that we wait for room, and says whether `needed` bytes are free after all.
+    ///
+    /// `true`: go on, and call [`Self::disarm_space`]. `false`: the consumer will ring.
+    pub fn arm_space(&mut self, needed: u64) -> Result<bool, Poison> {
+        let word = &self.memory.own().space_wanted.0;
+        // Relaxed: only we write it; the fence orders it against the head.
+        let value = word.load(Ordering::Relaxed);
+        // Always a new odd value: the peer rings once for each, so a second wait needs its own.
+        word.store(value.wrapping_add(1 + (value & 1)), Ordering::Relaxed);
+        // SYNC: SeqCst, pairs with the fence in `Consumer::release`: either we see its head or it sees
+        // that we wait (rule 5).
+        fence(Ordering::SeqCst);
+        self.refresh_head()?;
+        Ok(self.memory.geometry().capacity_bytes() - self.in_flight_bytes() >= needed)
+    }
+
+    /// Takes back [`Self::arm_space`].
+    pub fn disarm_space(&mut self) {
+        let word = &self.memory.own().space_wanted.0;
+        // Relaxed: a stale odd value costs the consumer one needless ring.
+        let value = word.load(Ordering::Relaxed);
+        if value & 1 == 1 {
+            word.store(value.wrapping_add(1), Ordering::Relaxed);
+        }
+    }
+
+    /// Says that nothing more will come.
+    pub fn close(&mut self) {
+        // SYNC: pairs with the Acquire load in `Consumer::peer_closed`: who sees the mark sees the tail.
+        self.memory.own().closed.0.store(1, Ordering::Release);
+    }
+
+    /// Asks the consumer how far it is.
+    #[cold]
+    fn refresh_head(&mut self) -> Result<(), Poison> {
+        // SYNC: pairs with the Release store in `Consumer::release`: bytes below head are ours again.
+        let head = self.memory.peer().head.0.load(Ordering::Acquire);
+        // Bounded before use (rule 4): never behind what it was, never ahead of what it can have seen.
+        if head < self.head_seen || head > self.published || !head.is_multiple_of(HEADER_BYTES as u64) {
+            return Err(Poison::Head { found: head, seen: self.head_seen, tail: self.published });
+        }
+        self.head_seen = head;
+        Ok(())
+    }
+}
+
+/// Room for one record. Dropping it gives the room back.
+#[must_use = "a slot that is not committed is given back"]
+#[derive(Debug)]
+pub struct Slot<'a, M: Memory> {
+    producer: &'a mut Producer<M>,
+    /// Position of the record.
+    start: u64,
+    /// Payload bytes written.
+    filled: usize,
+    /// Payload bytes reserved.
+    room: usize,
+}
+
+impl<M: Memory> Slot<'_, M> {
+    /// Appends payload. `false`, and nothing written, if the reservation is too small.
+    #[inline]
+    #[must_use = "bytes that do not fit are not written"]
+    pub fn put(&mut self, bytes: &[u8]) -> bool {
+        if bytes.len() > self.room - self.filled {
+            return false;
+        }
+        let at = self.producer.memory.geometry().offset(self.start) + HEADER_BYTES + self.filled;
+        self.producer.memory.write(at, bytes);
+        self.filled += bytes.len();
+        true
+    }
+
+    /// Payload bytes written so far.
+    pub fn filled(&self) -> usize {
+        self.filled
+    }
+
+    /// Completes the record with what has been put. It becomes visible with the next publish.
+    #[inline]
+    pub fn commit(self, kind: u16, more_fragments: bool) {
+        debug_assert!(kind != KIND_PADDING);
+        let header = Header {
+            len: u32::try_from(self.filled).unwrap_or(u32::MAX),
+            kind,
+            flags: if more_fragments { FLAG_FRAGMENT } else { 0 },
+            position: self.start,
+        };
+        let at = self.producer.memory.geometry().offset(self.start);
+        self.producer.memory.write(at, &header.encode());
+        self.producer.tail = self.start + span(self.filled);
+    }
+}
