@@ -1,1 +1,22 @@
 //! The sans-IO core, supervision policy and shard drivers.
+//!
+//! | module | decides |
+//! |---|---|
+//! | [`event`] | what can wake a shard, and what it can do about it: two closed enums |
+//! | [`core`] | sessions, agents and turns of one shard; no IO, no clock, no randomness |
+//! | [`supervision`] | when a dead agent is started again, and when no longer |
+//! | [`time`] | points in time as the core sees them |
+//! | [`stats`] | the counters of a shard, for readers on other threads |
+//! | [`shard`] | the rings around a core: what both drivers share |
+//! | [`driver`] | the threads: glommio on io_uring, or tokio on epoll |
+//!
+//! Unsafe code lives in `driver::uring_bell` only.
+#![deny(unsafe_code)]
+
+pub mod core;
+pub mod driver;
+pub mod event;
+pub mod shard;
+pub mod stats;
+pub mod supervision;
+pub mod time;

@@ -1,0 +1,195 @@
+//! The threads of the shards: glommio on io_uring, or tokio on epoll where io_uring is refused.
+//!
+//! A driver only waits: for the bell of the shard, for the doorbells of its cold agents, and for the next
+//! deadline of the core. Everything else is [`Shard::turn`].
+
+mod epoll;
+mod signal;
+mod uring;
+#[expect(unsafe_code, reason = "glommio takes an eventfd only as a raw descriptor")]
+mod uring_bell;
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam_channel::Sender;
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use shm_transport::ports::EdgePorts;
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::core::ShardCore;
+use crate::shard::{Command, Notice, Shard};
+use crate::stats::SharedCounters;
+use crate::time::Clock;
+
+/// Commands on their way to one shard.
+pub const COMMANDS_MAX: usize = 1024;
+
+/// How long a shard with nothing to do looks again before it sleeps, where cores are plenty.
+const SPIN: Duration = Duration::from_micros(20);
+/// How many turns a busy shard takes before it lets the runtime look at the doorbells.
+const TURNS_PER_YIELD: u32 = 16;
+
+/// What a user asks for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Choice {
+    /// io_uring if the kernel allows it, else epoll.
+    Auto,
+    /// io_uring or nothing.
+    Uring,
+    /// epoll.
+    Epoll,
+}
+
+/// What runs the shards.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Runtime {
+    /// glommio on io_uring.
+    Uring,
+    /// tokio, one current-thread runtime per shard, on epoll.
+    Epoll,
+}
+
+impl Runtime {
+    /// Its name, as the `--runtime` option has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Uring => "uring",
+            Self::Epoll => "epoll",
+        }
+    }
+}
+
+/// A runtime, and the sentence that says why it was chosen.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Chosen {
+    /// The runtime.
+    pub runtime: Runtime,
+    /// Why.
+    pub reason: String,
+}
+
+/// Why shards cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum DriverError {
+    /// io_uring was asked for and is refused.
+    #[error("--runtime uring: io_uring is refused here ({reason}); use --runtime epoll or auto")]
+    UringRefused {
+        /// What refused it.
+        reason: String,
+    },
+    /// A thread could not be started.
+    #[error("the thread of shard {shard} could not be started")]
+    Thread {
+        /// Which shard.
+        shard: usize,
+        /// The system's answer.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// Decides on a runtime, trying io_uring for real.
+pub fn choose(choice: Choice) -> Result<Chosen, DriverError> {
+    if choice == Choice::Epoll {
+        return Ok(Chosen { runtime: Runtime::Epoll, reason: "asked for by --runtime epoll".into() });
+    }
+    match (uring::probe(), choice) {
+        (Ok(()), Choice::Uring) => {
+            Ok(Chosen { runtime: Runtime::Uring, reason: "asked for by --runtime uring".into() })
+        }
+        (Ok(()), _) => Ok(Chosen { runtime: Runtime::Uring, reason: "the kernel allows io_uring".into() }),
+        (Err(reason), Choice::Uring) => Err(DriverError::UringRefused { reason }),
+        (Err(reason), _) => {
+            Ok(Chosen { runtime: Runtime::Epoll, reason: format!("io_uring is refused: {reason}") })
+        }
+    }
+}
+
+/// The CPUs this process may run on, in order.
+pub fn allowed_cpus() -> Vec<usize> {
+    let set = sched_getaffinity(None).unwrap_or_else(|_| CpuSet::new());
+    (0..CpuSet::MAX_CPU).filter(|&cpu| set.is_set(cpu)).collect()
+}
+
+/// What the control thread holds of a shard.
+#[derive(Debug)]
+pub struct ShardHandle {
+    mailbox: Sender<Command>,
+    bell: Arc<OwnedFd>,
+    // Arc: the shard publishes, pages read.
+    counters: Arc<SharedCounters>,
+    thread: JoinHandle<()>,
+}
+
+impl ShardHandle {
+    /// Hands a command to the shard and wakes it. Waits if [`COMMANDS_MAX`] are on their way already.
+    pub fn tell(&self, command: Command) {
+        // A shard thread that has ended needs no commands.
+        let _ = self.mailbox.send(command);
+        // EAGAIN says that the bell is ringing already.
+        let _ = rustix::io::write(&*self.bell, &1u64.to_ne_bytes());
+    }
+
+    /// The counters it publishes.
+    pub fn counters(&self) -> &Arc<SharedCounters> {
+        &self.counters
+    }
+
+    /// Ends the thread and waits for it.
+    pub fn end(self) -> std::thread::Result<()> {
+        self.tell(Command::End);
+        self.thread.join()
+    }
+}
+
+/// How a shard is started.
+#[derive(Clone, Copy, Debug)]
+pub struct StartOptions {
+    /// Number of the shard, for its thread's name.
+    pub index: usize,
+    /// What runs it.
+    pub runtime: Runtime,
+    /// The CPU it is pinned to, if any.
+    pub cpu: Option<usize>,
+    /// The clock of the gateway.
+    pub clock: Clock,
+}
+
+/// Puts a core between its rings and starts its thread.
+pub fn start(
+    core: ShardCore,
+    ports: EdgePorts,
+    notices: UnboundedSender<Notice>,
+    options: StartOptions,
+) -> Result<ShardHandle, DriverError> {
+    let StartOptions { index, runtime, cpu, clock } = options;
+    let (mailbox, commands) = crossbeam_channel::bounded(COMMANDS_MAX);
+    let counters = Arc::new(SharedCounters::default());
+    let bell = Arc::clone(&ports.bell);
+    let shard = Shard::new(core, ports, commands, notices, Arc::clone(&counters));
+    // Spinning pays only where nobody waits for the core.
+    let spin = if allowed_cpus().len() > 2 { SPIN } else { Duration::ZERO };
+    let thread = std::thread::Builder::new()
+        .name(format!("shard-{index}"))
+        .spawn(move || {
+            pin(cpu);
+            match runtime {
+                Runtime::Uring => uring::run(shard, clock, spin, cpu),
+                Runtime::Epoll => epoll::run(shard, clock, spin),
+            }
+        })
+        .map_err(|source| DriverError::Thread { shard: index, source })?;
+    Ok(ShardHandle { mailbox, bell, counters, thread })
+}
+
+fn pin(cpu: Option<usize>) {
+    let Some(cpu) = cpu else { return };
+    let mut set = CpuSet::new();
+    set.set(cpu);
+    if let Err(error) = sched_setaffinity(None, &set) {
+        tracing::warn!(cpu, %error, "this shard is not pinned");
+    }
+}

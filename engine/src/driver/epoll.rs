@@ -1,0 +1,102 @@
+//! The epoll driver: tokio, one current-thread runtime.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::task::{AbortHandle, LocalSet};
+
+use super::TURNS_PER_YIELD;
+use super::signal::Signal;
+use crate::event::InstanceId;
+use crate::shard::{Progress, Shard};
+use crate::time::Clock;
+
+/// Runs a shard until it is told to end.
+pub(super) fn run(shard: Shard, clock: Clock, spin: Duration) {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => panic!("the epoll runtime of a shard cannot start: {error}"),
+    };
+    LocalSet::new().block_on(&runtime, turn_after_turn(shard, clock, spin));
+}
+
+async fn turn_after_turn(mut shard: Shard, clock: Clock, spin: Duration) {
+    let signal = Signal::default();
+    let mut doorbells: HashMap<InstanceId, AbortHandle> = HashMap::new();
+    listen(duplicate(shard.bell()), signal.clone(), None);
+    let mut turns = 0u32;
+    loop {
+        for instance in signal.take_rung() {
+            shard.rung(instance);
+        }
+        let progress = shard.turn(clock.now());
+        for new in shard.take_new_doorbells() {
+            doorbells.insert(new.instance, listen(new.doorbell, signal.clone(), Some(new.instance)));
+        }
+        for gone in shard.take_gone_doorbells() {
+            if let Some(task) = doorbells.remove(&gone) {
+                task.abort();
+            }
+        }
+        match progress {
+            Progress::Ended => return,
+            Progress::Busy => {
+                turns = turns.wrapping_add(1);
+                if turns.is_multiple_of(TURNS_PER_YIELD) {
+                    tokio::task::yield_now().await;
+                }
+                continue;
+            }
+            Progress::Idle => {}
+        }
+        let end = Instant::now() + spin;
+        while !spin.is_zero() && Instant::now() < end && shard.turn(clock.now()) == Progress::Idle {
+            std::hint::spin_loop();
+        }
+        if !shard.prepare_sleep() {
+            tokio::task::yield_now().await;
+            continue;
+        }
+        let pause = shard.next_deadline().map(|deadline| deadline.since(clock.now()));
+        match pause {
+            Some(pause) => tokio::select! { () = signal.wait() => {}, () = tokio::time::sleep(pause) => {} },
+            None => signal.wait().await,
+        }
+        shard.awake();
+    }
+}
+
+/// Listens to an eventfd for good.
+///
+/// The counter is never read: registration is edge-triggered, so each ring is an edge of its own, and a
+/// peer that drains or blocks its bell cannot stop this thread.
+#[expect(deprecated, reason = "unsound only for types whose descriptor changes; an OwnedFd's never does")]
+fn listen(bell: OwnedFd, signal: Signal, instance: Option<InstanceId>) -> AbortHandle {
+    let task = tokio::task::spawn_local(async move {
+        let bell = match AsyncFd::with_interest(bell, Interest::READABLE) {
+            Ok(bell) => bell,
+            Err(error) => {
+                tracing::error!(%error, "a doorbell cannot be watched: its agent is heard late or not at all");
+                return;
+            }
+        };
+        while let Ok(mut ready) = bell.readable().await {
+            ready.clear_ready();
+            match instance {
+                Some(instance) => signal.ring(instance),
+                None => signal.raise(),
+            }
+        }
+    });
+    task.abort_handle()
+}
+
+fn duplicate(bell: &impl AsFd) -> OwnedFd {
+    match bell.as_fd().try_clone_to_owned() {
+        Ok(bell) => bell,
+        Err(error) => panic!("no descriptor left for the bell of a shard: {error}"),
+    }
+}

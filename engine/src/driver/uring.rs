@@ -1,0 +1,126 @@
+//! The io_uring driver: glommio, one executor per shard.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use futures_util::future::{Either, select};
+use glommio::timer::Timer;
+use glommio::{LocalExecutor, LocalExecutorBuilder, Placement, Task};
+
+use super::TURNS_PER_YIELD;
+use super::signal::Signal;
+use super::uring_bell::UringBell;
+use crate::event::InstanceId;
+use crate::shard::{Progress, Shard};
+use crate::time::Clock;
+
+/// Memory that an executor registers for file I/O; its default of 10 MiB is more than many machines may lock.
+const IO_MEMORY_BYTES: usize = 64 * 1024;
+/// Entries of an executor's ring: one per doorbell that waits, and some to spare.
+const RING_DEPTH: usize = 256;
+
+fn executor(placement: Placement) -> Result<LocalExecutor, String> {
+    LocalExecutorBuilder::new(placement)
+        .name("shard")
+        .io_memory(IO_MEMORY_BYTES)
+        .ring_depth(RING_DEPTH)
+        .make()
+        .map_err(|error| error.to_string())
+}
+
+/// Whether an executor can be made here, and if not, what refused it.
+pub(super) fn probe() -> Result<(), String> {
+    // On a thread of its own: an executor may leave settings of the thread behind.
+    std::thread::spawn(|| executor(Placement::Unbound).map(drop))
+        .join()
+        .unwrap_or_else(|_| Err("the executor panicked while it was made".into()))
+}
+
+/// Runs a shard until it is told to end.
+pub(super) fn run(shard: Shard, clock: Clock, spin: Duration, cpu: Option<usize>) {
+    let executor = match executor(cpu.map_or(Placement::Unbound, Placement::Fixed)) {
+        Ok(executor) => executor,
+        Err(reason) => panic!("the io_uring executor of a shard cannot start: {reason}"),
+    };
+    executor.run(turn_after_turn(shard, clock, spin));
+}
+
+async fn turn_after_turn(mut shard: Shard, clock: Clock, spin: Duration) {
+    // The first sleep of an executor is late by milliseconds; spend it here.
+    Timer::new(Duration::from_micros(1)).await;
+    let signal = Signal::default();
+    let mut doorbells: HashMap<InstanceId, Task<()>> = HashMap::new();
+    let bell = match shard.bell().as_fd().try_clone_to_owned() {
+        Ok(bell) => bell,
+        Err(error) => panic!("no descriptor left for the bell of a shard: {error}"),
+    };
+    let _own_bell = listen(bell, signal.clone(), None);
+    let mut turns = 0u32;
+    loop {
+        for instance in signal.take_rung() {
+            shard.rung(instance);
+        }
+        let progress = shard.turn(clock.now());
+        for new in shard.take_new_doorbells() {
+            doorbells.insert(new.instance, listen(new.doorbell, signal.clone(), Some(new.instance)));
+        }
+        for gone in shard.take_gone_doorbells() {
+            if let Some(task) = doorbells.remove(&gone) {
+                // Dropping the task cancels its pending read.
+                drop(task);
+            }
+        }
+        match progress {
+            Progress::Ended => return,
+            Progress::Busy => {
+                turns = turns.wrapping_add(1);
+                if turns.is_multiple_of(TURNS_PER_YIELD) {
+                    glommio::executor().yield_task_queue_now().await;
+                }
+                continue;
+            }
+            Progress::Idle => {}
+        }
+        let end = Instant::now() + spin;
+        while !spin.is_zero() && Instant::now() < end && shard.turn(clock.now()) == Progress::Idle {
+            std::hint::spin_loop();
+        }
+        if !shard.prepare_sleep() {
+            glommio::executor().yield_task_queue_now().await;
+            continue;
+        }
+        match shard.next_deadline().map(|deadline| deadline.since(clock.now())) {
+            Some(pause) => {
+                let wait = std::pin::pin!(signal.wait());
+                match select(wait, Timer::new(pause)).await {
+                    Either::Left(_) | Either::Right(_) => {}
+                }
+            }
+            None => signal.wait().await,
+        }
+        shard.awake();
+    }
+}
+
+/// Keeps a read of an eventfd pending until the task is dropped.
+fn listen(bell: OwnedFd, signal: Signal, instance: Option<InstanceId>) -> Task<()> {
+    glommio::spawn_local(async move {
+        let bell = match UringBell::new(bell) {
+            Ok(bell) => bell,
+            Err(error) => {
+                tracing::error!(%error, "a doorbell cannot be watched: its agent is heard late or not at all");
+                return;
+            }
+        };
+        while bell.rung().await.is_ok() {
+            match instance {
+                Some(instance) => signal.ring(instance),
+                None => signal.raise(),
+            }
+        }
+        // Only the peer can have made its bell unreadable; its messages then wait for other wake-ups.
+        tracing::warn!(?instance, "a doorbell cannot be read any more");
+        bell.close().await;
+    })
+}

@@ -1,0 +1,479 @@
+//! The rings around a core: what both drivers share.
+//!
+//! A turn of the loop: take commands, receive from edges, shards and *hot* agents (a bounded number of
+//! records each), let the core decide, write its effects into rings, then publish all batches and release
+//! all records at once.
+//!
+//! An agent is hot while it is expected to talk; its ring is then looked at on every turn and needs no
+//! doorbell. A cold agent's ring is armed: its next message rings the agent's own eventfd, and the driver
+//! calls [`Shard::rung`]. So a shard with hundreds of idle agents looks at none of them.
+//!
+//! # Back-pressure
+//!
+//! A full ring to an edge or a shard makes a backlog. Above [`BACKLOG_HIGH_BYTES`] the shard stops reading
+//! whoever could add to it: agents (and other shards) while an edge is behind, edges and agents while
+//! another shard is behind. What other shards send is only held back by edges, which always catch up, so
+//! no two shards can wait for each other. What may be on its way to an agent is bounded by its credit.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use crossbeam_channel::Receiver as Mailbox;
+use shm_transport::link::{Link, Message, Receiver, SendError, Sender};
+use shm_transport::ports::EdgePorts;
+use shm_transport::record::Poison;
+use tokio::sync::mpsc::UnboundedSender as Notices;
+
+use crate::core::ShardCore;
+use crate::event::{AgentIndex, EdgeIndex, Effect, Input, InstanceId, ShardIndex};
+use crate::stats::SharedCounters;
+use crate::time::Moment;
+
+/// Records taken from one ring in one turn of the loop.
+pub const RECORDS_PER_TURN: usize = 128;
+/// Backlog towards an edge or a shard from which on its sources are not read.
+pub const BACKLOG_HIGH_BYTES: usize = 1024 * 1024;
+/// Commands taken in one turn of the loop.
+const COMMANDS_PER_TURN: usize = 64;
+/// How often a hot agent may have nothing to say when the shard goes to sleep before it turns cold.
+const QUIET_SLEEPS_MAX: u8 = 8;
+
+/// What the control thread tells a shard.
+#[derive(Debug)]
+pub enum Command {
+    /// A new incarnation of an agent.
+    Attach {
+        /// Which agent.
+        agent: AgentIndex,
+        /// The incarnation.
+        instance: InstanceId,
+        /// Its rings. Boxed: the other commands are small.
+        link: Box<Link>,
+        /// The eventfd it rings.
+        doorbell: OwnedFd,
+    },
+    /// An incarnation is gone; another will follow.
+    Down {
+        /// Which agent.
+        agent: AgentIndex,
+        /// The incarnation.
+        instance: InstanceId,
+        /// What happened, as a sentence.
+        detail: String,
+    },
+    /// An agent will not come back for now.
+    Unavailable {
+        /// Which agent.
+        agent: AgentIndex,
+        /// Why, as a sentence.
+        detail: String,
+    },
+    /// Tell all agents to finish.
+    StopAgents,
+    /// End the thread.
+    End,
+}
+
+/// What a shard tells the control thread.
+#[derive(Debug)]
+pub enum Notice {
+    /// An agent has said its first words.
+    AgentReady {
+        /// Which incarnation.
+        instance: InstanceId,
+    },
+    /// An agent broke the rules of its ring, and is not listened to any more.
+    AgentFenced {
+        /// Which incarnation.
+        instance: InstanceId,
+        /// What it did.
+        poison: Poison,
+    },
+}
+
+/// What the loop should do after a turn.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Progress {
+    /// Something was done: go on.
+    Busy,
+    /// There was nothing to do.
+    Idle,
+    /// The thread was told to end.
+    Ended,
+}
+
+/// A new doorbell that the driver has to listen to.
+#[derive(Debug)]
+pub struct NewDoorbell {
+    /// Whose.
+    pub instance: InstanceId,
+    /// The eventfd.
+    pub doorbell: OwnedFd,
+}
+
+/// The sending sides, apart from the receiving ones: while a record is read, its effects are written.
+#[derive(Debug)]
+struct Outputs {
+    edges: Vec<Sender>,
+    shards: Vec<Option<Sender>>,
+    agents: HashMap<InstanceId, Sender>,
+    /// Agents with unpublished records.
+    touched: Vec<InstanceId>,
+    fenced: Vec<(InstanceId, Poison)>,
+    notices: Notices<Notice>,
+}
+
+impl Outputs {
+    fn apply(&mut self, effect: Effect<'_>) {
+        match effect {
+            Effect::ToEdge { edge, kind, route, body } => {
+                let sent = self.edges[edge.0 as usize].send(kind, &route, body);
+                debug_assert!(sent.is_ok(), "the backlog is bounded by not reading: {sent:?}");
+            }
+            Effect::ToShard { shard, kind, route, body } => {
+                if let Some(Some(sender)) = self.shards.get_mut(shard.0 as usize) {
+                    let sent = sender.send(kind, &route, body);
+                    debug_assert!(sent.is_ok(), "the backlog is bounded by not reading: {sent:?}");
+                }
+            }
+            Effect::ToAgent { instance, kind, route, body } => {
+                // An agent that is gone meanwhile has been or will be reported down.
+                let Some(sender) = self.agents.get_mut(&instance) else { return };
+                match sender.send(kind, &route, body) {
+                    Ok(()) => self.touch(instance),
+                    Err(SendError::Poisoned(poison)) => self.fenced.push((instance, poison)),
+                    Err(refused) => debug_assert!(false, "credit bounds the backlog: {refused}"),
+                }
+            }
+            Effect::AgentReady { instance } => self.notify(Notice::AgentReady { instance }),
+            Effect::Fence { instance, poison } => self.fenced.push((instance, poison)),
+        }
+    }
+
+    fn touch(&mut self, instance: InstanceId) {
+        if self.touched.last() != Some(&instance) {
+            self.touched.push(instance);
+        }
+    }
+
+    fn notify(&self, notice: Notice) {
+        // The control thread is gone only when the process ends.
+        let _ = self.notices.send(notice);
+    }
+
+    fn edges_behind(&self) -> bool {
+        self.edges.iter().any(|sender| sender.backlog_bytes() > BACKLOG_HIGH_BYTES)
+    }
+
+    fn shards_behind(&self) -> bool {
+        self.shards.iter().flatten().any(|sender| sender.backlog_bytes() > BACKLOG_HIGH_BYTES)
+    }
+}
+
+/// The receiving side of one agent.
+#[derive(Debug)]
+struct AgentInput {
+    receiver: Receiver,
+    hot: bool,
+    quiet_sleeps: u8,
+}
+
+/// A shard without its thread.
+#[derive(Debug)]
+pub struct Shard {
+    core: ShardCore,
+    edges: Vec<Receiver>,
+    shards: Vec<Option<Receiver>>,
+    agents: HashMap<InstanceId, AgentInput>,
+    hot: Vec<InstanceId>,
+    outputs: Outputs,
+    mailbox: Mailbox<Command>,
+    new_doorbells: Vec<NewDoorbell>,
+    gone_doorbells: Vec<InstanceId>,
+    // Arc: pages and the control thread read the counters.
+    counters: Arc<SharedCounters>,
+    bell: Arc<OwnedFd>,
+}
+
+impl Shard {
+    /// Puts a core between its rings.
+    pub fn new(
+        core: ShardCore,
+        ports: EdgePorts,
+        mailbox: Mailbox<Command>,
+        notices: Notices<Notice>,
+        counters: Arc<SharedCounters>,
+    ) -> Self {
+        let (edge_senders, edges) = ports.edges.into_iter().map(|link| (link.sender, link.receiver)).unzip();
+        let (shard_senders, shards) = ports
+            .shards
+            .into_iter()
+            .map(|link| link.map_or((None, None), |link| (Some(link.sender), Some(link.receiver))))
+            .unzip();
+        let outputs = Outputs {
+            edges: edge_senders,
+            shards: shard_senders,
+            agents: HashMap::new(),
+            touched: Vec::new(),
+            fenced: Vec::new(),
+            notices,
+        };
+        Self {
+            core,
+            edges,
+            shards,
+            agents: HashMap::new(),
+            hot: Vec::new(),
+            outputs,
+            mailbox,
+            new_doorbells: Vec::new(),
+            gone_doorbells: Vec::new(),
+            counters,
+            bell: ports.bell,
+        }
+    }
+
+    /// The eventfd that edges, shards and the control thread ring.
+    pub fn bell(&self) -> &Arc<OwnedFd> {
+        &self.bell
+    }
+
+    /// Doorbells that the driver has to listen to from now on.
+    pub fn take_new_doorbells(&mut self) -> Vec<NewDoorbell> {
+        std::mem::take(&mut self.new_doorbells)
+    }
+
+    /// Incarnations whose doorbells nobody needs to hear any more.
+    pub fn take_gone_doorbells(&mut self) -> Vec<InstanceId> {
+        std::mem::take(&mut self.gone_doorbells)
+    }
+
+    /// When the core wants to be called even if nothing happens.
+    pub fn next_deadline(&self) -> Option<Moment> {
+        self.core.next_deadline()
+    }
+
+    /// One turn of the loop.
+    ///
+    /// HOT: no allocation, lock or log line per message; a syscall only to wake somebody who sleeps.
+    pub fn turn(&mut self, now: Moment) -> Progress {
+        let mut work = 0;
+        match self.take_commands(now) {
+            Some(count) => work += count,
+            None => return Progress::Ended,
+        }
+        if self.core.next_deadline().is_some_and(|deadline| deadline <= now) {
+            self.core.on(now, Input::Tick, &mut |effect| self.outputs.apply(effect));
+        }
+        work += self.receive_internal(now);
+        work += self.receive_agents(now);
+        self.flush(now);
+        if work == 0 {
+            return Progress::Idle;
+        }
+        self.counters.publish(&self.core.counters());
+        Progress::Busy
+    }
+
+    /// `None`: the thread is to end.
+    fn take_commands(&mut self, now: Moment) -> Option<usize> {
+        let mut count = 0;
+        while count < COMMANDS_PER_TURN {
+            let Ok(command) = self.mailbox.try_recv() else { break };
+            count += 1;
+            match command {
+                Command::End => return None,
+                Command::StopAgents => self.input(now, Input::StopAgents),
+                Command::Attach { agent, instance, link, doorbell } => {
+                    let Link { sender, receiver } = *link;
+                    self.outputs.agents.insert(instance, sender);
+                    self.agents.insert(instance, AgentInput { receiver, hot: true, quiet_sleeps: 0 });
+                    self.hot.push(instance);
+                    self.new_doorbells.push(NewDoorbell { instance, doorbell });
+                    self.input(now, Input::AgentUp { agent, instance });
+                }
+                Command::Down { agent, instance, detail } => {
+                    // Its last words count: they may be the replies to what it had in its hands.
+                    self.receive_agent(now, instance);
+                    self.detach(instance);
+                    self.input(now, Input::AgentDown { agent, detail: &detail });
+                }
+                Command::Unavailable { agent, detail } => {
+                    self.input(now, Input::AgentUnavailable { agent, detail: &detail });
+                }
+            }
+        }
+        Some(count)
+    }
+
+    fn input(&mut self, now: Moment, input: Input<'_>) {
+        self.core.on(now, input, &mut |effect| self.outputs.apply(effect));
+    }
+
+    fn detach(&mut self, instance: InstanceId) {
+        self.agents.remove(&instance);
+        self.outputs.agents.remove(&instance);
+        self.hot.retain(|&hot| hot != instance);
+        self.gone_doorbells.push(instance);
+    }
+
+    /// Receives from edge threads and other shards.
+    fn receive_internal(&mut self, now: Moment) -> usize {
+        let Self { core, edges, shards, outputs, .. } = self;
+        let mut work = 0;
+        if !outputs.shards_behind() {
+            for (index, receiver) in edges.iter_mut().enumerate() {
+                let edge = EdgeIndex(index as u8);
+                let each = |message: Message<'_>| {
+                    core.on(now, Input::FromEdge { edge, message }, &mut |effect| outputs.apply(effect));
+                };
+                work += trusted(receiver.receive(RECORDS_PER_TURN, each), "edge", index);
+            }
+        }
+        if !outputs.edges_behind() {
+            for (index, receiver) in shards.iter_mut().enumerate() {
+                let Some(receiver) = receiver else { continue };
+                let shard = ShardIndex(index as u8);
+                let each = |message: Message<'_>| {
+                    core.on(now, Input::FromShard { shard, message }, &mut |effect| outputs.apply(effect));
+                };
+                work += trusted(receiver.receive(RECORDS_PER_TURN, each), "shard", index);
+            }
+        }
+        work
+    }
+
+    fn receive_agents(&mut self, now: Moment) -> usize {
+        let mut work = 0;
+        for index in 0..self.hot.len() {
+            if self.outputs.edges_behind() || self.outputs.shards_behind() {
+                break;
+            }
+            let Some(&instance) = self.hot.get(index) else { break };
+            work += self.receive_agent(now, instance);
+        }
+        work
+    }
+
+    fn receive_agent(&mut self, now: Moment, instance: InstanceId) -> usize {
+        let Self { core, agents, outputs, .. } = self;
+        let Some(agent) = agents.get_mut(&instance) else { return 0 };
+        let each = |message: Message<'_>| {
+            core.on(now, Input::FromAgent { instance, message }, &mut |effect| outputs.apply(effect));
+        };
+        match agent.receiver.receive(RECORDS_PER_TURN, each) {
+            Ok(0) => 0,
+            Ok(count) => {
+                agent.quiet_sleeps = 0;
+                count
+            }
+            Err(poison) => {
+                outputs.fenced.push((instance, poison));
+                0
+            }
+        }
+    }
+
+    /// Publishes and releases everything of this turn.
+    fn flush(&mut self, _now: Moment) {
+        for sender in self.outputs.edges.iter_mut().chain(self.outputs.shards.iter_mut().flatten()) {
+            let flushed = sender.flush();
+            debug_assert!(flushed.is_ok(), "rings inside the process stay whole: {flushed:?}");
+        }
+        let mut touched = std::mem::take(&mut self.outputs.touched);
+        for instance in touched.drain(..) {
+            self.flush_agent(instance);
+            self.warm(instance);
+        }
+        self.outputs.touched = touched;
+        for receiver in self.edges.iter_mut().chain(self.shards.iter_mut().flatten()) {
+            receiver.release();
+        }
+        for index in 0..self.hot.len() {
+            let instance = self.hot[index];
+            if let Some(agent) = self.agents.get_mut(&instance) {
+                agent.receiver.release();
+            }
+            // What waited for room may go out now.
+            if self.outputs.agents.get(&instance).is_some_and(|sender| sender.backlog_bytes() > 0) {
+                self.flush_agent(instance);
+            }
+        }
+        while let Some((instance, poison)) = self.outputs.fenced.pop() {
+            if self.agents.contains_key(&instance) {
+                self.detach(instance);
+                self.outputs.notify(Notice::AgentFenced { instance, poison });
+            }
+        }
+    }
+
+    fn flush_agent(&mut self, instance: InstanceId) {
+        let Some(sender) = self.outputs.agents.get_mut(&instance) else { return };
+        if let Err(SendError::Poisoned(poison)) = sender.flush() {
+            self.outputs.fenced.push((instance, poison));
+        }
+    }
+
+    /// Looks at an agent's ring from now on, without being rung.
+    fn warm(&mut self, instance: InstanceId) {
+        let Some(agent) = self.agents.get_mut(&instance) else { return };
+        agent.quiet_sleeps = 0;
+        if !agent.hot {
+            agent.hot = true;
+            agent.receiver.disarm();
+            self.hot.push(instance);
+        }
+    }
+
+    /// An agent has rung its doorbell.
+    pub fn rung(&mut self, instance: InstanceId) {
+        self.warm(instance);
+    }
+
+    /// Arms all rings before the thread sleeps. `false`: something came meanwhile, take another turn.
+    pub fn prepare_sleep(&mut self) -> bool {
+        self.counters.publish(&self.core.counters());
+        let mut quiet = true;
+        for receiver in self.edges.iter_mut().chain(self.shards.iter_mut().flatten()) {
+            quiet &= matches!(receiver.arm(), Ok(false));
+        }
+        let Self { agents, hot, outputs, .. } = self;
+        hot.retain(|instance| {
+            let Some(agent) = agents.get_mut(instance) else { return false };
+            match agent.receiver.arm() {
+                Ok(waiting) => quiet &= !waiting,
+                Err(poison) => {
+                    outputs.fenced.push((*instance, poison));
+                    quiet = false;
+                }
+            }
+            agent.quiet_sleeps += 1;
+            // A cold ring stays armed until its agent rings or is written to.
+            agent.hot = agent.quiet_sleeps < QUIET_SLEEPS_MAX;
+            agent.hot
+        });
+        quiet &= self.mailbox.is_empty();
+        if !quiet {
+            self.awake();
+        }
+        quiet
+    }
+
+    /// Disarms the rings that are looked at on every turn.
+    pub fn awake(&mut self) {
+        for receiver in self.edges.iter_mut().chain(self.shards.iter_mut().flatten()) {
+            receiver.disarm();
+        }
+        for instance in &self.hot {
+            if let Some(agent) = self.agents.get_mut(instance) {
+                agent.receiver.disarm();
+            }
+        }
+    }
+}
+
+/// Rings inside the process are written by us: a broken one is a bug, and going on would lose messages.
+fn trusted(received: Result<usize, Poison>, peer: &str, index: usize) -> usize {
+    received.unwrap_or_else(|poison| panic!("the ring from {peer} {index} is broken: {poison}"))
+}
