@@ -1,0 +1,83 @@
+//! The directory in which one gateway keeps its files, and the lock that makes it one.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+
+/// Why a state directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StateDirectoryError {
+    /// It cannot be made or written.
+    #[error("{step} {path} failed", path = path.display())]
+    System {
+        /// Which step.
+        step: &'static str,
+        /// Which file or directory.
+        path: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Another gateway uses it.
+    #[error(
+        "state directory {path} is used by another gateway (process {holder}); stop it, or give --state-dir",
+        path = path.display()
+    )]
+    Taken {
+        /// Which directory.
+        path: PathBuf,
+        /// What the lock file says.
+        holder: String,
+    },
+}
+
+/// The directory, locked for as long as this value lives.
+#[derive(Debug)]
+pub struct StateDirectory {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl StateDirectory {
+    /// Makes the directory (for the owner only) and takes its lock.
+    pub fn open(path: &Path) -> Result<Self, StateDirectoryError> {
+        let failed = |step: &'static str, path: &Path| {
+            let path = path.to_owned();
+            move |source| StateDirectoryError::System { step, path, source }
+        };
+        let logs = path.join("logs").join("agents");
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&logs).map_err(failed("making", &logs))?;
+        let path = path.canonicalize().map_err(failed("resolving", path))?;
+        let lock_path = path.join("gateway.lock");
+        let mut lock = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&lock_path)
+            .map_err(failed("opening", &lock_path))?;
+        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+            let mut holder = String::new();
+            // Only for the message; an unreadable lock file is still a held lock.
+            let _ = lock.read_to_string(&mut holder);
+            return Err(StateDirectoryError::Taken { path, holder: holder.trim().to_owned() });
+        }
+        lock.set_len(0).map_err(failed("writing", &lock_path))?;
+        writeln!(lock, "{}", std::process::id()).map_err(failed("writing", &lock_path))?;
+        Ok(Self { path, _lock: lock })
+    }
+
+    /// The keeper's control socket.
+    pub fn keeper_socket(&self) -> PathBuf {
+        self.path.join("keeper.sock")
+    }
+
+    /// What an agent prints.
+    pub fn agent_log(&self, name: &str) -> PathBuf {
+        self.path.join("logs").join("agents").join(format!("{name}.log"))
+    }
+}
