@@ -1,0 +1,207 @@
+//! The control thread: agents' life cycles, signals, and the orderly end.
+//!
+//! Policy is the engine's ([`Supervisor`]), mechanism the keeper's; this module carries events from one to
+//! the other, and attaches to the rings of what was spawned. It runs on the main thread, apart from edges
+//! and shards, so nothing it waits for delays a message.
+
+mod agents;
+mod shutdown;
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use adapters::edge::{EdgeShared, Phase};
+use engine::driver::ShardHandle;
+use engine::shard::Notice;
+use engine::time::{Clock, Moment};
+use keeper::client::{Client, ClientError};
+use keeper::control::Event as KeeperEvent;
+use tokio::io::unix::AsyncFd;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+
+use crate::config::Config;
+use crate::edges::EdgeThread;
+use crate::health::AgentBoard;
+use crate::state_directory::StateDirectory;
+use agents::Agents;
+
+/// How often the edges are asked whether everything has been answered, while going down.
+const DRAIN_LOOK: Duration = Duration::from_millis(5);
+
+/// Why the control thread cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// The runtime of the control thread cannot be made.
+    #[error("the control thread cannot start")]
+    Start(#[source] std::io::Error),
+    /// The keeper is gone, and with it the agents.
+    #[error("the keeper is gone, so agents can neither be started nor ended; start the gateway again")]
+    KeeperGone(#[source] ClientError),
+    /// An edge thread ended by itself.
+    #[error("an edge thread ended with an error")]
+    Edge(#[source] adapters::edge::EdgeError),
+    /// An edge thread ended by itself and gave no reason.
+    #[error("an edge thread ended before it was told to")]
+    EdgeEnded,
+}
+
+/// Everything that has been started, and that the control thread ends.
+#[derive(Debug)]
+pub struct Parts {
+    /// The path of this program, for agent hosts.
+    pub executable: PathBuf,
+    /// Holds the lock of the state directory.
+    pub state: StateDirectory,
+    /// The keeper.
+    pub keeper: Client,
+    /// The shards.
+    pub shards: Vec<ShardHandle>,
+    /// What the shards have to say.
+    pub notices: mpsc::UnboundedReceiver<Notice>,
+    /// The edge threads.
+    pub edges: Vec<EdgeThread>,
+    /// Their counters. Arc: the edges write them.
+    pub shared: Arc<EdgeShared>,
+    /// What the edges are to do.
+    pub phase: watch::Sender<Phase>,
+    /// What pages know of the agents. Arc: the edges read it.
+    pub agents: Arc<AgentBoard>,
+    /// Raised when the gateway goes down. Arc: the pages read it.
+    pub draining: Arc<AtomicBool>,
+    /// The clock of the shards.
+    pub clock: Clock,
+}
+
+/// The control thread's state.
+#[derive(Debug)]
+pub struct Control {
+    parts: Parts,
+    agents: Agents,
+    drain_timeout: Duration,
+}
+
+/// What woke the control thread.
+enum Wake {
+    Signal,
+    Keeper,
+    Notice(Notice),
+    Due,
+    Look,
+}
+
+impl Control {
+    /// Before anything has been spawned.
+    pub fn new(config: &Config, parts: Parts) -> Self {
+        Self { agents: Agents::new(&config.agents), parts, drain_timeout: config.drain_timeout }
+    }
+
+    /// Starts the agents, keeps them alive, and ends everything on SIGINT or SIGTERM.
+    pub fn run(self) -> Result<ExitCode, ControlError> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(ControlError::Start)?;
+        runtime.block_on(self.serve())
+    }
+
+    async fn serve(mut self) -> Result<ExitCode, ControlError> {
+        let keeper = watch_keeper(self.parts.keeper.as_fd()).map_err(ControlError::Start)?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(ControlError::Start)?;
+        let mut terminate = signal(SignalKind::terminate()).map_err(ControlError::Start)?;
+        self.agents.start_all(&mut self.parts);
+        let result = loop {
+            match self.wake(&keeper, &mut interrupt, &mut terminate, false).await {
+                Wake::Signal => break Ok(()),
+                Wake::Look => {}
+                wake => {
+                    if let Err(error) = self.handle(wake) {
+                        break Err(error);
+                    }
+                }
+            }
+            if let Some(position) = self.parts.edges.iter().position(EdgeThread::is_finished) {
+                let ended = self.parts.edges.swap_remove(position).join();
+                break Err(match ended {
+                    Ok(Err(error)) => ControlError::Edge(error),
+                    Ok(Ok(())) | Err(_) => ControlError::EdgeEnded,
+                });
+            }
+        };
+        let code = self.end(&keeper, &mut interrupt, &mut terminate).await;
+        result.map(|()| code)
+    }
+
+    /// Waits for whatever comes first.
+    async fn wake(
+        &mut self,
+        keeper: &AsyncFd<OwnedFd>,
+        interrupt: &mut Signal,
+        terminate: &mut Signal,
+        looking: bool,
+    ) -> Wake {
+        let look = if looking { DRAIN_LOOK } else { Duration::from_secs(1) };
+        let due = self.agents.next_due().map(|due| due.since(self.now()));
+        let until_due = due.unwrap_or(Duration::MAX).min(Duration::from_secs(3600));
+        tokio::select! {
+            _ = interrupt.recv() => Wake::Signal,
+            _ = terminate.recv() => Wake::Signal,
+            ready = keeper.readable() => {
+                if let Ok(mut ready) = ready {
+                    ready.clear_ready();
+                }
+                Wake::Keeper
+            }
+            Some(notice) = self.parts.notices.recv() => Wake::Notice(notice),
+            () = tokio::time::sleep(until_due), if due.is_some() => Wake::Due,
+            () = tokio::time::sleep(look) => Wake::Look,
+        }
+    }
+
+    fn now(&self) -> Moment {
+        self.parts.clock.now()
+    }
+
+    fn handle(&mut self, wake: Wake) -> Result<(), ControlError> {
+        match wake {
+            Wake::Keeper => {
+                while let Some((event, descriptors)) =
+                    self.parts.keeper.receive().map_err(ControlError::KeeperGone)?
+                {
+                    self.heard_from_keeper(event, descriptors);
+                }
+            }
+            Wake::Notice(notice) => self.agents.noticed(&mut self.parts, notice),
+            Wake::Due => self.agents.due(&mut self.parts),
+            Wake::Signal | Wake::Look => {}
+        }
+        Ok(())
+    }
+
+    fn heard_from_keeper(&mut self, event: KeeperEvent, descriptors: Vec<OwnedFd>) {
+        match event {
+            KeeperEvent::Spawned { instance, process_id, .. } => {
+                self.agents.spawned(&mut self.parts, instance, process_id, descriptors);
+            }
+            KeeperEvent::SpawnFailed { instance, step, reason, .. } => {
+                self.agents.spawn_failed(&mut self.parts, instance, format!("{step}: {reason}"));
+            }
+            KeeperEvent::Died { instance, exit, .. } => {
+                self.agents.died(&mut self.parts, instance, exit);
+            }
+            KeeperEvent::Welcome { .. } | KeeperEvent::Stopped => {}
+            KeeperEvent::Refused { reason } => tracing::error!(%reason, "the keeper refused"),
+        }
+    }
+}
+
+/// The keeper's control socket in the runtime of this thread; a copy, since the client keeps its own.
+#[expect(deprecated, reason = "unsound only for types whose descriptor changes; an OwnedFd's never does")]
+fn watch_keeper(socket: impl AsFd) -> std::io::Result<AsyncFd<OwnedFd>> {
+    let copy = socket.as_fd().try_clone_to_owned()?;
+    AsyncFd::with_interest(copy, tokio::io::Interest::READABLE)
+}

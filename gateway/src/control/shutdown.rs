@@ -1,0 +1,129 @@
+//! The orderly end: answer what was accepted or report it, end the agents, leave nothing behind.
+
+use std::os::fd::OwnedFd;
+use std::process::ExitCode;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use adapters::edge::Phase;
+use engine::shard::Command;
+use keeper::control::{Event as KeeperEvent, Request};
+use tokio::io::unix::AsyncFd;
+use tokio::signal::unix::Signal;
+
+use super::{Control, Wake};
+use crate::edges::EdgeThread;
+
+/// How long agents may take after they have been told to finish.
+const AGENT_GRACE: Duration = Duration::from_secs(2);
+/// How long the edges may take to say goodbye.
+const EDGE_GRACE: Duration = Duration::from_secs(5);
+/// How long the keeper may take beyond the grace of the agents.
+const KEEPER_GRACE: Duration = Duration::from_secs(3);
+
+impl Control {
+    /// Ends everything that [`super::Parts`] holds. A second signal cuts the waiting short.
+    pub(super) async fn end(
+        mut self,
+        keeper: &AsyncFd<OwnedFd>,
+        interrupt: &mut Signal,
+        terminate: &mut Signal,
+    ) -> ExitCode {
+        // Relaxed: a single flag, and nobody relies on when exactly it is seen.
+        self.parts.draining.store(true, Ordering::Relaxed);
+        self.parts.phase.send_replace(Phase::Draining);
+        let open = self.parts.shared.sum(|stats| &stats.open_turns);
+        tracing::info!(open, "going down: nothing new is accepted, open messages are answered");
+        let end = Instant::now() + self.drain_timeout;
+        let drained = loop {
+            if self.parts.shared.drained() {
+                break true;
+            }
+            if Instant::now() >= end {
+                break false;
+            }
+            match self.wake(keeper, interrupt, terminate, true).await {
+                Wake::Signal => break false,
+                Wake::Look => {}
+                wake => {
+                    // Agents still die and come back while messages are on their way. A keeper that is gone
+                    // ends the waiting.
+                    if self.handle(wake).is_err() {
+                        break false;
+                    }
+                }
+            }
+        };
+        let unanswered = self.parts.shared.sum(|stats| &stats.open_turns);
+        if !drained && unanswered > 0 {
+            tracing::warn!(unanswered, "going down: these messages are reported as failed");
+        }
+        self.parts.phase.send_replace(Phase::Closing);
+        self.join_edges().await;
+        self.agents.stop_all(&mut self.parts);
+        for shard in &self.parts.shards {
+            shard.tell(Command::StopAgents);
+        }
+        self.end_agents(keeper, interrupt, terminate).await;
+        let clean = self.end_keeper(keeper).await;
+        for shard in self.parts.shards.drain(..) {
+            // A shard that panicked has ended the process already.
+            let _ = shard.end();
+        }
+        tracing::info!("gateway ended");
+        if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
+
+    async fn join_edges(&mut self) {
+        let end = Instant::now() + EDGE_GRACE;
+        while !self.parts.edges.iter().all(EdgeThread::is_finished) && Instant::now() < end {
+            tokio::time::sleep(super::DRAIN_LOOK).await;
+        }
+        for edge in self.parts.edges.drain(..).filter(EdgeThread::is_finished) {
+            if let Ok(Err(error)) = edge.join() {
+                tracing::error!(%error, "an edge ended with an error");
+            }
+        }
+    }
+
+    /// Waits until the agents, which have been told, are gone.
+    async fn end_agents(&mut self, keeper: &AsyncFd<OwnedFd>, interrupt: &mut Signal, terminate: &mut Signal) {
+        let end = Instant::now() + AGENT_GRACE;
+        while self.agents.alive() > 0 && Instant::now() < end {
+            match self.wake(keeper, interrupt, terminate, true).await {
+                Wake::Signal => return,
+                wake => {
+                    if self.handle(wake).is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Has the keeper end what is left, and waits for it.
+    async fn end_keeper(&mut self, keeper: &AsyncFd<OwnedFd>) -> bool {
+        let grace_ms = 500;
+        if self.parts.keeper.send(&Request::Shutdown { grace_ms }).is_err() {
+            return false;
+        }
+        let stopped = async {
+            loop {
+                match self.parts.keeper.receive() {
+                    Ok(Some((KeeperEvent::Stopped, _))) => return true,
+                    Ok(Some(_)) => {}
+                    Ok(None) => match keeper.readable().await {
+                        Ok(mut ready) => ready.clear_ready(),
+                        Err(_) => return false,
+                    },
+                    Err(error) => {
+                        tracing::error!(%error, "the keeper ended without saying so");
+                        return false;
+                    }
+                }
+            }
+        };
+        let stopped = tokio::time::timeout(Duration::from_millis(grace_ms) + KEEPER_GRACE, stopped).await;
+        stopped.unwrap_or(false)
+    }
+}

@@ -1,0 +1,210 @@
+//! The role `gateway run`: puts everything together, runs it, and takes it apart again.
+
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use adapters::edge::{EdgeShared, Phase};
+use engine::core::{AgentDefinition, CoreLimits, ShardCore};
+use engine::driver::{self, Chosen, DriverError, ShardHandle, StartOptions};
+use engine::event::ShardIndex;
+use engine::shard::Notice;
+use engine::time::Clock;
+use shm_transport::layout::Geometry;
+use shm_transport::link::Limits;
+use shm_transport::ports::{EdgePorts, connect};
+use tokio::sync::{mpsc, watch};
+
+use crate::config::{self, Config, ConfigError};
+use crate::control::{Control, ControlError, Parts};
+use crate::edges::{self, EdgeStartError};
+use crate::health::{AgentBoard, HealthSource};
+use crate::options::RunOptions;
+use crate::state_directory::{StateDirectory, StateDirectoryError};
+
+/// Capacity of the rings between threads. Not pre-faulted: an idle one costs a few pages.
+const INTERNAL_RING_BYTES: u64 = 256 * 1024;
+/// What may wait for room in a ring between threads; reading stops long before (`engine::shard`).
+const INTERNAL_BACKLOG_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+/// Why the gateway does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum GatewayError {
+    /// The settings cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The state directory cannot be used.
+    #[error(transparent)]
+    StateDirectory(#[from] StateDirectoryError),
+    /// The address is taken by somebody else.
+    #[error("port {port} is taken: stop the program that listens on {address}, or give another --port", port = address.port())]
+    PortTaken {
+        /// Where it should listen.
+        address: SocketAddr,
+    },
+    /// The address cannot be used.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// Where it should listen.
+        address: SocketAddr,
+        /// The system's answer.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The shards cannot run.
+    #[error(transparent)]
+    Driver(#[from] DriverError),
+    /// The log filter cannot be used.
+    #[error("--log-level \"{level}\" is no level and no filter")]
+    LogLevel {
+        /// What was given.
+        level: String,
+    },
+    /// The rings between threads cannot be made.
+    #[error("the rings between {edge_count} edges and {shard_count} shards cannot be made")]
+    Rings {
+        /// Edge threads.
+        edge_count: usize,
+        /// Shard threads.
+        shard_count: usize,
+        /// The system's answer.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The path of this program is unknown, so no keeper can be started.
+    #[error("the path of this program cannot be found out")]
+    OwnPath(#[source] std::io::Error),
+    /// The keeper cannot be started.
+    #[error("the keeper cannot be started")]
+    Keeper(#[from] keeper::client::StartError),
+    /// An edge thread cannot be started.
+    #[error(transparent)]
+    Edges(#[from] EdgeStartError),
+    /// The control thread cannot go on.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+}
+
+/// Runs the gateway until it is told to end.
+pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
+    start_logging(&options.log_level)?;
+    end_on_panic();
+    let config = config::load(options)?;
+    let state = StateDirectory::open(&config.state_directory)?;
+    let listener = listen(config.address)?;
+    let address = listener.local_addr().unwrap_or(config.address);
+    let chosen = driver::choose(config.runtime)?;
+    let executable = std::env::current_exe().map_err(GatewayError::OwnPath)?;
+    let keeper = keeper::client::Client::start(&executable, &state.keeper_socket())?;
+    tracing::info!(process_id = keeper.process_id(), "keeper started");
+
+    let clock = Clock::start();
+    let (notices, notices_in) = mpsc::unbounded_channel();
+    let geometry = Geometry::new(INTERNAL_RING_BYTES)
+        .unwrap_or_else(|error| unreachable!("a constant of this file: {error}"));
+    let limits = Limits { backlog_bytes_max: INTERNAL_BACKLOG_BYTES_MAX, ..Limits::default() };
+    let (edge_count, shard_count) = (config.edge_count, config.shard_count);
+    let ports = connect(edge_count, shard_count, geometry, limits)
+        .map_err(|source| GatewayError::Rings { edge_count, shard_count, source })?;
+    let shards = start_shards(&config, ports.shards, &notices, &chosen, clock)?;
+
+    let agents = Arc::new(AgentBoard::default());
+    let draining = Arc::new(AtomicBool::new(false));
+    let source = HealthSource {
+        started: Instant::now(),
+        runtime: chosen.runtime.name(),
+        shards: shards.iter().map(|shard| Arc::clone(shard.counters())).collect(),
+        agents: Arc::clone(&agents),
+        draining: Arc::clone(&draining),
+    };
+    let shared = Arc::new(EdgeShared::new(edge_count, Box::new(move || source.report())));
+    let (phase, phase_seen) = watch::channel(Phase::Running);
+    let edges = edges::start(&listener, ports.edges, &shared, &phase_seen, run_number())?;
+    drop(listener);
+    announce(address, &config, &chosen);
+    let parts =
+        Parts { executable, state, keeper, shards, notices: notices_in, edges, shared, phase, agents, draining, clock };
+    Ok(Control::new(&config, parts).run()?)
+}
+
+fn start_shards(
+    config: &Config,
+    ports: Vec<EdgePorts>,
+    notices: &mpsc::UnboundedSender<Notice>,
+    chosen: &Chosen,
+    clock: Clock,
+) -> Result<Vec<ShardHandle>, GatewayError> {
+    let definitions: Arc<[AgentDefinition]> = config
+        .agents
+        .iter()
+        .map(|agent| AgentDefinition { name: agent.name.clone(), in_flight_max: agent.in_flight_max })
+        .collect();
+    let cpus = driver::allowed_cpus();
+    let mut shards = Vec::with_capacity(ports.len());
+    for (index, ports) in ports.into_iter().enumerate() {
+        let shard = ShardIndex(u8::try_from(index).unwrap_or(u8::MAX));
+        let count = u8::try_from(config.shard_count).unwrap_or(u8::MAX);
+        let core = ShardCore::new(shard, count, Arc::clone(&definitions), CoreLimits::default());
+        // From the last CPU down: interrupts and everybody else's work gather on the first.
+        let cpu = (!cpus.is_empty()).then(|| cpus[cpus.len() - 1 - index % cpus.len()]);
+        let options = StartOptions { index, runtime: chosen.runtime, cpu, clock };
+        shards.push(driver::start(core, ports, notices.clone(), options)?);
+    }
+    Ok(shards)
+}
+
+fn listen(address: SocketAddr) -> Result<TcpListener, GatewayError> {
+    TcpListener::bind(address).map_err(|source| match source.kind() {
+        std::io::ErrorKind::AddrInUse => GatewayError::PortTaken { address },
+        _ => GatewayError::Listen { address, source },
+    })
+}
+
+/// Differs between runs, so that the names of nameless sessions do.
+fn run_number() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
+fn announce(address: SocketAddr, config: &Config, chosen: &Chosen) {
+    let agents: Vec<_> = config.agents.iter().map(|agent| agent.name.as_str()).collect();
+    let many = if agents.len() > 8 { format!("{} agents", agents.len()) } else { agents.join(", ") };
+    let url = if address.port() == 18789 { String::new() } else { format!(" --url ws://{address}") };
+    // To standard output: this is what the command is for; everything else is the log. A closed standard
+    // output must not end a gateway.
+    let _ = writeln!(
+        std::io::stdout(),
+        "listening on ws://{address}\n  runtime  {} ({})\n  shards   {}, edge threads {}\n  agents   {many}\n  \
+         state    {}\ntry it:  openclaw send{url} --agent {} \"hello\"\nend it:  Ctrl-C",
+        chosen.runtime.name(),
+        chosen.reason,
+        config.shard_count,
+        config.edge_count,
+        config.state_directory.display(),
+        config::ECHO_AGENT,
+    );
+    tracing::info!(%address, runtime = chosen.runtime.name(), reason = %chosen.reason, "gateway started");
+}
+
+fn start_logging(level: &str) -> Result<(), GatewayError> {
+    let filter = tracing_subscriber::EnvFilter::try_new(level)
+        .map_err(|_| GatewayError::LogLevel { level: level.to_owned() })?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .init();
+    Ok(())
+}
+
+/// A thread that panics takes the process with it: a gateway that lost a shard or an edge must not go on
+/// as if nothing were missing. The keeper sees the end and cleans up.
+fn end_on_panic() {
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        print(panic);
+        std::process::exit(101);
+    }));
+}

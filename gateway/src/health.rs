@@ -1,0 +1,77 @@
+//! What a running gateway says about itself.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use adapters::edge::{AgentHealth, HealthReport, HealthStatus};
+use engine::stats::{Counters, SharedCounters};
+
+/// The state of every agent, written by the control thread and read by the pages of the edges.
+///
+/// A lock, since it is off the hot path: agents change state a few times an hour.
+#[derive(Debug, Default)]
+pub struct AgentBoard {
+    agents: Mutex<Vec<AgentHealth>>,
+}
+
+impl AgentBoard {
+    /// Replaces what is known of all agents.
+    pub fn publish(&self, agents: Vec<AgentHealth>) {
+        // A writer that panicked left the list whole: it is replaced in one assignment.
+        *self.agents.lock().unwrap_or_else(PoisonError::into_inner) = agents;
+    }
+
+    fn read(&self) -> Vec<AgentHealth> {
+        self.agents.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// What the pages need to know of the gateway.
+#[derive(Debug)]
+pub struct HealthSource {
+    /// When it started.
+    pub started: Instant,
+    /// What runs its shards.
+    pub runtime: &'static str,
+    /// Counters of its shards. Arc: the shards publish them.
+    pub shards: Vec<Arc<SharedCounters>>,
+    /// Its agents. Arc: the control thread publishes them.
+    pub agents: Arc<AgentBoard>,
+    /// Tells whether it is going down. Arc: the control thread raises it.
+    pub draining: Arc<std::sync::atomic::AtomicBool>,
+}
+
+impl HealthSource {
+    /// As of now. Reads counters and one file of /proc; never waits for a shard.
+    pub fn report(&self) -> HealthReport {
+        let mut sum = Counters::default();
+        for shard in &self.shards {
+            sum += shard.read();
+        }
+        // Relaxed: a single flag, and nobody relies on when exactly it is seen.
+        let draining = self.draining.load(std::sync::atomic::Ordering::Relaxed);
+        HealthReport {
+            ok: !draining,
+            status: if draining { HealthStatus::Draining } else { HealthStatus::Healthy },
+            uptime_seconds: self.started.elapsed().as_secs(),
+            connected_channels: Vec::new(),
+            active_sessions: sum.sessions,
+            queued_messages: sum.messages_queued,
+            // The tool registry comes with the tools; until then there is none to count.
+            registered_tools: 0,
+            memory_usage_mb: resident_bytes() / (1024 * 1024),
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            runtime: self.runtime.to_owned(),
+            shards: u32::try_from(self.shards.len()).unwrap_or(u32::MAX),
+            agents: self.agents.read(),
+        }
+    }
+}
+
+/// Resident memory of this process; zero where /proc does not tell.
+fn resident_bytes() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages: u64 = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
+    pages * rustix::param::page_size() as u64
+}
