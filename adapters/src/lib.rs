@@ -1,1 +1,15 @@
 //! Foreign bytes to envelopes and back: the client side and the agent side.
+//!
+//! | module | decides |
+//! |---|---|
+//! | [`edge`] | sockets of clients: HTTP, WebSocket, limits, back-pressure, draining |
+//! | [`dialect`] | what the frames of clients say |
+//! | [`refusal`] | how a refusal looks on every protocol |
+//! | [`client`] | the other end, for the command line |
+
+#![forbid(unsafe_code)]
+
+pub mod client;
+pub mod dialect;
+pub mod edge;
+pub mod refusal;

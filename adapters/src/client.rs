@@ -1,0 +1,205 @@
+//! The other end, for the command line: one message and its reply, or one health report.
+
+use std::time::Duration;
+
+use futures_util::{SinkExt, StreamExt};
+use serde::Deserialize;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_tungstenite::connect_async;
+use tokio_tungstenite::tungstenite::{self, Message};
+
+use crate::dialect::simple::frames::escape;
+
+/// How long connecting and the handshake may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the gateway may be silent while a reply is awaited; it pings more often than that.
+const SILENCE_MAX: Duration = Duration::from_secs(90);
+/// The largest health report that is read.
+const HEALTH_BYTES_MAX: u64 = 1024 * 1024;
+/// The id of the one message that is sent.
+const ID: &str = "cli-1";
+
+/// The reply to a message.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Reply {
+    /// Its whole text.
+    pub text: String,
+    /// The session it belongs to, to go on with.
+    pub session: Option<String>,
+}
+
+/// Why there is no reply.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The URL is not understood.
+    #[error("{url} is not a gateway address; it looks like ws://127.0.0.1:18789")]
+    Address {
+        /// As given.
+        url: String,
+    },
+    /// Nobody answers there.
+    #[error("cannot connect to the gateway at {url}; start it with `openclaw gateway run`")]
+    Connect {
+        /// As given.
+        url: String,
+        /// The cause.
+        #[source]
+        source: tungstenite::Error,
+    },
+    /// Something answers, but too slowly.
+    #[error("the gateway at {url} was silent for {seconds} seconds")]
+    Silent {
+        /// As given.
+        url: String,
+        /// For how long.
+        seconds: u64,
+    },
+    /// The gateway or the agent refused the message.
+    #[error("{code}: {text}")]
+    Refused {
+        /// The code on the wire.
+        code: String,
+        /// The sentence that came with it.
+        text: String,
+        /// Whether another try may succeed.
+        retryable: bool,
+        /// When, if that is known.
+        retry_after_ms: Option<u32>,
+    },
+    /// The gateway ended the connection before the reply.
+    #[error("the gateway at {url} closed the connection before the reply: {reason}")]
+    Closed {
+        /// As given.
+        url: String,
+        /// What it said.
+        reason: String,
+    },
+    /// The gateway says something that this client does not understand.
+    #[error("the gateway at {url} sent something unexpected: {text}")]
+    Unexpected {
+        /// As given.
+        url: String,
+        /// What.
+        text: String,
+    },
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Incoming {
+    r#type: String,
+    id: Option<String>,
+    session_id: Option<String>,
+    content: Option<Content>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct Content {
+    content: String,
+    block_type: String,
+    code: String,
+    message: String,
+    retryable: bool,
+    retry_after_ms: Option<u32>,
+}
+
+/// Sends one message and waits for its reply; `on_block` sees the pieces of text as they come.
+pub async fn send(
+    url: &str,
+    agent: &str,
+    session: Option<&str>,
+    content: &str,
+    mut on_block: impl FnMut(&str),
+) -> Result<Reply, ClientError> {
+    let silent = |limit: Duration| ClientError::Silent { url: url.into(), seconds: limit.as_secs() };
+    let connecting = tokio::time::timeout(CONNECT_TIMEOUT, connect_async(url)).await;
+    let (mut socket, _) =
+        connecting.map_err(|_| silent(CONNECT_TIMEOUT))?.map_err(|source| match source {
+            tungstenite::Error::Url(_) | tungstenite::Error::HttpFormat(_) => {
+                ClientError::Address { url: url.into() }
+            }
+            source => ClientError::Connect { url: url.into(), source },
+        })?;
+    let closed = |reason: String| ClientError::Closed { url: url.into(), reason };
+    let request = request(agent, session, content);
+    socket.send(Message::text(request)).await.map_err(|error| closed(error.to_string()))?;
+    loop {
+        let item = tokio::time::timeout(SILENCE_MAX, socket.next()).await;
+        let text = match item.map_err(|_| silent(SILENCE_MAX))? {
+            Some(Ok(Message::Text(text))) => text,
+            Some(Ok(Message::Close(frame))) => {
+                return Err(closed(frame.map_or_else(String::new, |frame| frame.to_string())));
+            }
+            Some(Ok(_)) => continue,
+            Some(Err(error)) => return Err(closed(error.to_string())),
+            None => return Err(closed("no reason given".into())),
+        };
+        let unexpected = || ClientError::Unexpected { url: url.into(), text: excerpt(&text) };
+        let frame: Incoming = serde_json::from_str(&text).map_err(|_| unexpected())?;
+        if frame.id.as_deref().is_some_and(|id| id != ID) {
+            continue;
+        }
+        let content = frame.content.unwrap_or_default();
+        match frame.r#type.as_str() {
+            "event" if matches!(content.block_type.as_str(), "text" | "markdown" | "code") => {
+                on_block(&content.content);
+            }
+            "event" | "status" => {}
+            "message" => return Ok(Reply { text: content.content, session: frame.session_id }),
+            "error" => {
+                let Content { code, message: text, retryable, retry_after_ms, .. } = content;
+                return Err(ClientError::Refused { code, text, retryable, retry_after_ms });
+            }
+            _ => return Err(unexpected()),
+        }
+    }
+}
+
+fn request(agent: &str, session: Option<&str>, content: &str) -> String {
+    let mut out = Vec::with_capacity(content.len() + 128);
+    let fields = [("agent", Some(agent)), ("sessionId", session), ("content", Some(content))];
+    out.extend_from_slice(b"{\"type\":\"message\",\"id\":\"");
+    out.extend_from_slice(ID.as_bytes());
+    for (name, value) in fields {
+        if let Some(value) = value {
+            out.extend_from_slice(b"\",\"");
+            out.extend_from_slice(name.as_bytes());
+            out.extend_from_slice(b"\":\"");
+            escape(&mut out, value);
+        }
+    }
+    out.extend_from_slice(b"\"}");
+    // Made of strings, so it is one.
+    String::from_utf8(out).unwrap_or_default()
+}
+
+/// The start of a text, for a person.
+fn excerpt(text: &str) -> String {
+    text.chars().take(200).collect()
+}
+
+/// The body of the gateway's `/health`, JSON. `url` is `ws://` or `http://`, host and port.
+pub async fn health(url: &str) -> Result<String, ClientError> {
+    let rest = url.strip_prefix("ws://").or_else(|| url.strip_prefix("http://"));
+    let host = rest.and_then(|rest| rest.split('/').next()).filter(|host| !host.is_empty());
+    let host = host.ok_or_else(|| ClientError::Address { url: url.into() })?;
+    let connect = |source: std::io::Error| ClientError::Connect { url: url.into(), source: source.into() };
+    let exchange = async {
+        let mut stream = TcpStream::connect(host).await.map_err(connect)?;
+        let request = format!("GET /health HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.map_err(connect)?;
+        let mut response = Vec::new();
+        stream.take(HEALTH_BYTES_MAX).read_to_end(&mut response).await.map_err(connect)?;
+        Ok(response)
+    };
+    let timeout = tokio::time::timeout(CONNECT_TIMEOUT, exchange).await;
+    let seconds = CONNECT_TIMEOUT.as_secs();
+    let response = timeout.map_err(|_| ClientError::Silent { url: url.into(), seconds })??;
+    let response = String::from_utf8_lossy(&response);
+    match response.split_once("\r\n\r\n") {
+        Some((head, body)) if head.starts_with("HTTP/1.1 200") => Ok(body.to_string()),
+        _ => Err(ClientError::Unexpected { url: url.into(), text: excerpt(&response) }),
+    }
+}

@@ -1,0 +1,147 @@
+//! Frames out: JSON written straight into one reused buffer.
+//!
+//! The labels of a turn (`id`, `agent`, `sessionId`) are escaped once, when it opens; every frame of the
+//! turn copies them.
+
+use shm_transport::envelope::BlockType;
+
+use crate::refusal::Refusal;
+
+/// Appends `"id":…,"agent":…,"sessionId":…,` as far as they are known.
+pub fn write_labels(out: &mut Vec<u8>, id: Option<&str>, agent: Option<&str>, session: Option<&str>) {
+    for (name, value) in [("\"id\":\"", id), ("\"agent\":\"", agent), ("\"sessionId\":\"", session)] {
+        if let Some(value) = value {
+            out.extend_from_slice(name.as_bytes());
+            escape(out, value);
+            out.extend_from_slice(b"\",");
+        }
+    }
+}
+
+/// Appends a block event.
+///
+/// HOT: no allocation once the buffer has grown.
+pub fn write_block(out: &mut Vec<u8>, labels: &[u8], block: BlockType, index: u32, text: &str, now_ms: u64) {
+    out.extend_from_slice(b"{\"type\":\"event\",\"event\":\"block\",");
+    out.extend_from_slice(labels);
+    out.extend_from_slice(b"\"content\":{\"blockType\":\"");
+    out.extend_from_slice(block.name().as_bytes());
+    out.extend_from_slice(b"\",\"index\":");
+    write_number(out, u64::from(index));
+    out.extend_from_slice(b",\"content\":\"");
+    escape(out, text);
+    out.extend_from_slice(b"\"}");
+    finish(out, now_ms);
+}
+
+/// Appends the closing frame of a reply, whose text is `streamed` and then `rest`.
+///
+/// HOT: no allocation once the buffer has grown.
+pub fn write_reply(out: &mut Vec<u8>, labels: &[u8], streamed: &str, rest: &str, now_ms: u64) {
+    out.extend_from_slice(b"{\"type\":\"message\",");
+    out.extend_from_slice(labels);
+    out.extend_from_slice(b"\"content\":{\"role\":\"assistant\",\"content\":\"");
+    escape(out, streamed);
+    escape(out, rest);
+    out.extend_from_slice(b"\"}");
+    finish(out, now_ms);
+}
+
+/// Appends an error frame.
+pub fn write_error(out: &mut Vec<u8>, labels: &[u8], refusal: &Refusal<'_>, now_ms: u64) {
+    out.extend_from_slice(b"{\"type\":\"error\",");
+    out.extend_from_slice(labels);
+    out.extend_from_slice(b"\"content\":{\"code\":\"");
+    out.extend_from_slice(refusal.code.name().as_bytes());
+    out.extend_from_slice(b"\",\"message\":\"");
+    escape(out, &refusal.text);
+    for (name, value) in [("\",\"field\":\"", refusal.field), ("\",\"expected\":\"", refusal.expected)] {
+        if let Some(value) = value {
+            out.extend_from_slice(name.as_bytes());
+            escape(out, value);
+        }
+    }
+    out.extend_from_slice(b"\",\"retryable\":");
+    out.extend_from_slice(if refusal.code.retryable() { b"true" } else { b"false" });
+    if refusal.retry_after_ms > 0 {
+        out.extend_from_slice(b",\"retryAfterMs\":");
+        write_number(out, u64::from(refusal.retry_after_ms));
+    }
+    out.push(b'}');
+    finish(out, now_ms);
+}
+
+/// Appends the answer to a message that wants no reply.
+pub fn write_accepted(out: &mut Vec<u8>, labels: &[u8], now_ms: u64) {
+    write_status(out, labels, b"{\"state\":\"accepted\"}", now_ms);
+}
+
+/// Appends a status frame whose content is JSON already.
+pub fn write_status(out: &mut Vec<u8>, labels: &[u8], content: &[u8], now_ms: u64) {
+    out.extend_from_slice(b"{\"type\":\"status\",");
+    out.extend_from_slice(labels);
+    out.extend_from_slice(b"\"content\":");
+    out.extend_from_slice(content);
+    finish(out, now_ms);
+}
+
+fn finish(out: &mut Vec<u8>, now_ms: u64) {
+    out.extend_from_slice(b",\"timestamp\":");
+    write_number(out, now_ms);
+    out.push(b'}');
+}
+
+fn write_number(out: &mut Vec<u8>, mut number: u64) {
+    let mut digits = [0u8; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + u8::try_from(number % 10).unwrap_or(0);
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[at..]);
+}
+
+/// Per byte: 0 if a JSON string may hold it as it is, the letter of its short escape, or `u`.
+const ESCAPES: [u8; 256] = {
+    let mut table = [0u8; 256];
+    let mut byte = 0;
+    while byte < 0x20 {
+        table[byte] = b'u';
+        byte += 1;
+    }
+    table[0x08] = b'b';
+    table[b'\t' as usize] = b't';
+    table[b'\n' as usize] = b'n';
+    table[0x0c] = b'f';
+    table[b'\r' as usize] = b'r';
+    table[b'"' as usize] = b'"';
+    table[b'\\' as usize] = b'\\';
+    table
+};
+
+/// Appends the inside of a JSON string.
+///
+/// HOT: copies runs that need no escape as a whole.
+pub fn escape(out: &mut Vec<u8>, text: &str) {
+    let bytes = text.as_bytes();
+    let mut copied = 0;
+    for (at, &byte) in bytes.iter().enumerate() {
+        let letter = ESCAPES[usize::from(byte)];
+        if letter == 0 {
+            continue;
+        }
+        out.extend_from_slice(&bytes[copied..at]);
+        copied = at + 1;
+        out.extend_from_slice(&[b'\\', letter]);
+        if letter == b'u' {
+            const HEX: &[u8; 16] = b"0123456789abcdef";
+            out.extend_from_slice(b"00");
+            out.extend_from_slice(&[HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
+        }
+    }
+    out.extend_from_slice(&bytes[copied..]);
+}

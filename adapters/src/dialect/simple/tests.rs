@@ -1,0 +1,210 @@
+//! Tests of the dialect: a table of frames, the depth limit, and any bytes at all.
+
+use proptest::prelude::*;
+use serde_json::Value;
+use shm_transport::envelope::{BlockType, FailureCode};
+
+use super::*;
+
+fn message(text: &str) -> Message<'_> {
+    match parse(text) {
+        Ok(Request::Message(message)) => message,
+        other => panic!("{text}: {other:?}"),
+    }
+}
+
+/// Each form of content is read as text or kept as JSON. By comparing one row per form.
+#[test]
+fn content_is_text_or_json() {
+    for (content, expected, kind) in [
+        (r#""hi""#, "hi", CONTENT_TEXT),
+        (r#""""#, "", CONTENT_TEXT),
+        (r#""a\n\u00e9\ud83e\udd9e""#, "a\né🦞", CONTENT_TEXT),
+        (r#"{"role":"user","content":"hi","x":[1]}"#, "hi", CONTENT_TEXT),
+        (r#"{"role":"user","content":[1]}"#, r#"{"role":"user","content":[1]}"#, CONTENT_JSON),
+        (r#"{"content":"a","content":"b"}"#, r#"{"content":"a","content":"b"}"#, CONTENT_JSON),
+        ("{}", "{}", CONTENT_JSON),
+        ("[1, 2]", "[1, 2]", CONTENT_JSON),
+        ("4.5", "4.5", CONTENT_JSON),
+        ("false", "false", CONTENT_JSON),
+    ] {
+        let frame = format!(r#"{{"type":"message","agent":"a","content":{content}}}"#);
+        let seen = message(&frame);
+        assert_eq!((seen.content.as_ref(), seen.content_kind), (expected, kind), "{content}");
+    }
+}
+
+/// All fields arrive. By one frame that has them all, with one that nobody knows.
+#[test]
+fn all_fields_are_read() {
+    let seen = message(
+        r#"{"extra":{},"type":"message","id":"7","agent":"stew\u0061rd","sessionId":"s","content":"x",
+            "metadata":{"priority":"high","requiresResponse":false,"k":1},"timestamp":5}"#,
+    );
+    assert_eq!(
+        (seen.id.as_deref(), seen.agent.as_ref(), seen.session.as_deref()),
+        (Some("7"), "steward", Some("s"))
+    );
+    assert_eq!((seen.priority, seen.requires_response), (Priority::High, false));
+    assert_eq!(seen.metadata, r#"{"priority":"high","requiresResponse":false,"k":1}"#);
+    assert_eq!(parse(r#"{"type":"status","id":"q"}"#), Ok(Request::Status { id: Some("q".into()) }));
+    let bare = message(r#"{"type":"message","id":null,"agent":"a","content":"x","metadata":null}"#);
+    assert_eq!((bare.id, bare.metadata, bare.requires_response), (None, "", true));
+}
+
+/// Each bad frame is refused with code, field and expectation. By one row per rule.
+#[test]
+fn bad_frames_name_the_rule() {
+    use Code::{InvalidField, InvalidJson, MissingField, UnknownType};
+    let long = format!(r#"{{"type":"message","agent":"{}","content":"x"}}"#, "a".repeat(129));
+    let rows: &[(&str, Code, Option<&str>, &str)] = &[
+        ("", InvalidJson, None, "one JSON object"),
+        ("{", InvalidJson, None, "one JSON object"),
+        ("{}x", InvalidJson, None, "one JSON object"),
+        ("nonsense", InvalidJson, None, "one JSON object"),
+        ("[1]", InvalidJson, None, "one JSON object"),
+        ("4", InvalidJson, None, "one JSON object"),
+        (r#"["status",1,1,1,1,1]"#, InvalidJson, None, "one JSON object"),
+        (r#"{"type":"status","type":"status"}"#, InvalidJson, None, "a JSON object with each field once"),
+        ("{\"type\":\"a\nb\"}", InvalidJson, None, "one JSON object"),
+        ("{}", MissingField, Some("type"), "\"message\" or"),
+        (r#"{"type":5}"#, InvalidField, Some("type"), "\"message\" or"),
+        (r#"{"type":"event"}"#, UnknownType, Some("type"), "\"message\" or"),
+        (r#"{"type":"message","content":"x"}"#, MissingField, Some("agent"), "a string of 1 to 128"),
+        (r#"{"type":"message","agent":null,"content":"x"}"#, MissingField, Some("agent"), "a string of 1 to"),
+        (r#"{"type":"message","agent":"","content":"x"}"#, InvalidField, Some("agent"), "a string of 1 to"),
+        (r#"{"type":"message","agent":"a\u0000","content":"x"}"#, InvalidField, Some("agent"), "a string of"),
+        (r#"{"type":"message","agent":["a"],"content":"x"}"#, InvalidField, Some("agent"), "a string of"),
+        (&long, InvalidField, Some("agent"), "a string of 1 to 128"),
+        (r#"{"type":"message","agent":"a"}"#, MissingField, Some("content"), "a string"),
+        (r#"{"type":"message","agent":"a","content":"\ud800"}"#, InvalidField, Some("content"), "a string"),
+        (r#"{"type":"message","agent":"a","content":1,"id":7}"#, InvalidField, Some("id"), "a string"),
+        (
+            r#"{"type":"message","agent":"a","content":1,"sessionId":{}}"#,
+            InvalidField,
+            Some("sessionId"),
+            "a s",
+        ),
+        (
+            r#"{"type":"message","agent":"a","content":1,"metadata":[]}"#,
+            InvalidField,
+            Some("metadata"),
+            "an o",
+        ),
+        (
+            r#"{"type":"message","agent":"a","content":1,"metadata":{"priority":"urgent"}}"#,
+            InvalidField,
+            Some("metadata.priority"),
+            "\"low\"",
+        ),
+        (
+            r#"{"type":"message","agent":"a","content":1,"metadata":{"requiresResponse":"no"}}"#,
+            InvalidField,
+            Some("metadata.requiresResponse"),
+            "true or false",
+        ),
+    ];
+    for (text, code, field, expected) in rows {
+        let Err(Unread { refusal, .. }) = parse(text) else { panic!("{text}: taken") };
+        assert_eq!((refusal.code, refusal.field), (*code, *field), "{text}");
+        assert!(refusal.expected.is_some_and(|seen| seen.starts_with(expected)), "{text}: {refusal:?}");
+    }
+}
+
+/// A refusal echoes the id. By a frame whose agent is missing.
+#[test]
+fn a_refusal_echoes_the_id() {
+    let unread = parse(r#"{"type":"message","content":"x","id":"c-1"}"#).unwrap_err();
+    assert_eq!(unread.id.as_deref(), Some("c-1"));
+}
+
+/// Nesting is allowed up to the limit and refused behind it, inside ignored fields too, and brackets in
+/// strings do not count. By frames on both sides of the limit, and one of 10,000.
+#[test]
+fn nesting_is_bounded() {
+    let frame = |field: &str, depth: usize| {
+        let (open, close) = ("[".repeat(depth), "]".repeat(depth));
+        format!(r#"{{"type":"message","agent":"a","content":"x","{field}":{open}{close}}}"#)
+    };
+    let code = |text: &str| parse(text).map(|_| ()).map_err(|unread| unread.refusal.code);
+    for field in ["ignored", "timestamp"] {
+        assert_eq!(code(&frame(field, DEPTH_MAX - 1)), Ok(()));
+        assert_eq!(code(&frame(field, DEPTH_MAX)), Err(Code::TooDeep));
+        assert_eq!(code(&frame(field, 10_000)), Err(Code::TooDeep));
+    }
+    assert_eq!(code(&"[".repeat(100_000)), Err(Code::TooDeep));
+    let quoted = format!(r#"{{"type":"message","agent":"a","content":"\"{}"}}"#, "[".repeat(10_000));
+    assert_eq!(code(&quoted), Ok(()));
+}
+
+/// Frames out are JSON that says what went in. By parsing them again.
+#[test]
+fn frames_out_read_back() {
+    let mut labels = Vec::new();
+    frames::write_labels(&mut labels, Some("i\"1"), Some("a"), None);
+    let written = |write: &dyn Fn(&mut Vec<u8>)| -> Value {
+        let mut out = Vec::new();
+        write(&mut out);
+        serde_json::from_slice(&out).unwrap()
+    };
+    assert_eq!(
+        written(&|out| frames::write_block(out, &labels, BlockType::Code, 3, "x\n", 9)),
+        serde_json::json!({"type":"event","event":"block","id":"i\"1","agent":"a",
+            "content":{"blockType":"code","index":3,"content":"x\n"},"timestamp":9})
+    );
+    assert_eq!(
+        written(&|out| frames::write_reply(out, &labels, "a\t", "b", u64::MAX)),
+        serde_json::json!({"type":"message","id":"i\"1","agent":"a",
+            "content":{"role":"assistant","content":"a\tb"},"timestamp":u64::MAX})
+    );
+    let mut refusal = Refusal::new(Code::Failure(FailureCode::Overloaded), "full");
+    refusal.retry_after_ms = 50;
+    assert_eq!(
+        written(&|out| frames::write_error(out, &[], &refusal, 0)),
+        serde_json::json!({"type":"error","content":{"code":"overloaded","message":"full","retryable":true,
+            "retryAfterMs":50},"timestamp":0})
+    );
+    assert_eq!(
+        written(&|out| frames::write_accepted(out, &labels, 1)),
+        serde_json::json!({"type":"status","id":"i\"1","agent":"a","content":{"state":"accepted"},"timestamp":1})
+    );
+}
+
+proptest! {
+    /// Any text gives a request or a named refusal, never a crash.
+    #[test]
+    fn any_text_is_read_or_refused(text in any::<String>()) {
+        if let Err(unread) = parse(&text) {
+            prop_assert!(!unread.refusal.text.is_empty());
+        }
+    }
+
+    /// So does any damage to a good frame.
+    #[test]
+    fn damaged_frames_are_read_or_refused(
+        damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<char>()), 1..6),
+    ) {
+        let good = r#"{"type":"message","id":"1","agent":"a","sessionId":"s","content":{"content":"x\u0041"},
+            "metadata":{"priority":"low"}}"#;
+        let mut chars: Vec<char> = good.chars().collect();
+        for (at, value) in damage {
+            let at = at.index(chars.len());
+            chars[at] = value;
+        }
+        let text: String = chars.into_iter().collect();
+        match parse(&text) {
+            Ok(Request::Message(seen)) => prop_assert!((1..=AGENT_BYTES_MAX).contains(&seen.agent.len())),
+            Ok(Request::Status { .. }) => {}
+            Err(unread) => prop_assert!(unread.refusal.expected.is_some()),
+        }
+    }
+
+    /// Escaping is undone by any JSON parser.
+    #[test]
+    fn escaped_strings_read_back(text in any::<String>()) {
+        let mut out = vec![b'"'];
+        frames::escape(&mut out, &text);
+        out.push(b'"');
+        prop_assert_eq!(serde_json::from_slice::<String>(&out).unwrap(), text);
+    }
+}

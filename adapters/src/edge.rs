@@ -1,0 +1,228 @@
+//! The client side: sockets in, envelopes to shards, replies back.
+//!
+//! One edge is one thread: a current-thread runtime, one [`ShardPorts`], any number of connections. All
+//! edges accept on one listening socket.
+//!
+//! | module | decides |
+//! |---|---|
+//! | [`stats`] | what the rest of the process may see |
+//! | [`origin`] | which requests come from this machine |
+//! | `http` | requests, health, the upgrade |
+//! | `state` | what the tasks of an edge share: ports, connection table, phase |
+//! | `turns` | which messages await a reply, and what a reply becomes |
+//! | `outbound` | frames that wait for a socket |
+//! | `connection` | one WebSocket connection: reading and writing |
+//! | `pump` | the receiving side of the rings, and the clock of the edge |
+//!
+//! **Who may touch what**
+//!
+//! 1. Everything behind `Rc` belongs to the edge's thread. No `RefCell` is borrowed across an await.
+//! 2. `Arc<EdgeShared>` is shared with the gateway and the other edges. Each edge writes its own counters only.
+//! 3. Locks of `RefCell`s are taken in this order: ports or scratch, connection table, connection state.
+//!
+//! **Back-pressure**
+//!
+//! - A shard that does not keep up: `SendError::Full` leaves the frame with its connection, which reads
+//!   nothing more until the pump sees half of the backlog gone. TCP does the rest.
+//! - A client that does not read: above `outbound_bytes_max` of queued frames nothing more is read from it.
+//!   Above that limit it lives on sufferance: it may hold one whole reply more (streamed blocks and closing
+//!   frame, twice `reply_bytes_max`), for `slow_grace` at most, and only while all connections of the edge
+//!   together hold less than `edge_outbound_bytes_max`. Otherwise it is closed with 1013.
+
+mod connection;
+mod http;
+pub mod origin;
+mod outbound;
+mod pump;
+mod state;
+pub mod stats;
+mod turns;
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use shm_transport::ports::ShardPorts;
+use shm_transport::record::Poison;
+use tokio::sync::watch;
+use tokio::task::LocalSet;
+
+use self::state::Edge;
+pub use self::stats::{AgentHealth, EdgeShared, EdgeStats, HealthReport, HealthStatus};
+
+/// What the gateway wants of its edges.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Phase {
+    /// Everything.
+    Running,
+    /// Finish what is open: nothing new is accepted, replies still go out.
+    Draining,
+    /// Tell the clients and come back.
+    Closing,
+}
+
+/// How an edge behaves.
+#[derive(Clone, Debug)]
+pub struct EdgeOptions {
+    /// Which edge this is, from 0: its place in [`EdgeShared::stats`].
+    pub edge_index: usize,
+    /// Differs between runs of the gateway. Part of the session name of a connection that names none, so
+    /// that it never finds the session of somebody before it.
+    pub run: u64,
+    /// The largest frame and message of a client.
+    pub message_bytes_max: usize,
+    /// The most WebSocket connections, all edges together.
+    pub connections_max: u64,
+    /// The most messages of one connection that await a reply.
+    pub open_turns_max: usize,
+    /// The longest text of one reply.
+    pub reply_bytes_max: usize,
+    /// Queued frames above which a connection is not read, and lives on sufferance.
+    pub outbound_bytes_max: usize,
+    /// Queued frames of all connections of this edge, above which sufferance ends.
+    pub edge_outbound_bytes_max: usize,
+    /// How long a connection may stay above `outbound_bytes_max`.
+    pub slow_grace: Duration,
+    /// How often a connection is asked whether it lives. After two intervals of silence it is closed.
+    pub ping_interval: Duration,
+    /// How long the head of an HTTP request may take.
+    pub head_timeout: Duration,
+    /// How long saying goodbye may take.
+    pub close_timeout: Duration,
+    /// Frames that were not understood, per second, after which a connection is closed.
+    pub bad_frames_max: u32,
+}
+
+impl Default for EdgeOptions {
+    fn default() -> Self {
+        Self {
+            edge_index: 0,
+            run: 0,
+            message_bytes_max: 1024 * 1024,
+            connections_max: 20_000,
+            open_turns_max: 1024,
+            reply_bytes_max: 4 * 1024 * 1024,
+            outbound_bytes_max: 256 * 1024,
+            edge_outbound_bytes_max: 64 * 1024 * 1024,
+            slow_grace: Duration::from_secs(5),
+            ping_interval: Duration::from_secs(30),
+            head_timeout: Duration::from_secs(5),
+            close_timeout: Duration::from_secs(3),
+            bad_frames_max: 20,
+        }
+    }
+}
+
+/// Why an edge cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum EdgeError {
+    /// The listening socket cannot be used.
+    #[error("the listening socket cannot be used by edge {edge_index}")]
+    Listener {
+        /// Which edge.
+        edge_index: usize,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The bell cannot be waited for.
+    #[error("the bell of edge {edge_index} cannot be waited for")]
+    Bell {
+        /// Which edge.
+        edge_index: usize,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A ring holds what no shard writes.
+    #[error("the link of edge {edge_index} to shard {shard_index} is poisoned")]
+    Poisoned {
+        /// Which edge.
+        edge_index: usize,
+        /// Which shard.
+        shard_index: usize,
+        /// What was found.
+        #[source]
+        source: Poison,
+    },
+    /// There must be at least one shard, and a place for the counters.
+    #[error("edge {edge_index} was given {shard_count} shards and counters for {edge_count} edges")]
+    Wiring {
+        /// Which edge.
+        edge_index: usize,
+        /// Links it was given.
+        shard_count: usize,
+        /// Places for counters there are.
+        edge_count: usize,
+    },
+}
+
+/// Serves clients until the phase is [`Phase::Closing`] (or its sender is gone) and all have been told.
+///
+/// Runs on a current-thread runtime with its I/O and time drivers enabled.
+pub async fn serve(
+    options: EdgeOptions,
+    listener: std::net::TcpListener,
+    ports: ShardPorts,
+    shared: Arc<EdgeShared>,
+    phase: watch::Receiver<Phase>,
+) -> Result<(), EdgeError> {
+    let edge_index = options.edge_index;
+    if ports.links.is_empty() || shared.stats.len() <= edge_index {
+        let (shard_count, edge_count) = (ports.links.len(), shared.stats.len());
+        return Err(EdgeError::Wiring { edge_index, shard_count, edge_count });
+    }
+    let broken = |source| EdgeError::Listener { edge_index, source };
+    listener.set_nonblocking(true).map_err(broken)?;
+    let listener = tokio::net::TcpListener::from_std(listener).map_err(broken)?;
+    let bell = pump::Bell::new(&ports).map_err(|source| EdgeError::Bell { edge_index, source })?;
+    let edge = Rc::new(Edge::new(options, ports, shared));
+    LocalSet::new().run_until(run(edge, listener, bell, phase)).await
+}
+
+async fn run(
+    edge: Rc<Edge>,
+    listener: tokio::net::TcpListener,
+    bell: pump::Bell,
+    mut phase: watch::Receiver<Phase>,
+) -> Result<(), EdgeError> {
+    let pump = tokio::task::spawn_local(pump::run(Rc::clone(&edge), bell));
+    let clock = tokio::task::spawn_local(pump::tick(Rc::clone(&edge)));
+    let accepting = tokio::task::spawn_local(http::accept(Rc::clone(&edge), listener));
+    let failed = loop {
+        let wanted = *phase.borrow_and_update();
+        edge.set_phase(wanted);
+        if wanted != Phase::Running {
+            accepting.abort();
+        }
+        if wanted == Phase::Closing {
+            break None;
+        }
+        tokio::select! {
+            changed = phase.changed() => {
+                if changed.is_err() {
+                    edge.set_phase(Phase::Closing);
+                    break None;
+                }
+            }
+            failure = edge.failure() => break Some(failure),
+        }
+    };
+    accepting.abort();
+    if let Some(failure) = failed {
+        edge.set_phase(Phase::Closing);
+        let _ = goodbye(&edge).await; // The cause is told, not how many clients missed it.
+        return Err(failure);
+    }
+    if goodbye(&edge).await.is_err() {
+        tracing::warn!(edge = edge.options.edge_index, "some clients did not take the goodbye in time");
+    }
+    pump.abort();
+    clock.abort();
+    Ok(())
+}
+
+/// Waits until all connections are gone, for as long as that may take.
+async fn goodbye(edge: &Edge) -> Result<(), tokio::time::error::Elapsed> {
+    tokio::time::timeout(edge.options.close_timeout * 3, edge.all_gone()).await
+}

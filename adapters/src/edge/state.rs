@@ -1,0 +1,420 @@
+//! What the tasks of an edge share: ports, connection table, phase, clock. One thread, see rules 1 and 3 of `edge`.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use shm_transport::envelope::{Encoder, MessageV1};
+use shm_transport::link::SendError;
+use shm_transport::ports::ShardPorts;
+use shm_transport::record::Poison;
+use tokio::sync::Notify;
+
+use super::outbound::Outbound;
+use super::turns::{SequenceHash, Turn};
+use super::{EdgeError, EdgeOptions, EdgeShared, EdgeStats, Phase};
+use crate::refusal::CloseReason;
+
+/// Turns kept for reuse, so that a message needs no allocation.
+const SPARE_TURNS_MAX: usize = 1024;
+/// A turn whose text has grown beyond this is not kept.
+const SPARE_TEXT_BYTES_MAX: usize = 4096;
+/// A scratch buffer that has grown beyond this is given back.
+const SCRATCH_BYTES_MAX: usize = 256 * 1024;
+
+/// Names a connection for the life of its edge: a slot and how often that has been used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ConnectionId(u64);
+
+impl ConnectionId {
+    fn new(slot: u32, generation: u32) -> Self {
+        Self(u64::from(generation) << 32 | u64::from(slot))
+    }
+
+    /// From the `origin` of a route.
+    pub fn from_origin(origin: u64) -> Self {
+        Self(origin)
+    }
+
+    /// As the `origin` of a route.
+    pub fn origin(self) -> u64 {
+        self.0
+    }
+
+    fn slot(self) -> usize {
+        (self.0 & u64::from(u32::MAX)) as usize
+    }
+}
+
+/// A connection, as all tasks of the edge see it.
+#[derive(Debug)]
+pub struct Connection {
+    /// Its name.
+    pub id: ConnectionId,
+    /// The session of messages that name none.
+    pub thread: String,
+    /// What changes.
+    pub state: RefCell<ConnectionState>,
+}
+
+/// What changes about a connection.
+#[derive(Debug)]
+pub struct ConnectionState {
+    /// Messages that await a reply, by sequence.
+    pub turns: HashMap<u32, Turn, SequenceHash>,
+    /// The sequence of the next message.
+    pub next_sequence: u32,
+    /// Frames that wait for the socket.
+    pub outbound: Outbound,
+    /// Whether some frame is not with the kernel yet.
+    pub unflushed: bool,
+    /// How to wake its task.
+    pub waker: Option<Waker>,
+    /// Whether it is in the list of those to be woken.
+    pub dirty: bool,
+    /// Why it is to end.
+    pub ending: Option<CloseReason>,
+    /// Whether a ping is due.
+    pub want_ping: bool,
+    /// When the next ping is due.
+    pub ping_at: Instant,
+    /// When the client was heard last, by the clock of the edge.
+    pub heard_at: Instant,
+    /// Since when its queue has been above the limit.
+    pub over_since: Option<Instant>,
+}
+
+/// Buffers that are filled and emptied within one call.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    /// Makes archives.
+    pub encoder: Encoder,
+    /// The envelope at hand.
+    pub envelope: MessageV1,
+    /// The frame at hand.
+    pub json: Vec<u8>,
+    /// Turns for reuse.
+    pub spare: Vec<Turn>,
+}
+
+impl Scratch {
+    /// Keeps a turn for reuse, unless it is large or there are enough.
+    pub fn recycle(&mut self, turn: Turn) {
+        if self.spare.len() < SPARE_TURNS_MAX && turn.text.capacity() <= SPARE_TEXT_BYTES_MAX {
+            self.spare.push(turn);
+        }
+    }
+
+    /// Gives back what a rare large message has left behind.
+    pub fn shrink(&mut self) {
+        if self.json.capacity() > SCRATCH_BYTES_MAX {
+            self.json = Vec::new();
+        }
+        if self.envelope.content.capacity() > SCRATCH_BYTES_MAX {
+            self.envelope = MessageV1::default();
+            self.encoder = Encoder::default();
+        }
+    }
+}
+
+/// Connections by slot.
+#[derive(Debug, Default)]
+struct Table {
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    generation: u32,
+    connection: Option<Rc<Connection>>,
+}
+
+/// One edge.
+#[derive(Debug)]
+pub struct Edge {
+    /// How it behaves.
+    pub options: EdgeOptions,
+    /// What the process sees of it. Arc: shared with the gateway and the other edges.
+    pub shared: Arc<EdgeShared>,
+    /// The rings.
+    pub ports: RefCell<ShardPorts>,
+    /// Buffers.
+    pub scratch: RefCell<Scratch>,
+    table: RefCell<Table>,
+    dirty: RefCell<Vec<Rc<Connection>>>,
+    blocked: RefCell<Vec<Rc<Connection>>>,
+    queued_bytes: Cell<usize>,
+    opened: Cell<u64>,
+    phase: Cell<Phase>,
+    now: Cell<Instant>,
+    failure: RefCell<Option<EdgeError>>,
+    failed: Notify,
+    gone: Notify,
+}
+
+impl Edge {
+    /// An edge without connections.
+    pub fn new(options: EdgeOptions, ports: ShardPorts, shared: Arc<EdgeShared>) -> Self {
+        Self {
+            options,
+            shared,
+            ports: RefCell::new(ports),
+            scratch: RefCell::default(),
+            table: RefCell::default(),
+            dirty: RefCell::default(),
+            blocked: RefCell::default(),
+            queued_bytes: Cell::new(0),
+            opened: Cell::new(0),
+            phase: Cell::new(Phase::Running),
+            now: Cell::new(Instant::now()),
+            failure: RefCell::default(),
+            failed: Notify::new(),
+            gone: Notify::new(),
+        }
+    }
+
+    /// Its counters.
+    #[inline]
+    pub fn stats(&self) -> &EdgeStats {
+        &self.shared.stats[self.options.edge_index]
+    }
+
+    /// What the gateway wants.
+    pub fn phase(&self) -> Phase {
+        self.phase.get()
+    }
+
+    /// Takes note of what the gateway wants; [`Phase::Closing`] tells every connection.
+    pub fn set_phase(&self, phase: Phase) {
+        self.phase.set(phase);
+        if phase == Phase::Closing {
+            self.each(|connection| self.end(&connection, CloseReason::GoingAway));
+            self.gone.notify_one();
+        }
+    }
+
+    /// The time of the last tick: good enough for pings and limits.
+    pub fn now(&self) -> Instant {
+        self.now.get()
+    }
+
+    /// Moves the clock.
+    pub fn set_now(&self, now: Instant) {
+        self.now.set(now);
+    }
+
+    /// Adds a connection.
+    pub fn open(&self) -> Rc<Connection> {
+        let mut table = self.table.borrow_mut();
+        let slot = table.free.pop().unwrap_or_else(|| {
+            table.slots.push(Slot::default());
+            u32::try_from(table.slots.len() - 1).unwrap_or(u32::MAX)
+        });
+        let entry = &mut table.slots[slot as usize];
+        let number = self.opened.get();
+        self.opened.set(number + 1);
+        let now = Instant::now();
+        let connection = Rc::new(Connection {
+            id: ConnectionId::new(slot, entry.generation),
+            thread: format!("conn-{}-{:x}-{number}", self.options.edge_index, self.options.run),
+            state: RefCell::new(ConnectionState {
+                turns: HashMap::default(),
+                next_sequence: 0,
+                outbound: Outbound::default(),
+                unflushed: false,
+                waker: None,
+                dirty: false,
+                ending: (self.phase() == Phase::Closing).then_some(CloseReason::GoingAway),
+                want_ping: false,
+                ping_at: now + self.options.ping_interval,
+                heard_at: now,
+                over_since: None,
+            }),
+        });
+        entry.connection = Some(Rc::clone(&connection));
+        self.stats().connections.add(1);
+        connection
+    }
+
+    /// Removes a connection with all it holds. Replies that still come for it are late.
+    pub fn remove(&self, connection: &Connection) {
+        let mut table = self.table.borrow_mut();
+        let slot = connection.id.slot();
+        let entry = &mut table.slots[slot];
+        entry.connection = None;
+        entry.generation = entry.generation.wrapping_add(1);
+        table.free.push(connection.id.slot() as u32);
+        let stats = self.stats();
+        let mut state = connection.state.borrow_mut();
+        self.queued_bytes.set(self.queued_bytes.get() - state.outbound.clear());
+        stats.open_turns.sub(state.turns.len() as u64);
+        state.turns.clear();
+        if std::mem::take(&mut state.unflushed) {
+            stats.unflushed.sub(1);
+        }
+        stats.connections.sub(1);
+        if table.free.len() == table.slots.len() {
+            self.gone.notify_one();
+        }
+    }
+
+    /// The connection of that name, if it is still there.
+    #[inline]
+    pub fn find(&self, id: ConnectionId) -> Option<Rc<Connection>> {
+        let table = self.table.borrow();
+        let connection = table.slots.get(id.slot())?.connection.as_ref()?;
+        (connection.id == id).then(|| Rc::clone(connection))
+    }
+
+    /// Calls `each` with every connection.
+    pub fn each(&self, mut each: impl FnMut(Rc<Connection>)) {
+        for slot in 0.. {
+            let found = match self.table.borrow().slots.get(slot) {
+                None => break,
+                Some(entry) => entry.connection.clone(),
+            };
+            if let Some(connection) = found {
+                each(connection);
+            }
+        }
+    }
+
+    /// Returns when no connection is left.
+    pub async fn all_gone(&self) {
+        while {
+            let table = self.table.borrow();
+            table.free.len() != table.slots.len()
+        } {
+            self.gone.notified().await;
+        }
+    }
+
+    /// Queues a frame for a connection and checks what it may hold. See "Back-pressure" of `edge`.
+    #[inline]
+    pub fn enqueue(&self, state: &mut ConnectionState, frame: &[u8]) {
+        if state.ending.is_some_and(|reason| reason != CloseReason::GoingAway) {
+            return;
+        }
+        let waiting = state.outbound.bytes();
+        let limit = self.options.outbound_bytes_max;
+        if waiting > limit {
+            let one_reply = 2 * self.options.reply_bytes_max;
+            if waiting > limit + one_reply || self.queued_bytes.get() > self.options.edge_outbound_bytes_max {
+                self.give_up(state);
+                return;
+            }
+        }
+        state.outbound.push(frame);
+        self.queued_bytes.set(self.queued_bytes.get() + frame.len());
+        if !state.unflushed {
+            state.unflushed = true;
+            self.stats().unflushed.add(1);
+        }
+    }
+
+    /// Ends a connection that reads too slowly.
+    #[cold]
+    pub fn give_up(&self, state: &mut ConnectionState) {
+        if state.ending.is_none() {
+            state.ending = Some(CloseReason::SlowReader);
+            self.stats().slow_closed.add(1);
+            self.queued_bytes.set(self.queued_bytes.get() - state.outbound.clear());
+        }
+    }
+
+    /// Takes note that so many queued bytes are with the socket now.
+    #[inline]
+    pub fn written(&self, bytes: usize) {
+        self.queued_bytes.set(self.queued_bytes.get() - bytes);
+    }
+
+    /// Ends a connection; its task does the rest.
+    pub fn end(&self, connection: &Connection, reason: CloseReason) {
+        let mut state = connection.state.borrow_mut();
+        state.ending.get_or_insert(reason);
+        if let Some(waker) = state.waker.take() {
+            drop(state);
+            waker.wake();
+        }
+    }
+
+    /// Remembers to wake a connection at the end of this batch.
+    #[inline]
+    pub fn mark_dirty(&self, connection: Rc<Connection>, state: &mut ConnectionState) {
+        if !state.dirty {
+            state.dirty = true;
+            self.dirty.borrow_mut().push(connection);
+        }
+    }
+
+    /// Wakes all that were marked.
+    pub fn wake_dirty(&self) {
+        for connection in self.dirty.borrow_mut().drain(..) {
+            let mut state = connection.state.borrow_mut();
+            state.dirty = false;
+            if let Some(waker) = &state.waker {
+                waker.wake_by_ref();
+            }
+        }
+    }
+
+    /// Remembers a connection that waits for room in a ring.
+    #[cold]
+    pub fn block(&self, connection: &Rc<Connection>) {
+        self.blocked.borrow_mut().push(Rc::clone(connection));
+    }
+
+    /// Wakes all that wait for room.
+    #[cold]
+    pub fn unblock(&self) {
+        for connection in self.blocked.borrow_mut().drain(..) {
+            if let Some(waker) = &connection.state.borrow().waker {
+                waker.wake_by_ref();
+            }
+        }
+    }
+
+    /// Whether some connection waits for room.
+    #[inline]
+    pub fn some_blocked(&self) -> bool {
+        !self.blocked.borrow().is_empty()
+    }
+
+    /// Shows the shards what has been written.
+    #[inline]
+    pub fn flush(&self) {
+        for (shard_index, link) in self.ports.borrow_mut().links.iter_mut().enumerate() {
+            if let Err(SendError::Poisoned(poison)) = link.sender.flush() {
+                self.fail(shard_index, poison);
+            }
+        }
+    }
+
+    /// The edge cannot go on.
+    #[cold]
+    pub fn fail(&self, shard_index: usize, source: Poison) {
+        let edge_index = self.options.edge_index;
+        self.failure.borrow_mut().get_or_insert(EdgeError::Poisoned { edge_index, shard_index, source });
+        self.failed.notify_one();
+    }
+
+    /// Waits for [`Self::fail`].
+    pub async fn failure(&self) -> EdgeError {
+        loop {
+            if let Some(error) = self.failure.borrow_mut().take() {
+                return error;
+            }
+            self.failed.notified().await;
+        }
+    }
+}
+
+/// Unix time in milliseconds.
+pub fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

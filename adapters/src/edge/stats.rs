@@ -1,0 +1,136 @@
+//! What the rest of the process may see of the edges, and what they may ask it.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde::Serialize;
+
+/// Shared by all edges and the gateway.
+pub struct EdgeShared {
+    /// Asks the gateway how it is. Called on an edge thread, so it must not block.
+    pub health: Box<dyn Fn() -> HealthReport + Send + Sync>,
+    /// By edge.
+    pub stats: Vec<EdgeStats>,
+}
+
+impl EdgeShared {
+    /// For so many edges.
+    pub fn new(edge_count: usize, health: Box<dyn Fn() -> HealthReport + Send + Sync>) -> Self {
+        Self { health, stats: (0..edge_count).map(|_| EdgeStats::default()).collect() }
+    }
+
+    /// One counter, summed over all edges.
+    pub fn sum(&self, counter: impl Fn(&EdgeStats) -> &Counter) -> u64 {
+        self.stats.iter().map(|stats| counter(stats).get()).sum()
+    }
+
+    /// Whether no message awaits a reply and no frame awaits its socket, on any edge.
+    pub fn drained(&self) -> bool {
+        self.sum(|stats| &stats.open_turns) == 0 && self.sum(|stats| &stats.unflushed) == 0
+    }
+}
+
+impl std::fmt::Debug for EdgeShared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EdgeShared").field("stats", &self.stats).finish_non_exhaustive()
+    }
+}
+
+/// A number with one writer, its edge, and any number of readers.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// As of about now.
+    pub fn get(&self) -> u64 {
+        // Relaxed: a number to look at; nothing else is read because of it.
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Adds; no read-modify-write, since only one thread writes.
+    #[inline]
+    pub(crate) fn add(&self, count: u64) {
+        // Relaxed: as above.
+        self.0.store(self.get().wrapping_add(count), Ordering::Relaxed);
+    }
+
+    /// Takes away, never below zero.
+    #[inline]
+    pub(crate) fn sub(&self, count: u64) {
+        // Relaxed: as above.
+        self.0.store(self.get().saturating_sub(count), Ordering::Relaxed);
+    }
+}
+
+/// Counters of one edge, on cache lines of their own.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct EdgeStats {
+    /// Sockets now, WebSocket or not.
+    pub sockets: Counter,
+    /// WebSocket connections now.
+    pub connections: Counter,
+    /// Messages that await a reply now.
+    pub open_turns: Counter,
+    /// Connections now whose frames are not all with the kernel.
+    pub unflushed: Counter,
+    /// Messages handed to shards, ever.
+    pub received: Counter,
+    /// Turns that ended with a reply or an acceptance, ever.
+    pub answered: Counter,
+    /// Frames and turns that ended with an error frame, ever.
+    pub refused: Counter,
+    /// Connections closed for reading too slowly, ever.
+    pub slow_closed: Counter,
+    /// Replies that came for nobody, ever: their connection or turn was gone.
+    pub late: Counter,
+}
+
+/// How the gateway is, in one word.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HealthStatus {
+    /// It takes messages.
+    Healthy,
+    /// It finishes what is open.
+    Draining,
+}
+
+/// An agent, as health tells it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct AgentHealth {
+    /// Its name.
+    pub name: String,
+    /// Its state, in one word.
+    pub status: String,
+}
+
+/// The body of `/health` and of a status frame.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct HealthReport {
+    /// Whether messages are taken.
+    pub ok: bool,
+    /// The same in a word.
+    pub status: HealthStatus,
+    /// Since the gateway started.
+    pub uptime_seconds: u64,
+    /// Channels through which somebody is connected. The edge adds its own.
+    pub connected_channels: Vec<String>,
+    /// Sessions that shards hold.
+    pub active_sessions: u64,
+    /// Messages that wait for an agent.
+    pub queued_messages: u64,
+    /// Tools that agents may call.
+    pub registered_tools: u64,
+    /// Memory of the gateway, in MiB.
+    pub memory_usage_mb: u64,
+    /// Process id of the gateway.
+    pub pid: u32,
+    /// Version of the gateway.
+    pub version: String,
+    /// What drives its shards.
+    pub runtime: String,
+    /// How many shards it has.
+    pub shards: u32,
+    /// All agents it knows.
+    pub agents: Vec<AgentHealth>,
+}

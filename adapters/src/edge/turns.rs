@@ -1,0 +1,315 @@
+//! Which messages await a reply, and what a reply becomes.
+//!
+//! A turn opens when a message is in a ring and closes with exactly one frame: the reply, the acceptance
+//! (for messages that want no reply) or an error. It is found by the route that the reply carries: the
+//! connection in `origin`, the message in `sequence`. What comes for a closed turn is counted and dropped.
+//! A reply of a later attempt replaces the text of an earlier one; block numbers go on.
+
+use std::hash::{BuildHasherDefault, Hasher};
+use std::rc::Rc;
+
+use shm_transport::envelope::{BlockType, FLAG_NO_REPLY, FailureCode, Kind, MessageV1, Route};
+use shm_transport::link::{Message, SendError};
+use shm_transport::ports::{session_hash, shard_of};
+use shm_transport::record::Poison;
+
+use super::Phase;
+use super::state::{Connection, ConnectionId, ConnectionState, Edge, Scratch};
+use crate::dialect::simple::{self, Request, frames};
+use crate::refusal::{Code, Refusal};
+
+/// The first two parts of the session key of all connections here.
+const CHANNEL: &str = "websocket";
+const USER: &str = "local";
+/// When a client whose turns are all open may try again.
+const OPEN_TURNS_RETRY_MS: u32 = 100;
+
+/// A message that awaits a reply.
+#[derive(Debug, Default)]
+pub struct Turn {
+    /// Labels of its frames, escaped.
+    labels: Vec<u8>,
+    /// The text of the reply so far.
+    pub text: String,
+    /// Blocks sent.
+    blocks: u32,
+    /// The attempt that the text is of.
+    attempt: u32,
+    requires_response: bool,
+}
+
+/// Hashes sequences: they are counted up by us, so spreading them is enough.
+#[derive(Default, Debug)]
+pub struct SequenceHasher(u64);
+
+/// Makes [`SequenceHasher`]s.
+pub type SequenceHash = BuildHasherDefault<SequenceHasher>;
+
+impl Hasher for SequenceHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.write_u32(u32::from(byte));
+        }
+    }
+    fn write_u32(&mut self, number: u32) {
+        self.0 = (self.0 ^ u64::from(number)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
+
+/// What became of a frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Submitted {
+    /// Done with, whatever the answer.
+    Taken,
+    /// Not understood: counts against the connection.
+    Bad,
+    /// No room in the ring: come again with the same frame.
+    Stalled,
+}
+
+/// Reads a frame of a client and acts on it.
+///
+/// HOT: no allocation once the buffers have grown, no syscall.
+pub fn submit(edge: &Edge, connection: &Connection, text: &str, now_ms: u64) -> Submitted {
+    let message = match simple::parse(text) {
+        Ok(Request::Message(message)) => message,
+        Ok(Request::Status { id }) => {
+            tell_status(edge, connection, id.as_deref(), now_ms);
+            return Submitted::Taken;
+        }
+        Err(unread) => {
+            refuse(edge, connection, unread.id.as_deref(), None, &unread.refusal, now_ms);
+            return Submitted::Bad;
+        }
+    };
+    let refuse = |refusal: &Refusal<'_>| {
+        let names = (message.agent.as_ref(), message.session.as_deref());
+        refuse(edge, connection, message.id.as_deref(), Some(names), refusal, now_ms);
+        Submitted::Taken
+    };
+    if edge.phase() != Phase::Running {
+        return refuse(&Refusal::shutting_down());
+    }
+    if connection.state.borrow().turns.len() >= edge.options.open_turns_max {
+        return refuse(&too_many_turns());
+    }
+    let thread = message.session.as_deref().unwrap_or(&connection.thread);
+    let session = session_hash(CHANNEL, USER, thread);
+    let sequence = connection.state.borrow().next_sequence;
+    let route = Route { turn: 0, session, origin: connection.id.origin(), sequence, attempt: 0 };
+    let sent = {
+        let Scratch { encoder, envelope, .. } = &mut *edge.scratch.borrow_mut();
+        fill(envelope, &message, thread, now_ms);
+        let links = &mut edge.ports.borrow_mut().links;
+        let shard_index = shard_of(session, links.len());
+        links[shard_index]
+            .sender
+            .send(Kind::Message, &route, encoder.encode(envelope))
+            .map_err(|error| (shard_index, error))
+    };
+    match sent {
+        Ok(()) => open(edge, connection, &message, thread),
+        Err((_, SendError::Full { .. })) => return Submitted::Stalled,
+        Err((_, error @ SendError::TooLarge { .. })) => {
+            return refuse(&Refusal::new(Code::Failure(FailureCode::TooLarge), error.to_string()));
+        }
+        Err((shard_index, SendError::Poisoned(poison))) => edge.fail(shard_index, poison),
+    }
+    Submitted::Taken
+}
+
+fn fill(envelope: &mut MessageV1, message: &simple::Message<'_>, thread: &str, now_ms: u64) {
+    for (part, text) in [
+        (&mut envelope.agent, message.agent.as_ref()),
+        (&mut envelope.channel, CHANNEL),
+        (&mut envelope.user, USER),
+        (&mut envelope.thread, thread),
+        (&mut envelope.client_id, message.id.as_deref().unwrap_or("")),
+        (&mut envelope.content, message.content.as_ref()),
+        (&mut envelope.metadata, message.metadata),
+    ] {
+        part.clear();
+        part.push_str(text);
+    }
+    envelope.received_at_ms = now_ms;
+    envelope.content_kind = message.content_kind;
+    envelope.priority = message.priority as u8;
+    envelope.flags = if message.requires_response { 0 } else { FLAG_NO_REPLY };
+}
+
+fn open(edge: &Edge, connection: &Connection, message: &simple::Message<'_>, thread: &str) {
+    let mut turn = edge.scratch.borrow_mut().spare.pop().unwrap_or_default();
+    turn.labels.clear();
+    frames::write_labels(&mut turn.labels, message.id.as_deref(), Some(&message.agent), Some(thread));
+    turn.text.clear();
+    (turn.blocks, turn.attempt) = (0, 0);
+    turn.requires_response = message.requires_response;
+    let state = &mut *connection.state.borrow_mut();
+    state.turns.insert(state.next_sequence, turn);
+    state.next_sequence = state.next_sequence.wrapping_add(1);
+    let stats = edge.stats();
+    stats.open_turns.add(1);
+    stats.received.add(1);
+}
+
+#[cold]
+fn too_many_turns() -> Refusal<'static> {
+    let text = "too many messages of this connection await a reply";
+    Refusal {
+        retry_after_ms: OPEN_TURNS_RETRY_MS,
+        ..Refusal::new(Code::Failure(FailureCode::Overloaded), text)
+    }
+}
+
+#[cold]
+fn refuse(
+    edge: &Edge,
+    connection: &Connection,
+    id: Option<&str>,
+    names: Option<(&str, Option<&str>)>,
+    refusal: &Refusal<'_>,
+    now_ms: u64,
+) {
+    let mut labels = Vec::new();
+    let (agent, session) = names.map_or((None, None), |(agent, session)| (Some(agent), session));
+    frames::write_labels(&mut labels, id, agent, session);
+    let json = &mut edge.scratch.borrow_mut().json;
+    json.clear();
+    frames::write_error(json, &labels, refusal, now_ms);
+    edge.stats().refused.add(1);
+    edge.enqueue(&mut connection.state.borrow_mut(), json);
+}
+
+#[cold]
+fn tell_status(edge: &Edge, connection: &Connection, id: Option<&str>, now_ms: u64) {
+    let report = super::http::report(edge);
+    let mut labels = Vec::new();
+    frames::write_labels(&mut labels, id, None, None);
+    let json = &mut edge.scratch.borrow_mut().json;
+    json.clear();
+    frames::write_status(json, &labels, &report, now_ms);
+    edge.enqueue(&mut connection.state.borrow_mut(), json);
+}
+
+/// What a piece of a reply does to its turn.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Outcome {
+    Open,
+    Answered,
+    Refused,
+}
+
+/// Gives what a shard sent to the connection it is for. An error means that the archive is broken.
+///
+/// HOT: no allocation once the buffers have grown, no syscall.
+pub fn deliver(edge: &Edge, message: &Message<'_>, now_ms: u64) -> Result<(), Poison> {
+    let route = message.route;
+    let Some(connection) = edge.find(ConnectionId::from_origin(route.origin)) else {
+        edge.stats().late.add(1);
+        return Ok(());
+    };
+    let state = &mut *connection.state.borrow_mut();
+    let Some(turn) = state.turns.get_mut(&route.sequence).filter(|turn| route.attempt >= turn.attempt) else {
+        edge.stats().late.add(1);
+        return Ok(());
+    };
+    if route.attempt > turn.attempt {
+        turn.attempt = route.attempt;
+        turn.text.clear();
+    }
+    let scratch = &mut *edge.scratch.borrow_mut();
+    scratch.json.clear();
+    let outcome = apply(turn, message, &mut scratch.json, edge.options.reply_bytes_max, now_ms)?;
+    if outcome != Outcome::Open {
+        if let Some(turn) = state.turns.remove(&route.sequence) {
+            scratch.recycle(turn);
+        }
+        let stats = edge.stats();
+        stats.open_turns.sub(1);
+        if outcome == Outcome::Answered { &stats.answered } else { &stats.refused }.add(1);
+    }
+    if !scratch.json.is_empty() {
+        edge.enqueue(state, &scratch.json);
+        edge.mark_dirty(Rc::clone(&connection), state);
+    }
+    Ok(())
+}
+
+/// Writes the frame that a piece of a reply becomes, if any.
+fn apply(
+    turn: &mut Turn,
+    message: &Message<'_>,
+    json: &mut Vec<u8>,
+    reply_bytes_max: usize,
+    now_ms: u64,
+) -> Result<Outcome, Poison> {
+    let outcome = match message.kind {
+        Kind::Block => {
+            let block = message.as_block()?;
+            if !turn.requires_response {
+                return Ok(Outcome::Open);
+            }
+            let block_type = BlockType::from_number(block.block_type).unwrap_or_default();
+            if block_type.is_text() {
+                if turn.text.len() + block.content.len() > reply_bytes_max {
+                    return Ok(too_long(turn, json, reply_bytes_max, now_ms));
+                }
+                turn.text.push_str(&block.content);
+            }
+            frames::write_block(json, &turn.labels, block_type, turn.blocks, &block.content, now_ms);
+            turn.blocks += 1;
+            Outcome::Open
+        }
+        Kind::End => {
+            let end = message.as_end()?;
+            if !turn.requires_response {
+                frames::write_accepted(json, &turn.labels, now_ms);
+            } else if turn.text.len() + end.content.len() > reply_bytes_max {
+                return Ok(too_long(turn, json, reply_bytes_max, now_ms));
+            } else {
+                frames::write_reply(json, &turn.labels, &turn.text, &end.content, now_ms);
+            }
+            Outcome::Answered
+        }
+        Kind::Failure => {
+            let failure = message.as_failure()?;
+            let (code, retry) = (failure.code.to_native(), failure.retry_after_ms.to_native());
+            let refusal = Refusal::of_failure(code, &failure.text, retry);
+            frames::write_error(json, &turn.labels, &refusal, now_ms);
+            Outcome::Refused
+        }
+        Kind::Accepted if !turn.requires_response => {
+            frames::write_accepted(json, &turn.labels, now_ms);
+            Outcome::Answered
+        }
+        // Nothing that a client is told.
+        Kind::Accepted | Kind::Message | Kind::Hello | Kind::Stop => Outcome::Open,
+    };
+    Ok(outcome)
+}
+
+#[cold]
+fn too_long(turn: &Turn, json: &mut Vec<u8>, reply_bytes_max: usize, now_ms: u64) -> Outcome {
+    let text = format!("the reply is longer than the {reply_bytes_max} bytes that are passed on");
+    let refusal = Refusal::new(Code::Failure(FailureCode::TooLarge), text);
+    frames::write_error(json, &turn.labels, &refusal, now_ms);
+    Outcome::Refused
+}
+
+/// Ends all open turns of a connection with an error frame, oldest first.
+pub fn fail_all(edge: &Edge, state: &mut ConnectionState, refusal: &Refusal<'_>, now_ms: u64) {
+    let mut turns: Vec<(u32, Turn)> = state.turns.drain().collect();
+    turns.sort_unstable_by_key(|&(sequence, _)| sequence);
+    let stats = edge.stats();
+    let mut json = Vec::new();
+    for (_, turn) in turns {
+        json.clear();
+        frames::write_error(&mut json, &turn.labels, refusal, now_ms);
+        edge.enqueue(state, &json);
+        stats.open_turns.sub(1);
+        stats.refused.add(1);
+    }
+}
