@@ -2,6 +2,7 @@
 
 use std::io;
 use std::process::Command;
+use std::sync::OnceLock;
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use serde::{Deserialize, Serialize};
@@ -43,10 +44,14 @@ impl Machine {
     }
 }
 
-/// The CPUs this program may run on.
+/// The CPUs this program was given at its start, also after a thread has been pinned to one of them.
 pub fn usable_cpus() -> Vec<usize> {
-    let set = sched_getaffinity(None).unwrap_or_else(|_| CpuSet::new());
-    (0..CpuSet::MAX_CPU).filter(|&cpu| set.is_set(cpu)).collect()
+    static CPUS: OnceLock<Vec<usize>> = OnceLock::new();
+    let read = || {
+        let set = sched_getaffinity(None).unwrap_or_else(|_| CpuSet::new());
+        (0..CpuSet::MAX_CPU).filter(|&cpu| set.is_set(cpu)).collect()
+    };
+    CPUS.get_or_init(read).clone()
 }
 
 /// Keeps this thread on one CPU.

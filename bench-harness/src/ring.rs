@@ -181,27 +181,34 @@ pub fn run(options: &Options) -> io::Result<()> {
     Ok(())
 }
 
+/// Only the calibration, on threads of processes that are pinned for it and no longer.
+pub fn calibrate() -> io::Result<Option<f64>> {
+    let pinned = std::thread::spawn(|| start_pair().map(|(_, calibration_ns)| calibration_ns));
+    pinned.join().unwrap_or_else(|_| Err(io::Error::other("the calibration panicked")))
+}
+
+/// The second process, and the calibration: the first line that a run prints. Pins this thread.
+fn start_pair() -> io::Result<(Peer, Option<f64>)> {
+    let cpus = machine::usable_cpus();
+    let [first, second, ..] = cpus.as_slice() else {
+        println!("calibration: not run (needs 2 CPUs); scenarios that spin are skipped");
+        return Ok((Peer::start(None)?, None));
+    };
+    machine::pin(*first)?;
+    let mut peer = Peer::start(Some(*second))?;
+    let ns = peer.calibrate()?;
+    println!("calibration: 64-byte round trip between two processes {ns:.0} ns");
+    Ok((peer, Some(ns)))
+}
+
 /// Measures every cell once per round, all cells of a round before the next.
 pub fn measure(plan: &Plan) -> io::Result<Measured> {
-    let cpus = machine::usable_cpus();
-    let (first, second) = match cpus.as_slice() {
-        [first, second, ..] => (Some(*first), Some(*second)),
-        _ => (None, None),
-    };
-    if let Some(cpu) = first {
-        machine::pin(cpu)?;
-    }
-    let mut peer = Peer::start(second)?;
-    let calibration_ns = if second.is_some() { Some(peer.calibrate()?) } else { None };
-    match calibration_ns {
-        Some(ns) => println!("calibration: 64-byte round trip between two processes {ns:.0} ns"),
-        None => println!("calibration: not run (needs 2 CPUs); scenarios that spin are skipped"),
-    }
+    let (mut peer, calibration_ns) = start_pair()?;
     let mut samples: BTreeMap<Cell, BTreeMap<&'static str, (&'static str, Vec<f64>)>> = BTreeMap::new();
     for _ in 0..plan.rounds {
         for &size_bytes in &plan.sizes {
             for &scenario in &plan.scenarios {
-                if second.is_none() && scenario != Scenario::RoundTripAsleep {
+                if calibration_ns.is_none() && scenario != Scenario::RoundTripAsleep {
                     continue;
                 }
                 for &subject in &plan.subjects {
