@@ -98,3 +98,31 @@ fn run(subject: SubjectCommand) -> anyhow::Result<ExitCode> {
 fn exit_code(passed: bool) -> ExitCode {
     if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The command line is well formed; `ws` takes exactly one of the two ways to a gateway, and the rest beside.
+    #[test]
+    fn the_command_line_is_as_documented() {
+        <CommandLine as clap::CommandFactory>::command().debug_assert();
+        for (line, good) in [
+            ("ws --gateway-url ws://127.0.0.1:1 --rounds 2 --json f", true),
+            ("ws --openclaw target/release/openclaw --loadgen l --duration 20s", true),
+            ("ws --rounds 2", false),
+            ("ws --gateway-url ws://127.0.0.1:1 --openclaw p", false),
+            ("ring --quick --subjects bare,shm-transport --sizes 64,65536", true),
+            ("ring --scenarios one-way-batch16,round-trip-awake", true),
+            ("ring --sizes 63", false),
+            ("ring --ring-bytes 1000000", false),
+            ("compare a.json b.json --metric p50,p99 --threshold 1.2", true),
+            ("compare a.json b.json --threshold 0.9", false),
+            ("ws-echo --port 0 --threads 2", true),
+            ("gate", true),
+        ] {
+            let words = std::iter::once("bench-harness").chain(line.split(' '));
+            assert_eq!(CommandLine::try_parse_from(words).is_ok(), good, "{line}");
+        }
+    }
+}

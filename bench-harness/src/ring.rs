@@ -55,7 +55,7 @@ pub enum Scenario {
 }
 
 /// The name of an option value, as the command line and the reports spell it.
-pub fn name(value: impl ValueEnum) -> String {
+pub fn name(value: &impl ValueEnum) -> String {
     value.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
 }
 
@@ -258,8 +258,8 @@ fn rows(measured: &Measured) -> Vec<Row> {
     for (&(scenario, size_bytes, subject), metrics) in &measured.medians {
         for &(metric, unit, value) in metrics {
             rows.push(Row {
-                scenario: name(scenario),
-                subject: name(subject),
+                scenario: name(&scenario),
+                subject: name(&subject),
                 size_bytes: size_bytes as u64,
                 metric: metric.to_owned(),
                 unit: unit.to_owned(),
@@ -290,7 +290,7 @@ fn print_table(measured: &Measured) {
         let compared = if round_trip { "p50" } else { "window_p50_per_s" };
         let bare = measured.get((scenario, size, Subject::Bare), compared);
         let ratio = get(compared).zip(bare).map(|(value, bare)| format!("{:.2}", value / bare));
-        let mut cells = vec![name(scenario), size.to_string(), name(subject)];
+        let mut cells = vec![name(&scenario), size.to_string(), name(&subject)];
         cells.extend(["p50", "p90", "p99", "p999", "max"].map(|metric| crate::table::ns(get(metric))));
         cells.push(crate::table::rate(get("throughput_per_s")));
         cells.push(crate::table::rate(get("window_p50_per_s")));

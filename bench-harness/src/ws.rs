@@ -25,10 +25,9 @@ const GATEWAY: &str = "gateway";
 
 /// What to run side by side.
 #[derive(Debug, clap::Args)]
-#[group(id = "gateway", required = true, multiple = false, args = ["gateway_url", "openclaw"])]
 pub struct Options {
     /// A gateway that runs already, such as ws://127.0.0.1:18789.
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", conflicts_with = "openclaw", required_unless_present = "openclaw")]
     gateway_url: Option<String>,
     /// The program to start as gateway, on a free port and a temporary state folder.
     #[arg(long, value_name = "PATH")]
@@ -84,8 +83,8 @@ struct Latency {
 struct Server {
     child: Child,
     url: String,
-    /// Where its state lies, removed at the end.
-    state: Option<PathBuf>,
+    /// Where its state lies, removed when it has stopped.
+    _state: Option<Scratch>,
 }
 
 impl Drop for Server {
@@ -102,10 +101,25 @@ impl Drop for Server {
             let _ = self.child.kill();
             let _ = self.child.wait(); // As above.
         }
-        if let Some(state) = &self.state {
-            // A leftover in the temporary folder harms nothing.
-            let _ = std::fs::remove_dir_all(state);
-        }
+    }
+}
+
+/// A folder that is removed when dropped.
+#[derive(Debug)]
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(purpose: &str) -> io::Result<Self> {
+        let path = std::env::temp_dir().join(format!("bench-harness-{}-{purpose}", std::process::id()));
+        std::fs::create_dir_all(&path)?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // A leftover in the temporary folder harms nothing.
+        let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 
@@ -117,7 +131,7 @@ pub fn run(options: &Options) -> io::Result<bool> {
         Some(path) => path.clone(),
         None => std::env::current_exe()?.with_file_name("loadgen"),
     };
-    let scratch = scratch_folder("loads")?;
+    let scratch = Scratch::new("loads")?;
     let echo = start_echo(options.echo_threads)?;
     let gateway = options.openclaw.as_deref().map(start_gateway).transpose()?;
     let gateway_url = match (&gateway, &options.gateway_url) {
@@ -127,16 +141,15 @@ pub fn run(options: &Options) -> io::Result<bool> {
     let mut loads: [Vec<Load>; 2] = [Vec::new(), Vec::new()];
     for round in 1..=options.rounds {
         for (index, (subject, url)) in [(BARE, &echo.url), (GATEWAY, &gateway_url)].into_iter().enumerate() {
-            let file = scratch.join(format!("{subject}-{round}.json"));
-            let pid = (index == 0).then(|| echo.child.id());
+            let file = scratch.0.join(format!("{subject}-{round}.json"));
+            let server = if index == 0 { Some(&echo) } else { gateway.as_ref() };
+            let pid = server.map(|server| server.child.id());
             let load = drive(&loadgen, url, pid, options, &file)?;
             let rate = rate(Some(load.throughput_per_s));
             println!("round {round} {subject}: {rate} msg/s, p99 {}", ns(Some(load.latency_ns.p99)));
             loads[index].push(load);
         }
     }
-    // Nothing below needs the files.
-    let _ = std::fs::remove_dir_all(&scratch);
     drop((echo, gateway));
     print_table(&loads);
     let clean = loads.iter().flatten().all(is_clean);
@@ -174,7 +187,7 @@ fn start_echo(threads: u64) -> io::Result<Server> {
         BufReader::new(stdout).read_line(&mut line)?;
     }
     let url = line.trim().strip_prefix(LISTENING).unwrap_or_default().to_owned();
-    let server = Server { child, url, state: None };
+    let server = Server { child, url, _state: None };
     if server.url.is_empty() {
         return Err(io::Error::other(format!("the echo server said {line:?}")));
     }
@@ -184,15 +197,15 @@ fn start_echo(threads: u64) -> io::Result<Server> {
 fn start_gateway(program: &Path) -> io::Result<Server> {
     // Free now; whoever takes it in between makes the start fail, which is said below.
     let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
-    let state = scratch_folder("state")?;
+    let state = Scratch::new("state")?;
     let child = Command::new(program)
         .args(["gateway", "run", "--port", &port.to_string(), "--state-dir"])
-        .arg(&state)
+        .arg(&state.0)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .spawn()
         .map_err(|error| io::Error::other(format!("{}: {error}", program.display())))?;
-    let mut server = Server { child, url: format!("ws://127.0.0.1:{port}"), state: Some(state) };
+    let mut server = Server { child, url: format!("ws://127.0.0.1:{port}"), _state: Some(state) };
     let end = Instant::now() + START_MAX;
     loop {
         if is_healthy(port) {
@@ -223,19 +236,13 @@ fn is_healthy(port: u16) -> bool {
     ask().unwrap_or(false)
 }
 
-fn scratch_folder(purpose: &str) -> io::Result<PathBuf> {
-    let path = std::env::temp_dir().join(format!("bench-harness-{}-{purpose}", std::process::id()));
-    std::fs::create_dir_all(&path)?;
-    Ok(path)
-}
-
 fn drive(loadgen: &Path, url: &str, pid: Option<u32>, options: &Options, file: &Path) -> io::Result<Load> {
     let mut command = Command::new(loadgen);
     command.args(["--url", url, "--agent", "echo", "--quiet", "--duration", &options.duration]);
     command.args(["--connections", &options.connections.to_string()]);
     command.args(["--in-flight", &options.in_flight.to_string()]).arg("--json").arg(file);
     if let Some(pid) = pid {
-        // The echo server has no /health that would tell.
+        // The echo server has no /health that would tell; a gateway that runs already tells by itself.
         command.args(["--server-pid", &pid.to_string()]);
     }
     let named = |error: io::Error| io::Error::other(format!("{}: {error}", loadgen.display()));
