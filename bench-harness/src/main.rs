@@ -1,2 +1,128 @@
-//! bench-harness.
-fn main() {}
+//! Benchmarks, side-by-side peers and the regression gates.
+#![forbid(unsafe_code)]
+
+mod compare;
+mod figures;
+mod gate;
+mod machine;
+mod results;
+mod ring;
+mod table;
+mod ws;
+mod ws_echo;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+const EXAMPLES: &str = "\
+EXAMPLES
+  Rings, sockets and pipes side by side; --quick for a look in ten seconds
+      bench-harness ring --json ring.json
+      bench-harness ring --quick --subjects bare,shm-transport --scenarios round-trip-awake
+
+  A gateway beside a bare echo server: one that runs already, or one that is started for the run
+      bench-harness ws --gateway-url ws://127.0.0.1:18789 --json ws.json
+      bench-harness ws --openclaw target/release/openclaw --rounds 5 --duration 20s
+
+  Has anything become slower? By an earlier run, or by the bare ring of the same run
+      bench-harness compare baseline.json current.json --threshold 1.3
+      bench-harness compare baseline.json current.json --metric p50,p99 --scenario round-trip-awake
+      bench-harness gate
+
+HOW TO READ A FIGURE
+  Every run begins with a calibration: two processes, each on a CPU of its own, hand one bare cache line to
+  and fro. A figure means little without it, since the same machine is at times several times slower. Cells are
+  measured in interleaved rounds, and each figure is the median over the rounds. `window p50` is the rate in the
+  median of short stretches of messages: other programs on the machine show less in it than in `msg/s`.
+
+EXIT CODE
+  0  done, and passed where something is judged
+  1  judged and failed, or could not run
+  2  the command line is wrong";
+
+#[derive(Debug, Parser)]
+#[command(name = "bench-harness", version, about, after_long_help = EXAMPLES, after_help = "See --help for examples.")]
+struct CommandLine {
+    #[command(subcommand)]
+    subject: SubjectCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum SubjectCommand {
+    /// Two processes on two CPUs: rings in shared memory, sockets, pipes.
+    Ring(ring::Options),
+    /// A gateway and the bare echo server side by side, under the same load.
+    Ws(ws::Options),
+    /// A bare WebSocket echo server.
+    WsEcho(ws_echo::Options),
+    /// Judges a run by an earlier one; exit code 1 if a row got worse.
+    Compare(compare::Options),
+    /// Judges the link by the bare ring of the same run; exit code 1 if a limit is broken every time.
+    Gate(gate::Options),
+    /// The second process of `ring`.
+    #[command(name = ring::peer::SUBCOMMAND, hide = true)]
+    RingPeer {
+        #[arg(long)]
+        cpu: Option<usize>,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(CommandLine::parse().subject) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("bench-harness: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(subject: SubjectCommand) -> anyhow::Result<ExitCode> {
+    match subject {
+        SubjectCommand::Ring(options) => ring::run(&options)?,
+        SubjectCommand::Ws(options) => return Ok(exit_code(ws::run(&options)?)),
+        SubjectCommand::WsEcho(options) => ws_echo::run(&options)?,
+        SubjectCommand::Compare(options) => return Ok(exit_code(compare::run(&options)?)),
+        SubjectCommand::Gate(options) => return Ok(exit_code(gate::run(&options)?)),
+        SubjectCommand::RingPeer { cpu } => {
+            if let Some(cpu) = cpu {
+                machine::pin(cpu)?;
+            }
+            ring::peer::serve()?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn exit_code(passed: bool) -> ExitCode {
+    if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The command line is well formed; `ws` takes exactly one of the two ways to a gateway, and the rest beside.
+    #[test]
+    fn the_command_line_is_as_documented() {
+        <CommandLine as clap::CommandFactory>::command().debug_assert();
+        for (line, good) in [
+            ("ws --gateway-url ws://127.0.0.1:1 --rounds 2 --json f", true),
+            ("ws --openclaw target/release/openclaw --loadgen l --duration 20s", true),
+            ("ws --rounds 2", false),
+            ("ws --gateway-url ws://127.0.0.1:1 --openclaw p", false),
+            ("ring --quick --subjects bare,shm-transport --sizes 64,65536", true),
+            ("ring --scenarios one-way-batch16,round-trip-awake", true),
+            ("ring --sizes 63", false),
+            ("ring --ring-bytes 1000000", false),
+            ("compare a.json b.json --metric p50,p99 --threshold 1.2", true),
+            ("compare a.json b.json --threshold 0.9", false),
+            ("ws-echo --port 0 --threads 2", true),
+            ("gate", true),
+        ] {
+            let words = std::iter::once("bench-harness").chain(line.split(' '));
+            assert_eq!(CommandLine::try_parse_from(words).is_ok(), good, "{line}");
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! The subject: a link over two sealed segments, engine against agent.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use shm_transport::doorbell::{eventfd, silence};
+use shm_transport::envelope::{Kind, ROUTE_BYTES, Route, schema_hash};
+use shm_transport::layout::{ConfigPage, Geometry};
+use shm_transport::link::{Limits, Link};
+use shm_transport::segment::{Segment, attach_agent, attach_engine, create};
+
+use super::endpoint::{Endpoint, RECEIVE_MAX};
+
+/// The longest sleep before a side looks again in any case.
+const SLEEP_MAX: Duration = Duration::from_millis(100);
+/// How long a sender without room lets the other side work before it looks again.
+const ROOM_SPINS: u32 = 32;
+/// The longest wait for room.
+const ROOM_MAX: Duration = Duration::from_secs(5);
+
+/// How this side sleeps.
+#[derive(Debug)]
+enum Rest {
+    /// The engine: on its eventfd.
+    Eventfd(OwnedFd),
+    /// The agent: on the futex word in the engine's half.
+    Futex,
+}
+
+/// One end of a link.
+#[derive(Debug)]
+pub struct LinkEnd {
+    link: Link,
+    rest: Rest,
+}
+
+/// What the agent's process has to be given, in this order.
+pub type AgentFiles = [OwnedFd; 3];
+
+impl LinkEnd {
+    /// Makes the segments and attaches the engine.
+    pub fn engine(ring_bytes: u64) -> io::Result<(Self, AgentFiles)> {
+        let page = ConfigPage {
+            geometry: Geometry::new(ring_bytes).map_err(io::Error::other)?,
+            generation: 1,
+            instance: 1,
+            schema_hash: schema_hash(),
+            features_required: 0,
+            features_optional: 0,
+        };
+        let engine: Segment = create("bench-engine", &page).map_err(io::Error::other)?;
+        let agent: Segment = create("bench-agent", &page).map_err(io::Error::other)?;
+        let bell = eventfd()?;
+        let attached =
+            attach_engine(&engine.writable, &agent.read_only, Limits::default()).map_err(io::Error::other)?;
+        let files = [engine.read_only, agent.writable, bell.try_clone()?];
+        Ok((Self { link: attached.link, rest: Rest::Eventfd(bell) }, files))
+    }
+
+    /// Attaches the agent to what the engine's process gave it.
+    pub fn agent(files: AgentFiles) -> io::Result<Self> {
+        let [engine, agent, bell] = files;
+        let attached = attach_agent(&engine, &agent, bell, Limits::default()).map_err(io::Error::other)?;
+        Ok(Self { link: attached.link, rest: Rest::Futex })
+    }
+}
+
+/// Publishes, and waits while the ring has no room for what was sent.
+///
+/// HOT: the loop is entered only when the ring is full.
+#[inline]
+fn flush(sender: &mut shm_transport::link::Sender) -> io::Result<()> {
+    sender.flush().map_err(io::Error::other)?;
+    if sender.backlog_bytes() > 0 {
+        return wait_for_room(sender);
+    }
+    Ok(())
+}
+
+#[cold]
+fn wait_for_room(sender: &mut shm_transport::link::Sender) -> io::Result<()> {
+    let end = Instant::now() + ROOM_MAX;
+    while sender.backlog_bytes() > 0 {
+        for _ in 0..ROOM_SPINS {
+            std::hint::spin_loop();
+        }
+        if Instant::now() > end {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "the other process gives no room"));
+        }
+        sender.flush().map_err(io::Error::other)?;
+    }
+    Ok(())
+}
+
+impl Endpoint for LinkEnd {
+    #[inline]
+    fn send(&mut self, message: &[u8]) -> io::Result<()> {
+        // The first bytes of a message are its routing words, so that as many bytes travel as asked for.
+        let Some((route, body)) = message.split_first_chunk::<ROUTE_BYTES>() else {
+            return Err(io::Error::from(io::ErrorKind::InvalidInput));
+        };
+        let sender = &mut self.link.sender;
+        sender.send(Kind::Block, &Route::decode(route), body).map_err(io::Error::other)?;
+        if sender.backlog_bytes() > 0 { flush(sender) } else { Ok(()) }
+    }
+
+    #[inline]
+    fn flush(&mut self) -> io::Result<()> {
+        flush(&mut self.link.sender)
+    }
+
+    #[inline]
+    fn receive(&mut self, mut each: impl FnMut(u64)) -> io::Result<usize> {
+        let receiver = &mut self.link.receiver;
+        let taken = receiver
+            .receive(RECEIVE_MAX, |message| {
+                std::hint::black_box(message.body);
+                each(message.route.turn);
+            })
+            .map_err(io::Error::other)?;
+        receiver.release();
+        Ok(taken)
+    }
+
+    #[inline]
+    fn echo(&mut self, mut each: impl FnMut(u64)) -> io::Result<usize> {
+        let Link { sender, receiver } = &mut self.link;
+        let mut sent = Ok(());
+        let taken = receiver
+            .receive(RECEIVE_MAX, |message| {
+                each(message.route.turn);
+                sent = sender.send(message.kind, &message.route, message.body);
+            })
+            .map_err(io::Error::other)?;
+        sent.map_err(io::Error::other)?;
+        // Also without a message: a larger one comes as several records, of which some have room again.
+        if taken > 0 {
+            flush(sender)?;
+        }
+        receiver.release();
+        Ok(taken)
+    }
+
+    fn sleep(&mut self) -> io::Result<()> {
+        let receiver = &mut self.link.receiver;
+        match &self.rest {
+            Rest::Futex => {
+                receiver.wait(Duration::ZERO, SLEEP_MAX).map_err(io::Error::other)?;
+            }
+            Rest::Eventfd(bell) => {
+                if !receiver.arm().map_err(io::Error::other)? {
+                    let timeout = Timespec { tv_sec: 0, tv_nsec: SLEEP_MAX.subsec_nanos().into() };
+                    let mut files = [PollFd::from_borrowed_fd(bell.as_fd(), PollFlags::IN)];
+                    match poll(&mut files, Some(&timeout)) {
+                        Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                        Err(errno) => return Err(errno.into()),
+                    }
+                    silence(bell);
+                }
+                receiver.disarm();
+            }
+        }
+        Ok(())
+    }
+}
