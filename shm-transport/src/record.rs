@@ -77,6 +77,12 @@ pub enum Poison {
         /// Bytes of the ring.
         capacity: u64,
     },
+    /// A position that only our own role writes is impossible: the memory is not a ring of ours.
+    #[error("own position {found} is impossible")]
+    Own {
+        /// What the memory says.
+        found: u64,
+    },
     /// The consumer's position is impossible.
     #[error("peer head {found} is impossible between {seen} and {tail}")]
     Head {

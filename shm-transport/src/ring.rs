@@ -14,11 +14,12 @@
 //!
 //! 1. Data in `head..tail` belongs to the consumer, all other data to the producer.
 //! 2. The producer moves `tail` with a Release store after the records are complete; that one store makes
-//!    a batch visible. The consumer loads it with Acquire.
+//!    a batch visible. The consumer acquires it before it reads them.
 //! 3. The consumer moves `head` with a Release store after it is through with the bytes. The producer
-//!    loads it with Acquire before it writes over them.
+//!    acquires it before it writes over them.
 //! 4. Both sides keep private copies of what the other last published. A word read from the peer is
-//!    compared with the private copy before it is used; an impossible one poisons the ring.
+//!    compared with the private copy before it is used; an impossible one poisons the ring. It is loaded
+//!    Relaxed and followed by an Acquire fence, since the page may be mapped read-only.
 //! 5. A sleeper makes its word odd, fences, looks once more, and only then sleeps. A waker publishes,
 //!    fences, and only then looks at the word. Either the sleeper sees the data or the waker the sleeper.
 //!

@@ -150,3 +150,41 @@ fn an_impossible_tail_is_refused() {
         assert_eq!(consumer.peek(), Err(if good { zeroed } else { expected }), "{tail}");
     }
 }
+
+/// Closing moves the very word a sleeper waits on: one that looked just before does not sleep on. The mark
+/// is no part of the position, and the next holder of the role takes it back.
+#[test]
+fn closing_moves_the_word_a_sleeper_waits_on() {
+    let (a, b) = halves(64);
+    let mut producer = Producer::attach(Halves::of_producer(&a, &b)).unwrap();
+    let mut consumer = Consumer::attach(Halves::of_consumer(&b, &a)).unwrap();
+    assert_eq!(consumer.arm(), Ok(false));
+    producer.close();
+    assert_ne!(a.control().tail.0.load(Ordering::Relaxed), consumer.tail_seen());
+    assert!(consumer.peer_closed());
+    assert_eq!((consumer.peek(), consumer.tail_seen()), (Ok(None), 64));
+    drop(producer);
+    let producer = Producer::attach(Halves::of_producer(&a, &b)).unwrap();
+    assert_eq!((producer.published(), consumer.peer_closed()), (64, false));
+}
+
+/// What was committed but not published is not lost by closing.
+#[test]
+fn closing_publishes_what_was_committed() {
+    let (mut producer, mut consumer) = ring(0);
+    producer.reserve(16).unwrap().commit(1, false);
+    producer.close();
+    assert_eq!(consumer.peek().map(|header| header.map(|h| h.position)), Ok(Some(0)));
+}
+
+/// Positions in our own words that no role of ours can have written are refused, not computed with.
+#[test]
+fn impossible_own_positions_are_refused() {
+    for (start, good) in [(8, false), (2, false), (16, true), (1 << 63, true), ((1 << 63) + 16, false)] {
+        let (a, b) = halves(start);
+        let expected = if good { Ok(start) } else { Err(Poison::Own { found: start }) };
+        let producer = Producer::attach(Halves::of_producer(&a, &b)).map(|p| p.published());
+        let consumer = Consumer::attach(Halves::of_consumer(&b, &a)).map(|c| c.position());
+        assert_eq!((producer, consumer), (expected, expected), "{start}");
+    }
+}

@@ -1,6 +1,7 @@
 //! The writing end: reserve, fill, commit, publish.
 
 use super::{Memory, Wake, Waker};
+use crate::layout::{POSITION_MAX, TAIL_CLOSED};
 use crate::record::{FLAG_FRAGMENT, HEADER_BYTES, Header, KIND_PADDING, Poison, span};
 use crate::sync::{Ordering, fence};
 
@@ -38,19 +39,32 @@ pub struct Producer<M: Memory> {
     published: u64,
     /// The last good value of the consumer's head.
     head_seen: u64,
+    /// [`TAIL_CLOSED`] once nothing more will come, zero before.
+    closed: u64,
     sleeper: Waker,
 }
 
 impl<M: Memory> Producer<M> {
     /// Takes the role at the positions found in the memory.
     ///
-    /// Our own tail is the truth of what was sent; the peer's head is bounded against it.
+    /// Our own tail is the truth of what was sent; the peer's head is bounded against it. A ring that the
+    /// previous holder of the role closed is open again.
     pub fn attach(memory: M) -> Result<Self, Poison> {
         // Relaxed: only this role writes the word, and the role was handed to us by other means.
-        let tail = memory.own().tail.0.load(Ordering::Relaxed);
-        let mut producer = Self { memory, tail, published: tail, head_seen: 0, sleeper: Waker::default() };
-        producer.head_seen = tail.saturating_sub(producer.memory.geometry().capacity_bytes());
+        let found = memory.own().tail.0.load(Ordering::Relaxed);
+        let tail = found & !TAIL_CLOSED;
+        if tail > POSITION_MAX || !tail.is_multiple_of(HEADER_BYTES as u64) {
+            return Err(Poison::Own { found });
+        }
+        let head_seen = tail.saturating_sub(memory.geometry().capacity_bytes());
+        let mut producer =
+            Self { memory, tail, published: tail, head_seen, closed: 0, sleeper: Waker::default() };
         producer.refresh_head()?;
+        if found != tail {
+            // SYNC: pairs with the Acquire fence in `Consumer::refresh_tail`: what the previous holder
+            // published stays published.
+            producer.memory.own().tail.0.store(tail, Ordering::Release);
+        }
         Ok(producer)
     }
 
@@ -76,7 +90,7 @@ impl<M: Memory> Producer<M> {
 
     /// Reserves room for up to `payload_bytes_max`; fewer may be committed.
     ///
-    /// HOT: no allocation, lock, syscall or log line. One Acquire load only when our copy of the head
+    /// HOT: no allocation, lock, syscall or log line. The peer's head is loaded only when our copy of it
     /// leaves no room.
     #[inline]
     pub fn reserve(&mut self, payload_bytes_max: usize) -> Result<Slot<'_, M>, Refused> {
@@ -116,8 +130,8 @@ impl<M: Memory> Producer<M> {
             return Wake::Quiet;
         }
         self.published = self.tail;
-        // SYNC: pairs with the Acquire load in `Consumer::refresh_tail`.
-        self.memory.own().tail.0.store(self.tail, Ordering::Release);
+        // SYNC: pairs with the Acquire fence in `Consumer::refresh_tail`.
+        self.memory.own().tail.0.store(self.tail | self.closed, Ordering::Release);
         // SYNC: SeqCst, since a store must not pass the load that follows it: with the fence in
         // `Consumer::arm`, either the consumer sees this tail or we see that it sleeps (rule 5).
         fence(Ordering::SeqCst);
@@ -151,17 +165,27 @@ impl<M: Memory> Producer<M> {
         }
     }
 
-    /// Says that nothing more will come.
+    /// Publishes what has been committed and says that nothing more will come. Ring the bell after it,
+    /// whatever the sleep word says.
+    ///
+    /// The mark is a bit of the tail, so that the word a sleeper waits on changes: a futex sleeper that had
+    /// looked just before would otherwise sleep on.
     pub fn close(&mut self) {
-        // SYNC: pairs with the Acquire load in `Consumer::peer_closed`: who sees the mark sees the tail.
-        self.memory.own().closed.0.store(1, Ordering::Release);
+        self.closed = TAIL_CLOSED;
+        self.published = self.tail;
+        // SYNC: pairs with the Acquire fences in `Consumer::refresh_tail` and `Consumer::peer_closed`: who
+        // sees the mark sees the records before it.
+        self.memory.own().tail.0.store(self.tail | TAIL_CLOSED, Ordering::Release);
     }
 
     /// Asks the consumer how far it is.
     #[cold]
     fn refresh_head(&mut self) -> Result<(), Poison> {
+        // Relaxed, then a fence: the peer's half may be mapped read-only, where the language defines
+        // nothing but relaxed loads.
+        let head = self.memory.peer().head.0.load(Ordering::Relaxed);
         // SYNC: pairs with the Release store in `Consumer::release`: bytes below head are ours again.
-        let head = self.memory.peer().head.0.load(Ordering::Acquire);
+        fence(Ordering::Acquire);
         // Bounded before use (rule 4): never behind what it was, never ahead of what it can have seen.
         if head < self.head_seen || head > self.published || !head.is_multiple_of(HEADER_BYTES as u64) {
             return Err(Poison::Head { found: head, seen: self.head_seen, tail: self.published });
