@@ -66,7 +66,7 @@ proptest! {
                         next = next.wrapping_add(1);
                         let bytes = vec![next; fill];
                         prop_assert!(slot.put(&bytes));
-                        slot.commit(1, false);
+                        slot.commit(1, 0);
                         open.push(bytes);
                     }
                     Err(refused) => prop_assert!(matches!(refused, Refused::Full { .. }), "{refused:?}"),
@@ -108,7 +108,7 @@ fn a_full_ring_refuses_and_recovers() {
     for _ in 0..8 {
         let mut slot = producer.reserve(496).unwrap();
         assert!(slot.put(&[7; 496]));
-        slot.commit(1, false);
+        slot.commit(1, 0);
     }
     let _nobody = producer.publish();
     assert_eq!(producer.reserve(0).err(), Some(Refused::Full { needed: 16, free: 0 }));
@@ -125,11 +125,11 @@ fn an_impossible_head_is_refused() {
     let mut producer = Producer::attach(Halves::of_producer(&a, &b)).unwrap();
     b.control().head.0.store(4096, Ordering::Relaxed);
     for _ in 0..8 {
-        producer.reserve(496).unwrap().commit(1, false);
+        producer.reserve(496).unwrap().commit(1, 0);
     }
     let mut last = Ok(());
     for _ in 0..300 {
-        last = producer.reserve(496).map(|slot| slot.commit(1, false));
+        last = producer.reserve(496).map(|slot| slot.commit(1, 0));
         if last.is_err() {
             break;
         }
@@ -172,7 +172,7 @@ fn closing_moves_the_word_a_sleeper_waits_on() {
 #[test]
 fn closing_publishes_what_was_committed() {
     let (mut producer, mut consumer) = ring(0);
-    producer.reserve(16).unwrap().commit(1, false);
+    producer.reserve(16).unwrap().commit(1, 0);
     producer.close();
     assert_eq!(consumer.peek().map(|header| header.map(|h| h.position)), Ok(Some(0)));
 }

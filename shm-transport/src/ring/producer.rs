@@ -2,7 +2,7 @@
 
 use super::{Memory, Wake, Waker};
 use crate::layout::{POSITION_MAX, TAIL_CLOSED};
-use crate::record::{FLAG_FRAGMENT, HEADER_BYTES, Header, KIND_PADDING, Poison, span};
+use crate::record::{FLAGS_KNOWN, HEADER_BYTES, Header, KIND_PADDING, Poison, span};
 use crate::sync::{Ordering, fence};
 
 /// Why a record was not accepted.
@@ -227,16 +227,13 @@ impl<M: Memory> Slot<'_, M> {
         self.filled
     }
 
-    /// Completes the record with what has been put. It becomes visible with the next publish.
+    /// Completes the record with what has been put. It becomes visible with the next publish. The flags are
+    /// those of [`crate::record`].
     #[inline]
-    pub fn commit(self, kind: u16, more_fragments: bool) {
-        debug_assert!(kind != KIND_PADDING);
-        let header = Header {
-            len: u32::try_from(self.filled).unwrap_or(u32::MAX),
-            kind,
-            flags: if more_fragments { FLAG_FRAGMENT } else { 0 },
-            position: self.start,
-        };
+    pub fn commit(self, kind: u16, flags: u16) {
+        debug_assert!(kind != KIND_PADDING && flags & !FLAGS_KNOWN == 0);
+        let header =
+            Header { len: u32::try_from(self.filled).unwrap_or(u32::MAX), kind, flags, position: self.start };
         let at = self.producer.memory.geometry().offset(self.start);
         self.producer.memory.write(at, &header.encode());
         self.producer.tail = self.start + span(self.filled);
