@@ -64,9 +64,9 @@ pub struct ControlWords {
     pub tail: Line<AtomicU64>,
     /// How many bytes of the peer's data the owner has released, ever.
     pub head: Line<AtomicU64>,
-    /// Odd while the owner waits for data from the peer.
+    /// While the owner waits for data: the tail of the peer that it has seen, plus one. Zero when awake.
     pub sleep: Line<AtomicU64>,
-    /// Odd while the owner waits for room in its own data.
+    /// While the owner waits for room: the head of the peer that it has seen, plus one. Zero when awake.
     pub space_wanted: Line<AtomicU64>,
     /// Which incarnation of the owner writes here.
     pub generation: Line<AtomicU64>,

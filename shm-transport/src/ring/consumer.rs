@@ -1,6 +1,6 @@
 //! The reading end: look, copy, advance, release.
 
-use super::{Memory, Wake, Waker};
+use super::{AWAKE, Memory, Wake, Waker, asleep_at};
 use crate::layout::{POSITION_MAX, TAIL_CLOSED};
 use crate::record::{Checked, HEADER_BYTES, Header, Poison, check, span};
 use crate::sync::{Ordering, fence};
@@ -110,16 +110,14 @@ impl<M: Memory> Consumer<M> {
         if wanted & 1 == 0 || self.tail_seen - self.position > self.memory.geometry().capacity_bytes() / 2 {
             return Wake::Quiet;
         }
-        self.waiter.decide(wanted)
+        self.waiter.decide(wanted, self.released)
     }
 
     /// Announces that we sleep. `true`: records came meanwhile, go on and call [`Self::disarm`].
     pub fn arm(&mut self) -> Result<bool, Poison> {
-        let word = &self.memory.own().sleep.0;
-        // Relaxed: only we write it; the fence orders it against the tail.
-        let value = word.load(Ordering::Relaxed);
-        // Always a new odd value: the peer rings once for each, so a second wait needs its own.
-        word.store(value.wrapping_add(1 + (value & 1)), Ordering::Relaxed);
+        // Relaxed: only we write it; the fence orders it against the tail. Where this returns `false`, all
+        // that was seen is consumed and the look below finds nothing newer, so the word is exact (rule 6).
+        self.memory.own().sleep.0.store(asleep_at(self.tail_seen), Ordering::Relaxed);
         // SYNC: SeqCst, pairs with the fence in `Producer::publish`: either we see its tail or it sees
         // that we sleep (rule 5).
         fence(Ordering::SeqCst);
@@ -129,21 +127,15 @@ impl<M: Memory> Consumer<M> {
 
     /// Takes back [`Self::arm`]: from now on the producer does not ring.
     pub fn disarm(&mut self) {
-        let word = &self.memory.own().sleep.0;
         // Relaxed: a stale odd value costs the producer one needless ring.
-        let value = word.load(Ordering::Relaxed);
-        if value & 1 == 1 {
-            word.store(value.wrapping_add(1), Ordering::Relaxed);
-        }
+        self.memory.own().sleep.0.store(AWAKE, Ordering::Relaxed);
     }
 
     /// Whether the producer said that nothing more will come. Records may still be unread.
     pub fn peer_closed(&self) -> bool {
-        // Relaxed, then a fence, as in `refresh_tail`.
-        let tail = self.memory.peer().tail.0.load(Ordering::Relaxed);
-        // SYNC: pairs with the Release store in `Producer::close`.
-        fence(Ordering::Acquire);
-        tail & TAIL_CLOSED != 0
+        // Relaxed: the mark is a bit of the tail, and who has seen a value of a word never sees an older
+        // one; `refresh_tail` acquires the records when they are read.
+        self.memory.peer().tail.0.load(Ordering::Relaxed) & TAIL_CLOSED != 0
     }
 
     /// Asks the producer how far it is.

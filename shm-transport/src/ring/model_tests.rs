@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use super::{Consumer, Producer, Refused};
+use super::{Consumer, Memory, Producer, Refused, Wake};
 use crate::layout::Geometry;
 use crate::mapping::{Half, Halves};
 use crate::record::Poison;
@@ -187,4 +187,22 @@ fn impossible_own_positions_are_refused() {
         let consumer = Consumer::attach(Halves::of_consumer(&b, &a)).map(|c| c.position());
         assert_eq!((producer, consumer), (expected, expected), "{start}");
     }
+}
+
+/// A ring is not spent on a sleeper that has seen all there is: the next record rings for the same sleep.
+/// (The producer may look at the sleep word long after its publish, when the sleeper has read the record and
+/// gone to sleep again.)
+#[test]
+fn a_ring_is_kept_for_what_the_sleeper_has_not_seen() {
+    let (mut producer, mut consumer) = ring(0);
+    producer.reserve(0).unwrap().commit(1, 0);
+    producer.memory().own().tail.0.store(16, Ordering::Release);
+    let header = consumer.peek().unwrap().unwrap();
+    consumer.advance(header);
+    assert_eq!((consumer.peek(), consumer.arm()), (Ok(None), Ok(false)));
+    assert_eq!(producer.publish(), Wake::Quiet);
+    producer.reserve(0).unwrap().commit(1, 0);
+    assert_eq!(producer.publish(), Wake::Ring);
+    producer.reserve(0).unwrap().commit(1, 0);
+    assert_eq!(producer.publish(), Wake::Quiet, "one ring for each sleep");
 }

@@ -1,6 +1,6 @@
 //! The writing end: reserve, fill, commit, publish.
 
-use super::{Memory, Wake, Waker};
+use super::{AWAKE, Memory, Wake, Waker, asleep_at};
 use crate::layout::{POSITION_MAX, TAIL_CLOSED};
 use crate::record::{FLAGS_KNOWN, HEADER_BYTES, Header, KIND_PADDING, Poison, span};
 use crate::sync::{Ordering, fence};
@@ -136,33 +136,36 @@ impl<M: Memory> Producer<M> {
         // `Consumer::arm`, either the consumer sees this tail or we see that it sleeps (rule 5).
         fence(Ordering::SeqCst);
         // Relaxed: ordered by the fence; the value is only compared.
-        self.sleeper.decide(self.memory.peer().sleep.0.load(Ordering::Relaxed))
+        self.sleeper.decide(self.memory.peer().sleep.0.load(Ordering::Relaxed), self.tail)
     }
 
     /// Announces that we wait for room, and says whether `needed` bytes are free after all.
     ///
     /// `true`: go on, and call [`Self::disarm_space`]. `false`: the consumer will ring.
     pub fn arm_space(&mut self, needed: u64) -> Result<bool, Poison> {
-        let word = &self.memory.own().space_wanted.0;
-        // Relaxed: only we write it; the fence orders it against the head.
-        let value = word.load(Ordering::Relaxed);
-        // Always a new odd value: the peer rings once for each, so a second wait needs its own.
-        word.store(value.wrapping_add(1 + (value & 1)), Ordering::Relaxed);
-        // SYNC: SeqCst, pairs with the fence in `Consumer::release`: either we see its head or it sees
-        // that we wait (rule 5).
-        fence(Ordering::SeqCst);
-        self.refresh_head()?;
-        Ok(self.memory.geometry().capacity_bytes() - self.in_flight_bytes() >= needed)
+        // Ends: the head moves at most up to our tail, which stands still.
+        loop {
+            let seen = self.head_seen;
+            // Relaxed: only we write it; the fence orders it against the head.
+            self.memory.own().space_wanted.0.store(asleep_at(seen), Ordering::Relaxed);
+            // SYNC: SeqCst, pairs with the fence in `Consumer::release`: either we see its head or it sees
+            // that we wait (rule 5).
+            fence(Ordering::SeqCst);
+            self.refresh_head()?;
+            if self.memory.geometry().capacity_bytes() - self.in_flight_bytes() >= needed {
+                return Ok(true);
+            }
+            if self.head_seen == seen {
+                return Ok(false);
+            }
+            // Still too little, but we have seen more than the word says: announce that instead (rule 6).
+        }
     }
 
     /// Takes back [`Self::arm_space`].
     pub fn disarm_space(&mut self) {
-        let word = &self.memory.own().space_wanted.0;
         // Relaxed: a stale odd value costs the consumer one needless ring.
-        let value = word.load(Ordering::Relaxed);
-        if value & 1 == 1 {
-            word.store(value.wrapping_add(1), Ordering::Relaxed);
-        }
+        self.memory.own().space_wanted.0.store(AWAKE, Ordering::Relaxed);
     }
 
     /// Publishes what has been committed and says that nothing more will come. Ring the bell after it,
@@ -173,8 +176,8 @@ impl<M: Memory> Producer<M> {
     pub fn close(&mut self) {
         self.closed = TAIL_CLOSED;
         self.published = self.tail;
-        // SYNC: pairs with the Acquire fences in `Consumer::refresh_tail` and `Consumer::peer_closed`: who
-        // sees the mark sees the records before it.
+        // SYNC: pairs with the Acquire fence in `Consumer::refresh_tail`: who sees the mark sees the records
+        // before it.
         self.memory.own().tail.0.store(self.tail | TAIL_CLOSED, Ordering::Release);
     }
 
