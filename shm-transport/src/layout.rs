@@ -41,6 +41,12 @@ pub const CAPACITY_BYTES_MIN: usize = PAGE_BYTES;
 /// The largest ring; below 4 GiB, so that the low half of a position is enough for a futex compare.
 pub const CAPACITY_BYTES_MAX: usize = 1 << 30;
 
+/// Bit of `tail`: the owner will publish nothing more. Positions are multiples of 16, so the bit is free.
+pub const TAIL_CLOSED: u64 = 1;
+/// A role is not taken at positions above this, so that no sum of position and size can overflow.
+pub const POSITION_MAX: u64 = 1 << 63;
+
+const _: () = assert!(TAIL_CLOSED < RECORD_ALIGN as u64, "the mark is no part of a position");
 const _: () = assert!(size_of::<ControlWords>() <= PAGE_BYTES, "the control words fit their page");
 const _: () = assert!(usize::BITS >= 64, "positions and sizes convert without loss");
 const _: () = assert!(CAPACITY_BYTES_MAX < (1 << 32), "a futex compares 32 bits of a position");
@@ -54,18 +60,16 @@ pub struct Line<T>(pub T);
 #[derive(Debug, Default)]
 #[repr(C)]
 pub struct ControlWords {
-    /// How many bytes the owner has published into its data, ever.
+    /// How many bytes the owner has published into its data, ever; plus [`TAIL_CLOSED`].
     pub tail: Line<AtomicU64>,
     /// How many bytes of the peer's data the owner has released, ever.
     pub head: Line<AtomicU64>,
-    /// Odd while the owner waits for data from the peer.
+    /// While the owner waits for data: the tail of the peer that it has seen, plus one. Zero when awake.
     pub sleep: Line<AtomicU64>,
-    /// Odd while the owner waits for room in its own data.
+    /// While the owner waits for room: the head of the peer that it has seen, plus one. Zero when awake.
     pub space_wanted: Line<AtomicU64>,
     /// Which incarnation of the owner writes here.
     pub generation: Line<AtomicU64>,
-    /// Not zero once the owner will publish nothing more.
-    pub closed: Line<AtomicU64>,
 }
 
 /// Why a capacity cannot be used.

@@ -2,7 +2,9 @@
 //!
 //! A message is [`Route`] (32 bytes of routing words, rewritten by each hop) followed by a body (one rkyv
 //! archive, which no hop rewrites). A message larger than a record travels as records with the FRAGMENT
-//! flag on all but the last; since a ring has one producer, the fragments of a message are adjacent.
+//! flag on all but the last and CONTINUED on all but the first; since a ring has one producer, the fragments
+//! of a message are adjacent. A first record in the place of a continuation says that the sender was replaced
+//! in the middle of a message: the beginning is dropped, since the successor sends it again.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,7 +15,7 @@ use rkyv::util::AlignedVec;
 use crate::doorbell::{Bell, futex_wait};
 use crate::envelope::{Kind, ROUTE_BYTES, Route};
 use crate::mapping::{Half, Halves};
-use crate::record::{FLAG_FRAGMENT, Poison};
+use crate::record::{FLAG_CONTINUED, FLAG_FRAGMENT, Poison};
 use crate::ring::{Consumer, Memory, Producer, Refused, Wake};
 
 /// What a link may hold outside of its rings.
@@ -75,7 +77,9 @@ pub struct Link {
 
 impl Link {
     /// Takes both roles of one side over its own and the peer's half.
-    pub fn new(
+    ///
+    /// Not public: whoever calls it twice for one half makes two writers of it (trust rule T3).
+    pub(crate) fn new(
         own: &Arc<Half>,
         peer: &Arc<Half>,
         bell: Bell,
@@ -125,12 +129,14 @@ impl Sender {
     #[inline]
     pub fn send(&mut self, kind: Kind, route: &Route, body: &[u8]) -> Result<(), SendError> {
         let len = ROUTE_BYTES + body.len();
-        if self.backlog.is_empty() && len <= self.producer.memory().geometry().record_bytes_max() {
+        let one_record =
+            self.producer.memory().geometry().record_bytes_max().min(self.limits.message_bytes_max);
+        if self.backlog.is_empty() && len <= one_record {
             match self.producer.reserve(len) {
                 Ok(mut slot) => {
                     let _fits = slot.put(&route.encode()) && slot.put(body);
                     debug_assert!(_fits, "reserved for exactly this");
-                    slot.commit(kind.number(), false);
+                    slot.commit(kind.number(), 0);
                     return Ok(());
                 }
                 Err(Refused::Poisoned(poison)) => return Err(SendError::Poisoned(poison)),
@@ -209,7 +215,9 @@ impl Sender {
             };
             let _fits = slot.put(&rest[..piece]);
             debug_assert!(_fits, "reserved for exactly this");
-            slot.commit(pending.kind, piece < rest.len());
+            let more = if piece < rest.len() { FLAG_FRAGMENT } else { 0 };
+            let continued = if pending.sent > 0 { FLAG_CONTINUED } else { 0 };
+            slot.commit(pending.kind, more | continued);
             pending.sent += piece;
             if pending.sent == pending.bytes.len() {
                 self.backlog_bytes -= pending.bytes.len();
@@ -227,7 +235,16 @@ impl Sender {
         futex_wait(head, expected, timeout);
     }
 
-    /// Says that nothing more will come, and wakes the peer so that it notices.
+    /// Wakes the peer whatever its sleep words say. Due once after taking over a used segment: the previous
+    /// holder of the role may have died between publishing or releasing and ringing.
+    pub fn wake_peer(&self) {
+        let own = self.producer.memory().own();
+        self.bell.ring(&own.tail.0);
+        self.bell.ring(&own.head.0);
+    }
+
+    /// Publishes what is in the ring, says that nothing more will come, and wakes the peer so that it
+    /// notices. What waits in the backlog is not sent.
     pub fn close(&mut self) {
         self.producer.close();
         self.bell.ring(&self.producer.memory().own().tail.0);
@@ -276,7 +293,8 @@ pub struct Receiver {
 impl Receiver {
     /// Hands up to `records_max` records to `each`, whole messages only, and says how many messages.
     ///
-    /// The records stay in the ring until [`Self::release`]. An error means that the peer broke the ring:
+    /// The records stay in the ring until [`Self::release`], which is due also when the answer is 0: all of
+    /// them may have been fragments of one message. An error means that the peer broke the ring:
     /// nothing further may be read from it.
     ///
     /// HOT: no allocation once the arena has grown, no lock or syscall. Bounded work per call.
@@ -290,13 +308,17 @@ impl Receiver {
         for _ in 0..records_max {
             let Some(header) = self.consumer.peek()? else { break };
             let len = header.len as usize;
-            let fragment = header.flags & FLAG_FRAGMENT != 0;
-            if self.partial.is_none() && !fragment {
+            if len > self.limits.message_bytes_max {
+                return Err(Poison::MessageTooLarge { max: self.limits.message_bytes_max });
+            }
+            if header.flags == 0 {
+                self.partial = None;
                 if self.mode == ReadMode::InPlace {
                     let memory = self.consumer.memory();
                     let at = memory.geometry().offset(header.position) + crate::record::HEADER_BYTES;
                     // SAFETY: `peek` checked that the record lies inside the published bytes; it is
-                    // released only by `release`, which needs `&mut self`; the peer is trusted by T2.
+                    // released only by `release`, which needs `&mut self`; the peer is trusted not to
+                    // write it before that by T2.
                     let bytes = unsafe { memory.slice(at, len) };
                     each(Message::parse(header.kind, bytes)?);
                 } else {
@@ -305,7 +327,7 @@ impl Receiver {
                 }
                 messages += 1;
             } else {
-                messages += usize::from(self.assemble(header, fragment, &mut each)?);
+                messages += usize::from(self.assemble(header, &mut each)?);
             }
             self.consumer.advance(header);
         }
@@ -324,11 +346,14 @@ impl Receiver {
     fn assemble(
         &mut self,
         header: crate::record::Header,
-        fragment: bool,
         each: &mut impl FnMut(Message<'_>),
     ) -> Result<bool, Poison> {
+        let continued = header.flags & FLAG_CONTINUED != 0;
         let keep = match self.partial {
-            None => 0,
+            _ if !continued => 0,
+            // We, or our predecessor, gave the beginning back before the message was whole: it is lost, and
+            // whoever supervises the peer has to have it sent again.
+            None => return Err(Poison::Orphan { position: header.position }),
             Some(expected) if expected == header.kind => self.arena.len(),
             Some(expected) => return Err(Poison::FragmentKind { expected, found: header.kind }),
         };
@@ -336,7 +361,7 @@ impl Receiver {
             return Err(Poison::MessageTooLarge { max: self.limits.message_bytes_max });
         }
         self.copy(header, keep);
-        if fragment {
+        if header.flags & FLAG_FRAGMENT != 0 {
             self.partial = Some(header.kind);
             return Ok(false);
         }

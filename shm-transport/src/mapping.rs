@@ -2,9 +2,14 @@
 //!
 //! # Who may touch what
 //!
-//! 1. An [`OwnHalf`] is written by one role of this process; it is made once per segment (trust rule T3).
-//! 2. A [`PeerHalf`] is only ever read, through atomics, the shared copy routine, or (from a trusted peer)
-//!    as a slice of published bytes.
+//! 1. Our own half is written by one producer and one consumer of this process, and is mapped for writing
+//!    once (trust rule T3).
+//! 2. The peer's half is only ever read: through atomics, the shared copy routine, or (from a trusted peer,
+//!    trust rule T2) as a slice of published bytes.
+//!
+//! # What is deliberately absent
+//!
+//! A way to make a half, or a view of two, outside of this crate: safe code could make two writers.
 
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, AsRawFd};
@@ -26,19 +31,19 @@ pub struct Half {
 
 impl Half {
     /// Maps a half for its owner.
-    pub fn map_own(file: impl AsFd, geometry: Geometry) -> std::io::Result<Self> {
+    pub(crate) fn map_own(file: impl AsFd, geometry: Geometry) -> std::io::Result<Self> {
         let map = Self::options(geometry)?.map_raw(file.as_fd().as_raw_fd())?;
         Ok(Self { map, geometry })
     }
 
     /// Maps the half of the peer, for reading only.
-    pub fn map_peer(file: impl AsFd, geometry: Geometry) -> std::io::Result<Self> {
+    pub(crate) fn map_peer(file: impl AsFd, geometry: Geometry) -> std::io::Result<Self> {
         let map = Self::options(geometry)?.map_raw_read_only(file.as_fd().as_raw_fd())?;
         Ok(Self { map, geometry })
     }
 
     /// A half that lives in this process only, zero-filled and not pre-faulted.
-    pub fn anonymous(geometry: Geometry) -> std::io::Result<Self> {
+    pub(crate) fn anonymous(geometry: Geometry) -> std::io::Result<Self> {
         let map = MmapRaw::from(MmapMut::map_anon(half_bytes(geometry)?.get())?);
         Ok(Self { map, geometry })
     }
@@ -58,11 +63,11 @@ impl Half {
     #[inline]
     pub fn control(&self) -> &ControlWords {
         let base = NonNull::new(self.map.as_mut_ptr()).unwrap_or(NonNull::dangling());
-        debug_assert!(self.map.len() >= DATA_OFFSET);
-        // SAFETY: the map is longer than `DATA_OFFSET`, so the control page lies inside it.
+        // SAFETY: every constructor maps `Geometry::half_bytes`, which is more than `DATA_OFFSET`, so the control page lies inside it.
         let at = unsafe { base.add(CONTROL_OFFSET) };
-        // SAFETY: page-aligned, inside one live mapping that lives as long as `self`; the words are
-        // atomics, so others may write them, and every bit pattern is a value.
+        // SAFETY: page-aligned, inside one live mapping that lives as long as `self` and keeps its pages
+        // (T4); the words are atomics, so others may write them, and every bit pattern is a value. Words
+        // of a read-only mapping are loaded Relaxed only (ring rule 4) and never stored (layout rule 1).
         unsafe { at.cast::<ControlWords>().as_ref() }
     }
 
@@ -84,7 +89,7 @@ fn half_bytes(geometry: Geometry) -> std::io::Result<NonZeroUsize> {
 }
 
 /// Both halves of a link, seen from one side.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Halves {
     // Arc: the producer and the consumer of one side share the two maps, and may sit on two threads.
     own: Arc<Half>,
@@ -112,8 +117,8 @@ impl Halves {
     #[inline]
     pub(crate) unsafe fn slice(&self, offset: usize, len: usize) -> &[u8] {
         let start = self.peer.data(offset);
-        // SAFETY: inside one live mapping and initialised (a new file is zero-filled) by the bound in the
-        // contract; not written while borrowed by T2.
+        // SAFETY: inside one live mapping that keeps its pages (T4), and initialised (a new file is
+        // zero-filled), by the bound in the contract; not written while borrowed by T2.
         unsafe { std::slice::from_raw_parts(start.as_ptr(), len) }
     }
 }
@@ -139,7 +144,8 @@ impl Memory for Halves {
         assert!(offset + bytes.len() <= self.own.geometry.capacity as usize);
         let at = self.own.data(offset);
         // SAFETY: in bounds by the check above; ours to write by ring rule 1, since only the one producer
-        // of this half calls this, for bytes outside `head..tail`; `bytes` is private memory.
+        // of this half calls this (T3), for bytes outside `head..tail`; `bytes` is private memory, so the
+        // two do not overlap. A peer that reads there meanwhile is another process and breaks only itself.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), at.as_ptr(), bytes.len()) };
     }
 
@@ -147,8 +153,8 @@ impl Memory for Halves {
     fn read(&self, offset: usize, into: &mut [u8]) {
         assert!(offset.is_multiple_of(8) && offset + into.len() <= self.peer.geometry.capacity as usize);
         let at = self.peer.data(offset);
-        // SAFETY: in bounds and 8-aligned by the check above; the capacity is a multiple of 8, so rounding
-        // the length up stays inside.
+        // SAFETY: in bounds and 8-aligned by the check above, and the pages stay (T4); the capacity is a
+        // multiple of 8, so rounding the length up stays inside.
         unsafe { copy_from_shared(at, into) };
     }
 }

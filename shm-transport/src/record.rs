@@ -4,7 +4,7 @@
 //! |---|---|---|---|
 //! | 0 | 4 | `len` | payload bytes, without header and alignment |
 //! | 4 | 2 | `kind` | 0 is padding; others are envelope kinds |
-//! | 6 | 2 | `flags` | bit 0: more fragments of this message follow |
+//! | 6 | 2 | `flags` | bit 0: the message goes on in the next record; bit 1: it began in an earlier one |
 //! | 8 | 8 | `position` | the record's own position: a stale lap or a wild write is seen at once |
 
 use crate::layout::{Geometry, RECORD_ALIGN};
@@ -15,8 +15,11 @@ pub const HEADER_BYTES: usize = 16;
 pub const KIND_PADDING: u16 = 0;
 /// Flag: the message goes on in the next record.
 pub const FLAG_FRAGMENT: u16 = 1;
+/// Flag: the message began in an earlier record. Without it a sender that died in the middle of a message
+/// and its successor would glue halves of two messages together.
+pub const FLAG_CONTINUED: u16 = 2;
 /// Flags this build understands; others poison the ring.
-pub const FLAGS_KNOWN: u16 = FLAG_FRAGMENT;
+pub const FLAGS_KNOWN: u16 = FLAG_FRAGMENT | FLAG_CONTINUED;
 
 const _: () = assert!(HEADER_BYTES == RECORD_ALIGN, "an archive behind a header is aligned");
 
@@ -76,6 +79,12 @@ pub enum Poison {
         seen: u64,
         /// Bytes of the ring.
         capacity: u64,
+    },
+    /// A position that only our own role writes is impossible: the memory is not a ring of ours.
+    #[error("own position {found} is impossible")]
+    Own {
+        /// What the memory says.
+        found: u64,
     },
     /// The consumer's position is impossible.
     #[error("peer head {found} is impossible between {seen} and {tail}")]
@@ -140,6 +149,12 @@ pub enum Poison {
         kind: u16,
         /// Its size.
         len: usize,
+    },
+    /// A record continues a message whose beginning was never read.
+    #[error("record at {position} continues a message that did not begin")]
+    Orphan {
+        /// Where it was read.
+        position: u64,
     },
     /// Fragments of different kinds in one message.
     #[error("fragment of kind {found} inside a message of kind {expected}")]
@@ -208,7 +223,7 @@ mod tests {
         /// also near the end of the position space.
         #[test]
         fn checked_records_stay_inside(
-            len in any::<u32>(), kind in any::<u16>(), flags in 0u16..3,
+            len in any::<u32>(), kind in any::<u16>(), flags in 0u16..5,
             lap in 0u64..8, slot in 0u64..256, units in 1u64..256, high in any::<bool>(),
         ) {
             let geometry = Geometry::new(4096).unwrap();
@@ -244,7 +259,7 @@ mod tests {
             check(Header { len: u32::MAX, ..good }),
             Err(Poison::Length { position: 64, len: u32::MAX, max: 48 })
         );
-        assert_eq!(check(Header { flags: 2, ..good }), Err(Poison::Flags { position: 64, flags: 2 }));
+        assert_eq!(check(Header { flags: 4, ..good }), Err(Poison::Flags { position: 64, flags: 4 }));
         assert_eq!(check(Header { kind: 0, ..good }), Err(Poison::Padding { position: 64, len: 16 }));
         let last = Header { len: 0, kind: 0, flags: 0, position: 4080 };
         assert_eq!(super::check(last, geometry, 4080, 16), Ok(Checked::Padding(16)));

@@ -14,13 +14,17 @@
 //!
 //! 1. Data in `head..tail` belongs to the consumer, all other data to the producer.
 //! 2. The producer moves `tail` with a Release store after the records are complete; that one store makes
-//!    a batch visible. The consumer loads it with Acquire.
+//!    a batch visible. The consumer acquires it before it reads them.
 //! 3. The consumer moves `head` with a Release store after it is through with the bytes. The producer
-//!    loads it with Acquire before it writes over them.
+//!    acquires it before it writes over them.
 //! 4. Both sides keep private copies of what the other last published. A word read from the peer is
-//!    compared with the private copy before it is used; an impossible one poisons the ring.
+//!    compared with the private copy before it is used; an impossible one poisons the ring. It is loaded
+//!    Relaxed and followed by an Acquire fence, since the page may be mapped read-only.
 //! 5. A sleeper makes its word odd, fences, looks once more, and only then sleeps. A waker publishes,
 //!    fences, and only then looks at the word. Either the sleeper sees the data or the waker the sleeper.
+//! 6. The odd word is the position the sleeper saw last, plus one. A waker rings once for each such position,
+//!    and not for the position itself: the sleeper has seen that. So once rung for, the position is behind
+//!    the word a futex compares, and who is about to sleep on it does not.
 //!
 //! # What is deliberately absent
 //!
@@ -64,18 +68,29 @@ pub enum Wake {
     Quiet,
 }
 
-/// What one side knows of the other's sleep word: whom it has woken already.
+/// The sleep word of a side that is awake.
+const AWAKE: u64 = 0;
+
+/// The sleep word of a side that sleeps and has last seen `position` (rule 6).
+#[inline]
+fn asleep_at(position: u64) -> u64 {
+    position | 1
+}
+
+/// What one side knows of the other's sleep word: which sleep it has rung for already.
 #[derive(Debug, Default)]
-pub(crate) struct Waker {
+struct Waker {
     /// The last odd value we rang for.
     rung: u64,
 }
 
 impl Waker {
-    /// Decides on a sleep word read after the fence of rule 5.
+    /// Decides on a sleep word read after the fence of rule 5, when we have moved to `position`.
     #[inline]
-    pub(crate) fn decide(&mut self, word: u64) -> Wake {
-        if word & 1 == 0 || word == self.rung {
+    fn decide(&mut self, word: u64, position: u64) -> Wake {
+        // A ring for a position that the sleeper has seen would be spent before it sleeps, and the one it
+        // needs would be saved.
+        if word & 1 == 0 || word == self.rung || word == asleep_at(position) {
             return Wake::Quiet;
         }
         self.rung = word;

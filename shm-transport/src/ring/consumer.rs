@@ -1,6 +1,7 @@
 //! The reading end: look, copy, advance, release.
 
-use super::{Memory, Wake, Waker};
+use super::{AWAKE, Memory, Wake, Waker, asleep_at};
+use crate::layout::{POSITION_MAX, TAIL_CLOSED};
 use crate::record::{Checked, HEADER_BYTES, Header, Poison, check, span};
 use crate::sync::{Ordering, fence};
 
@@ -24,6 +25,9 @@ impl<M: Memory> Consumer<M> {
     pub fn attach(memory: M) -> Result<Self, Poison> {
         // Relaxed: only this role writes the word, and the role was handed to us by other means.
         let head = memory.own().head.0.load(Ordering::Relaxed);
+        if head > POSITION_MAX || !head.is_multiple_of(HEADER_BYTES as u64) {
+            return Err(Poison::Own { found: head });
+        }
         let mut consumer =
             Self { memory, position: head, released: head, tail_seen: head, waiter: Waker::default() };
         consumer.refresh_tail()?;
@@ -47,7 +51,8 @@ impl<M: Memory> Consumer<M> {
 
     /// The header of the next record, checked, or `None` if nothing is published.
     ///
-    /// HOT: no allocation, lock, syscall or log line. One Acquire load when everything seen is consumed.
+    /// HOT: no allocation, lock, syscall or log line. The peer's tail is loaded only when all that was
+    /// seen is consumed.
     #[inline]
     pub fn peek(&mut self) -> Result<Option<Header>, Poison> {
         loop {
@@ -94,7 +99,7 @@ impl<M: Memory> Consumer<M> {
             return Wake::Quiet;
         }
         self.released = self.position;
-        // SYNC: pairs with the Acquire load in `Producer::refresh_head`: our reads are done.
+        // SYNC: pairs with the Acquire fence in `Producer::refresh_head`: our reads are done.
         self.memory.own().head.0.store(self.position, Ordering::Release);
         // SYNC: SeqCst, pairs with the fence in `Producer::arm_space`: either the producer sees this head
         // or we see that it waits (rule 5).
@@ -105,16 +110,14 @@ impl<M: Memory> Consumer<M> {
         if wanted & 1 == 0 || self.tail_seen - self.position > self.memory.geometry().capacity_bytes() / 2 {
             return Wake::Quiet;
         }
-        self.waiter.decide(wanted)
+        self.waiter.decide(wanted, self.released)
     }
 
     /// Announces that we sleep. `true`: records came meanwhile, go on and call [`Self::disarm`].
     pub fn arm(&mut self) -> Result<bool, Poison> {
-        let word = &self.memory.own().sleep.0;
-        // Relaxed: only we write it; the fence orders it against the tail.
-        let value = word.load(Ordering::Relaxed);
-        // Always a new odd value: the peer rings once for each, so a second wait needs its own.
-        word.store(value.wrapping_add(1 + (value & 1)), Ordering::Relaxed);
+        // Relaxed: only we write it; the fence orders it against the tail. Where this returns `false`, all
+        // that was seen is consumed and the look below finds nothing newer, so the word is exact (rule 6).
+        self.memory.own().sleep.0.store(asleep_at(self.tail_seen), Ordering::Relaxed);
         // SYNC: SeqCst, pairs with the fence in `Producer::publish`: either we see its tail or it sees
         // that we sleep (rule 5).
         fence(Ordering::SeqCst);
@@ -124,31 +127,33 @@ impl<M: Memory> Consumer<M> {
 
     /// Takes back [`Self::arm`]: from now on the producer does not ring.
     pub fn disarm(&mut self) {
-        let word = &self.memory.own().sleep.0;
         // Relaxed: a stale odd value costs the producer one needless ring.
-        let value = word.load(Ordering::Relaxed);
-        if value & 1 == 1 {
-            word.store(value.wrapping_add(1), Ordering::Relaxed);
-        }
+        self.memory.own().sleep.0.store(AWAKE, Ordering::Relaxed);
     }
 
     /// Whether the producer said that nothing more will come. Records may still be unread.
     pub fn peer_closed(&self) -> bool {
-        // SYNC: pairs with the Release store in `Producer::close`.
-        self.memory.peer().closed.0.load(Ordering::Acquire) != 0
+        // Relaxed: the mark is a bit of the tail, and who has seen a value of a word never sees an older
+        // one; `refresh_tail` acquires the records when they are read.
+        self.memory.peer().tail.0.load(Ordering::Relaxed) & TAIL_CLOSED != 0
     }
 
     /// Asks the producer how far it is.
     fn refresh_tail(&mut self) -> Result<(), Poison> {
-        // SYNC: pairs with the Release store in `Producer::publish`: the records below are complete.
-        let tail = self.memory.peer().tail.0.load(Ordering::Acquire);
+        // Relaxed, then a fence: the peer's half may be mapped read-only, where the language defines
+        // nothing but relaxed loads.
+        let found = self.memory.peer().tail.0.load(Ordering::Relaxed);
+        // SYNC: pairs with the Release stores in `Producer::publish` and `Producer::close`: the records
+        // below are complete.
+        fence(Ordering::Acquire);
+        let tail = found & !TAIL_CLOSED;
         let capacity = self.memory.geometry().capacity_bytes();
         // Bounded before use (rule 4): never backwards, never more than the ring holds.
         if tail < self.tail_seen
             || tail - self.released > capacity
             || !tail.is_multiple_of(HEADER_BYTES as u64)
         {
-            return Err(Poison::Tail { found: tail, seen: self.tail_seen, capacity });
+            return Err(Poison::Tail { found, seen: self.tail_seen, capacity });
         }
         self.tail_seen = tail;
         Ok(())

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use super::{Consumer, Producer, Refused};
+use super::{Consumer, Memory, Producer, Refused, Wake};
 use crate::layout::Geometry;
 use crate::mapping::{Half, Halves};
 use crate::record::Poison;
@@ -66,7 +66,7 @@ proptest! {
                         next = next.wrapping_add(1);
                         let bytes = vec![next; fill];
                         prop_assert!(slot.put(&bytes));
-                        slot.commit(1, false);
+                        slot.commit(1, 0);
                         open.push(bytes);
                     }
                     Err(refused) => prop_assert!(matches!(refused, Refused::Full { .. }), "{refused:?}"),
@@ -108,7 +108,7 @@ fn a_full_ring_refuses_and_recovers() {
     for _ in 0..8 {
         let mut slot = producer.reserve(496).unwrap();
         assert!(slot.put(&[7; 496]));
-        slot.commit(1, false);
+        slot.commit(1, 0);
     }
     let _nobody = producer.publish();
     assert_eq!(producer.reserve(0).err(), Some(Refused::Full { needed: 16, free: 0 }));
@@ -125,11 +125,11 @@ fn an_impossible_head_is_refused() {
     let mut producer = Producer::attach(Halves::of_producer(&a, &b)).unwrap();
     b.control().head.0.store(4096, Ordering::Relaxed);
     for _ in 0..8 {
-        producer.reserve(496).unwrap().commit(1, false);
+        producer.reserve(496).unwrap().commit(1, 0);
     }
     let mut last = Ok(());
     for _ in 0..300 {
-        last = producer.reserve(496).map(|slot| slot.commit(1, false));
+        last = producer.reserve(496).map(|slot| slot.commit(1, 0));
         if last.is_err() {
             break;
         }
@@ -149,4 +149,60 @@ fn an_impossible_tail_is_refused() {
         let zeroed = Poison::Padding { position: 0, len: 0 };
         assert_eq!(consumer.peek(), Err(if good { zeroed } else { expected }), "{tail}");
     }
+}
+
+/// Closing moves the very word a sleeper waits on: one that looked just before does not sleep on. The mark
+/// is no part of the position, and the next holder of the role takes it back.
+#[test]
+fn closing_moves_the_word_a_sleeper_waits_on() {
+    let (a, b) = halves(64);
+    let mut producer = Producer::attach(Halves::of_producer(&a, &b)).unwrap();
+    let mut consumer = Consumer::attach(Halves::of_consumer(&b, &a)).unwrap();
+    assert_eq!(consumer.arm(), Ok(false));
+    producer.close();
+    assert_ne!(a.control().tail.0.load(Ordering::Relaxed), consumer.tail_seen());
+    assert!(consumer.peer_closed());
+    assert_eq!((consumer.peek(), consumer.tail_seen()), (Ok(None), 64));
+    drop(producer);
+    let producer = Producer::attach(Halves::of_producer(&a, &b)).unwrap();
+    assert_eq!((producer.published(), consumer.peer_closed()), (64, false));
+}
+
+/// What was committed but not published is not lost by closing.
+#[test]
+fn closing_publishes_what_was_committed() {
+    let (mut producer, mut consumer) = ring(0);
+    producer.reserve(16).unwrap().commit(1, 0);
+    producer.close();
+    assert_eq!(consumer.peek().map(|header| header.map(|h| h.position)), Ok(Some(0)));
+}
+
+/// Positions in our own words that no role of ours can have written are refused, not computed with.
+#[test]
+fn impossible_own_positions_are_refused() {
+    for (start, good) in [(8, false), (2, false), (16, true), (1 << 63, true), ((1 << 63) + 16, false)] {
+        let (a, b) = halves(start);
+        let expected = if good { Ok(start) } else { Err(Poison::Own { found: start }) };
+        let producer = Producer::attach(Halves::of_producer(&a, &b)).map(|p| p.published());
+        let consumer = Consumer::attach(Halves::of_consumer(&b, &a)).map(|c| c.position());
+        assert_eq!((producer, consumer), (expected, expected), "{start}");
+    }
+}
+
+/// A ring is not spent on a sleeper that has seen all there is: the next record rings for the same sleep.
+/// (The producer may look at the sleep word long after its publish, when the sleeper has read the record and
+/// gone to sleep again.)
+#[test]
+fn a_ring_is_kept_for_what_the_sleeper_has_not_seen() {
+    let (mut producer, mut consumer) = ring(0);
+    producer.reserve(0).unwrap().commit(1, 0);
+    producer.memory().own().tail.0.store(16, Ordering::Release);
+    let header = consumer.peek().unwrap().unwrap();
+    consumer.advance(header);
+    assert_eq!((consumer.peek(), consumer.arm()), (Ok(None), Ok(false)));
+    assert_eq!(producer.publish(), Wake::Quiet);
+    producer.reserve(0).unwrap().commit(1, 0);
+    assert_eq!(producer.publish(), Wake::Ring);
+    producer.reserve(0).unwrap().commit(1, 0);
+    assert_eq!(producer.publish(), Wake::Quiet, "one ring for each sleep");
 }

@@ -1,7 +1,8 @@
 //! The writing end: reserve, fill, commit, publish.
 
-use super::{Memory, Wake, Waker};
-use crate::record::{FLAG_FRAGMENT, HEADER_BYTES, Header, KIND_PADDING, Poison, span};
+use super::{AWAKE, Memory, Wake, Waker, asleep_at};
+use crate::layout::{POSITION_MAX, TAIL_CLOSED};
+use crate::record::{FLAGS_KNOWN, HEADER_BYTES, Header, KIND_PADDING, Poison, span};
 use crate::sync::{Ordering, fence};
 
 /// Why a record was not accepted.
@@ -38,19 +39,32 @@ pub struct Producer<M: Memory> {
     published: u64,
     /// The last good value of the consumer's head.
     head_seen: u64,
+    /// [`TAIL_CLOSED`] once nothing more will come, zero before.
+    closed: u64,
     sleeper: Waker,
 }
 
 impl<M: Memory> Producer<M> {
     /// Takes the role at the positions found in the memory.
     ///
-    /// Our own tail is the truth of what was sent; the peer's head is bounded against it.
+    /// Our own tail is the truth of what was sent; the peer's head is bounded against it. A ring that the
+    /// previous holder of the role closed is open again.
     pub fn attach(memory: M) -> Result<Self, Poison> {
         // Relaxed: only this role writes the word, and the role was handed to us by other means.
-        let tail = memory.own().tail.0.load(Ordering::Relaxed);
-        let mut producer = Self { memory, tail, published: tail, head_seen: 0, sleeper: Waker::default() };
-        producer.head_seen = tail.saturating_sub(producer.memory.geometry().capacity_bytes());
+        let found = memory.own().tail.0.load(Ordering::Relaxed);
+        let tail = found & !TAIL_CLOSED;
+        if tail > POSITION_MAX || !tail.is_multiple_of(HEADER_BYTES as u64) {
+            return Err(Poison::Own { found });
+        }
+        let head_seen = tail.saturating_sub(memory.geometry().capacity_bytes());
+        let mut producer =
+            Self { memory, tail, published: tail, head_seen, closed: 0, sleeper: Waker::default() };
         producer.refresh_head()?;
+        if found != tail {
+            // SYNC: pairs with the Acquire fence in `Consumer::refresh_tail`: what the previous holder
+            // published stays published.
+            producer.memory.own().tail.0.store(tail, Ordering::Release);
+        }
         Ok(producer)
     }
 
@@ -76,7 +90,7 @@ impl<M: Memory> Producer<M> {
 
     /// Reserves room for up to `payload_bytes_max`; fewer may be committed.
     ///
-    /// HOT: no allocation, lock, syscall or log line. One Acquire load only when our copy of the head
+    /// HOT: no allocation, lock, syscall or log line. The peer's head is loaded only when our copy of it
     /// leaves no room.
     #[inline]
     pub fn reserve(&mut self, payload_bytes_max: usize) -> Result<Slot<'_, M>, Refused> {
@@ -116,52 +130,65 @@ impl<M: Memory> Producer<M> {
             return Wake::Quiet;
         }
         self.published = self.tail;
-        // SYNC: pairs with the Acquire load in `Consumer::refresh_tail`.
-        self.memory.own().tail.0.store(self.tail, Ordering::Release);
+        // SYNC: pairs with the Acquire fence in `Consumer::refresh_tail`.
+        self.memory.own().tail.0.store(self.tail | self.closed, Ordering::Release);
         // SYNC: SeqCst, since a store must not pass the load that follows it: with the fence in
         // `Consumer::arm`, either the consumer sees this tail or we see that it sleeps (rule 5).
         fence(Ordering::SeqCst);
         // Relaxed: ordered by the fence; the value is only compared.
-        self.sleeper.decide(self.memory.peer().sleep.0.load(Ordering::Relaxed))
+        self.sleeper.decide(self.memory.peer().sleep.0.load(Ordering::Relaxed), self.tail)
     }
 
     /// Announces that we wait for room, and says whether `needed` bytes are free after all.
     ///
     /// `true`: go on, and call [`Self::disarm_space`]. `false`: the consumer will ring.
     pub fn arm_space(&mut self, needed: u64) -> Result<bool, Poison> {
-        let word = &self.memory.own().space_wanted.0;
-        // Relaxed: only we write it; the fence orders it against the head.
-        let value = word.load(Ordering::Relaxed);
-        // Always a new odd value: the peer rings once for each, so a second wait needs its own.
-        word.store(value.wrapping_add(1 + (value & 1)), Ordering::Relaxed);
-        // SYNC: SeqCst, pairs with the fence in `Consumer::release`: either we see its head or it sees
-        // that we wait (rule 5).
-        fence(Ordering::SeqCst);
-        self.refresh_head()?;
-        Ok(self.memory.geometry().capacity_bytes() - self.in_flight_bytes() >= needed)
+        // Ends: the head moves at most up to our tail, which stands still.
+        loop {
+            let seen = self.head_seen;
+            // Relaxed: only we write it; the fence orders it against the head.
+            self.memory.own().space_wanted.0.store(asleep_at(seen), Ordering::Relaxed);
+            // SYNC: SeqCst, pairs with the fence in `Consumer::release`: either we see its head or it sees
+            // that we wait (rule 5).
+            fence(Ordering::SeqCst);
+            self.refresh_head()?;
+            if self.memory.geometry().capacity_bytes() - self.in_flight_bytes() >= needed {
+                return Ok(true);
+            }
+            if self.head_seen == seen {
+                return Ok(false);
+            }
+            // Still too little, but we have seen more than the word says: announce that instead (rule 6).
+        }
     }
 
     /// Takes back [`Self::arm_space`].
     pub fn disarm_space(&mut self) {
-        let word = &self.memory.own().space_wanted.0;
         // Relaxed: a stale odd value costs the consumer one needless ring.
-        let value = word.load(Ordering::Relaxed);
-        if value & 1 == 1 {
-            word.store(value.wrapping_add(1), Ordering::Relaxed);
-        }
+        self.memory.own().space_wanted.0.store(AWAKE, Ordering::Relaxed);
     }
 
-    /// Says that nothing more will come.
+    /// Publishes what has been committed and says that nothing more will come. Ring the bell after it,
+    /// whatever the sleep word says.
+    ///
+    /// The mark is a bit of the tail, so that the word a sleeper waits on changes: a futex sleeper that had
+    /// looked just before would otherwise sleep on.
     pub fn close(&mut self) {
-        // SYNC: pairs with the Acquire load in `Consumer::peer_closed`: who sees the mark sees the tail.
-        self.memory.own().closed.0.store(1, Ordering::Release);
+        self.closed = TAIL_CLOSED;
+        self.published = self.tail;
+        // SYNC: pairs with the Acquire fence in `Consumer::refresh_tail`: who sees the mark sees the records
+        // before it.
+        self.memory.own().tail.0.store(self.tail | TAIL_CLOSED, Ordering::Release);
     }
 
     /// Asks the consumer how far it is.
     #[cold]
     fn refresh_head(&mut self) -> Result<(), Poison> {
+        // Relaxed, then a fence: the peer's half may be mapped read-only, where the language defines
+        // nothing but relaxed loads.
+        let head = self.memory.peer().head.0.load(Ordering::Relaxed);
         // SYNC: pairs with the Release store in `Consumer::release`: bytes below head are ours again.
-        let head = self.memory.peer().head.0.load(Ordering::Acquire);
+        fence(Ordering::Acquire);
         // Bounded before use (rule 4): never behind what it was, never ahead of what it can have seen.
         if head < self.head_seen || head > self.published || !head.is_multiple_of(HEADER_BYTES as u64) {
             return Err(Poison::Head { found: head, seen: self.head_seen, tail: self.published });
@@ -203,16 +230,13 @@ impl<M: Memory> Slot<'_, M> {
         self.filled
     }
 
-    /// Completes the record with what has been put. It becomes visible with the next publish.
+    /// Completes the record with what has been put. It becomes visible with the next publish. The flags are
+    /// those of [`crate::record`].
     #[inline]
-    pub fn commit(self, kind: u16, more_fragments: bool) {
-        debug_assert!(kind != KIND_PADDING);
-        let header = Header {
-            len: u32::try_from(self.filled).unwrap_or(u32::MAX),
-            kind,
-            flags: if more_fragments { FLAG_FRAGMENT } else { 0 },
-            position: self.start,
-        };
+    pub fn commit(self, kind: u16, flags: u16) {
+        debug_assert!(kind != KIND_PADDING && flags & !FLAGS_KNOWN == 0);
+        let header =
+            Header { len: u32::try_from(self.filled).unwrap_or(u32::MAX), kind, flags, position: self.start };
         let at = self.producer.memory.geometry().offset(self.start);
         self.producer.memory.write(at, &header.encode());
         self.producer.tail = self.start + span(self.filled);
