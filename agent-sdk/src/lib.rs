@@ -1,1 +1,18 @@
 //! What an agent process links: attach to the rings, receive, stream a reply.
+//!
+//! The smallest agent is `examples/echo.rs`: attach, split, receive in place, reply, flush once a batch.
+//!
+//! What the keeper hands to an agent, descriptors and variables, is named in [`inherited`].
+#![deny(unsafe_code)]
+
+mod agent;
+mod inbox;
+#[allow(unsafe_code, reason = "inherited descriptors are numbers until somebody vouches for them")]
+pub mod inherited;
+mod outbox;
+
+pub use agent::{Agent, AttachError};
+pub use inbox::{Inbox, ReceiveError, Received, Turn, TurnId};
+pub use inherited::Inherited;
+pub use outbox::{Outbox, ReplyError};
+pub use shm_transport::envelope::{BlockType, FailureCode};

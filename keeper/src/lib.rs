@@ -1,1 +1,41 @@
 //! Spawns agents, reaps them, and holds the descriptors that outlive the gateway.
+//!
+//! The keeper is mechanism only: it does what its gateway says and reports what happens. Which agent runs,
+//! and whether one that died runs again, is decided elsewhere.
+//!
+//! | module | decides |
+//! |---|---|
+//! | [`control`] | what gateway and keeper say to each other |
+//! | [`client`] | the gateway's end: start a keeper, talk to it |
+//! | `channel` | one JSON datagram, with descriptors |
+//! | `connection` | the keeper's end: one gateway at a time, bounded queue |
+//! | `launch` | rings, log file, environment and command of a new agent |
+//! | `spawn` | what happens between fork and exec; the only unsafe code |
+//! | `roster` | the agents alive, and what is left of the dead |
+//! | `serve` | the loop |
+//!
+//! # How it starts
+//!
+//! The gateway binds and listens on a socket, hands it to the keeper as standard input, and connects to its
+//! path. So nothing has to be waited for, and whoever finds the path later can connect to the same keeper.
+//!
+//! # What is deliberately absent
+//!
+//! - Adoption. A keeper whose gateway is gone without [`control::Request::Shutdown`] ends its agents (SIGTERM,
+//!   one second, SIGKILL) and exits. Since nobody could take them over, agents also die with the keeper.
+//! - The sandbox: agents run as the user of the gateway, with its limits. A descendant of an agent that
+//!   makes a session of its own is not found; the agent's process group is.
+//! - Restarting the gateway.
+#![deny(unsafe_code)]
+
+mod channel;
+pub mod client;
+mod connection;
+pub mod control;
+mod launch;
+mod roster;
+mod serve;
+#[allow(unsafe_code, reason = "code between fork and exec, and descriptors at fixed numbers")]
+mod spawn;
+
+pub use serve::{KeeperError, run};

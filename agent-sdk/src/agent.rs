@@ -1,0 +1,116 @@
+//! An attached agent: both directions of its link, before they are split.
+
+use std::os::fd::OwnedFd;
+
+use shm_transport::envelope::{Encoder, HelloV1, Kind, Route};
+use shm_transport::link::{Limits, SendError};
+use shm_transport::segment;
+
+use crate::inherited::{InheritError, Inherited};
+use crate::{Inbox, Outbox};
+
+/// What an agent holds outside of its rings. The backlog takes at least one message of the largest size.
+const LIMITS: Limits = Limits { message_bytes_max: 2 * 1024 * 1024, backlog_bytes_max: 4 * 1024 * 1024 };
+
+const _: () = assert!(LIMITS.backlog_bytes_max >= LIMITS.message_bytes_max, "every message finds room");
+
+/// Why an agent did not attach.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    /// The keeper's descriptors could not be taken.
+    #[error(transparent)]
+    Inherit(#[from] InheritError),
+    /// The segments were refused.
+    #[error("the rings of agent {name} were refused")]
+    Segment {
+        /// The agent.
+        name: String,
+        /// Why.
+        #[source]
+        source: segment::AttachError,
+    },
+    /// The rings are of another incarnation.
+    #[error("the rings of agent {name} are of generation {found}, expected {expected}")]
+    Generation {
+        /// The agent.
+        name: String,
+        /// What the segments say.
+        found: u64,
+        /// What the environment says.
+        expected: u64,
+    },
+    /// The gateway could not be greeted.
+    #[error("the first message of agent {name} was not taken")]
+    Hello {
+        /// The agent.
+        name: String,
+        /// Why.
+        #[source]
+        source: SendError,
+    },
+}
+
+/// An agent that is attached to its gateway and has said hello.
+#[derive(Debug)]
+pub struct Agent {
+    name: String,
+    generation: u64,
+    inbox: Inbox,
+    outbox: Outbox,
+}
+
+impl Agent {
+    /// Attaches to the rings this process was started with, and says hello. Works once per process.
+    pub fn attach() -> Result<Self, AttachError> {
+        Self::attach_to(Inherited::take()?)
+    }
+
+    /// Attaches to these rings, and says hello.
+    pub fn attach_to(inherited: Inherited) -> Result<Self, AttachError> {
+        let Inherited { name, generation: expected, engine_half, agent_half, doorbell } = inherited;
+        let (link, found) = match attach(&engine_half, &agent_half, doorbell) {
+            Ok(attached) => (attached.link, attached.generation),
+            Err(source) => return Err(AttachError::Segment { name, source }),
+        };
+        if found != expected {
+            return Err(AttachError::Generation { name, found, expected });
+        }
+        let mut sender = link.sender;
+        let hello = HelloV1 {
+            process_id: std::process::id(),
+            software: concat!("agent-sdk/", env!("CARGO_PKG_VERSION")).to_owned(),
+        };
+        let mut encoder = Encoder::default();
+        let body = encoder.encode(&hello);
+        let sent = sender.send(Kind::Hello, &Route::default(), body).and_then(|()| sender.flush());
+        if let Err(source) = sent {
+            return Err(AttachError::Hello { name, source });
+        }
+        let (inbox, outbox) = (Inbox::new(link.receiver), Outbox::new(sender, encoder));
+        Ok(Self { name, generation: found, inbox, outbox })
+    }
+
+    /// The agent's name in the configuration.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Which incarnation of the agent this is.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// The two directions, which may live on two threads.
+    pub fn split(self) -> (Inbox, Outbox) {
+        (self.inbox, self.outbox)
+    }
+}
+
+fn attach(
+    engine_half: &OwnedFd,
+    agent_half: &OwnedFd,
+    doorbell: OwnedFd,
+) -> Result<segment::Attached, segment::AttachError> {
+    // The mappings outlive the descriptors of the halves.
+    segment::attach_agent(engine_half, agent_half, doorbell, LIMITS)
+}

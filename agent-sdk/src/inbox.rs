@@ -1,0 +1,192 @@
+//! The receiving half of an agent: messages in place, one batch at a time.
+
+use std::time::{Duration, Instant};
+
+use shm_transport::envelope::{ArchivedMessageV1, CONTENT_JSON, Kind, Route};
+use shm_transport::link::{Message, Receiver};
+use shm_transport::record::Poison;
+
+/// The most records of one batch: bounds how long the first reply of a batch waits for its flush.
+const BATCH_RECORDS_MAX: usize = 64;
+/// How long to look before sleeping, where a core can be spared for it.
+const SPIN: Duration = Duration::from_micros(20);
+/// With fewer cores than this a spinning agent takes the time of the one that would wake it.
+const SPIN_CORES_MIN: usize = 3;
+
+/// Why nothing more can be received.
+#[derive(Debug, thiserror::Error)]
+pub enum ReceiveError {
+    /// The gateway's ring is broken; the process should end.
+    #[error("the ring from the gateway is broken")]
+    Poisoned(#[from] Poison),
+}
+
+/// What a call of [`Inbox::receive`] came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum Received {
+    /// That many messages were handed over.
+    Messages(usize),
+    /// Nothing came within the time.
+    Idle,
+    /// The gateway wants the agent to finish: nothing more will come.
+    Stopped,
+}
+
+/// Names a turn, and holds what a reply must echo.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TurnId {
+    pub(crate) route: Route,
+}
+
+impl TurnId {
+    /// The number of the turn, unique for the life of the gateway.
+    pub fn turn(&self) -> u64 {
+        self.route.turn
+    }
+
+    /// How often this turn has been given to an agent, from 1.
+    pub fn attempt(&self) -> u32 {
+        self.route.attempt
+    }
+}
+
+/// A message to be answered, in place: the texts lie in the ring.
+#[derive(Clone, Copy)]
+pub struct Turn<'a> {
+    id: TurnId,
+    message: &'a ArchivedMessageV1,
+}
+
+impl<'a> Turn<'a> {
+    /// What the replies refer to.
+    pub fn id(&self) -> TurnId {
+        self.id
+    }
+
+    /// What it says: text, or JSON text if [`Self::is_json`].
+    pub fn content(&self) -> &'a str {
+        &self.message.content
+    }
+
+    /// Whether the content is JSON text.
+    pub fn is_json(&self) -> bool {
+        self.message.content_kind == CONTENT_JSON
+    }
+
+    /// Name of the agent it is for.
+    pub fn agent(&self) -> &'a str {
+        &self.message.agent
+    }
+
+    /// Where it came from.
+    pub fn channel(&self) -> &'a str {
+        &self.message.channel
+    }
+
+    /// From whom.
+    pub fn user(&self) -> &'a str {
+        &self.message.user
+    }
+
+    /// In which conversation.
+    pub fn thread(&self) -> &'a str {
+        &self.message.thread
+    }
+
+    /// The client's metadata as JSON text, or an empty string.
+    pub fn metadata(&self) -> &'a str {
+        &self.message.metadata
+    }
+}
+
+/// The receiving half of an agent.
+#[derive(Debug)]
+pub struct Inbox {
+    receiver: Receiver,
+    /// How long to look before the next sleep.
+    spin: Duration,
+    /// How long to look after a batch; zero on a small machine.
+    spin_max: Duration,
+    /// Whether [`Kind::Stop`] has come.
+    stopped: bool,
+}
+
+impl Inbox {
+    pub(crate) fn new(receiver: Receiver) -> Self {
+        // An unknown number of cores counts as few: sleeping is always right, spinning is not.
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let spin_max = if cores >= SPIN_CORES_MIN { SPIN } else { Duration::ZERO };
+        Self { receiver, spin: spin_max, spin_max, stopped: false }
+    }
+
+    /// Waits for messages, at most `timeout`, and hands each to `each`.
+    ///
+    /// What a turn borrows lies in the ring until the batch is through; then the gateway gets it back as
+    /// credit, whether or not the turns have been answered.
+    ///
+    /// HOT: no allocation, lock or syscall while messages wait.
+    pub fn receive(
+        &mut self,
+        timeout: Duration,
+        mut each: impl FnMut(Turn<'_>),
+    ) -> Result<Received, ReceiveError> {
+        let mut deadline = None;
+        loop {
+            // Before the look at the ring: who sees the mark sees all that was published before it.
+            let closed = self.stopped || self.receiver.peer_closed();
+            let messages = self.batch(&mut each)?;
+            if messages > 0 {
+                self.spin = self.spin_max;
+                return Ok(Received::Messages(messages));
+            }
+            if closed || self.stopped {
+                return Ok(Received::Stopped);
+            }
+            let now = Instant::now();
+            let left = deadline.get_or_insert_with(|| now + timeout).saturating_duration_since(now);
+            if left.is_zero() {
+                // Whoever idles has no reason to look before the next sleep.
+                self.spin = Duration::ZERO;
+                return Ok(Received::Idle);
+            }
+            let _came = self.receiver.wait(self.spin, left)?; // The next look at the ring tells the same.
+        }
+    }
+
+    fn batch(&mut self, each: &mut impl FnMut(Turn<'_>)) -> Result<usize, ReceiveError> {
+        let mut handed = 0;
+        let mut poison = None;
+        let stopped = &mut self.stopped;
+        self.receiver.receive(BATCH_RECORDS_MAX, |message| match open(&message) {
+            Ok(Opened::Turn(turn)) => {
+                each(turn);
+                handed += 1;
+            }
+            Ok(Opened::Stop) => *stopped = true,
+            Err(found) => poison = Some(found),
+        })?;
+        self.receiver.release();
+        match poison {
+            Some(poison) => Err(poison.into()),
+            None => Ok(handed),
+        }
+    }
+}
+
+/// What a gateway may say to an agent.
+enum Opened<'a> {
+    Turn(Turn<'a>),
+    Stop,
+}
+
+fn open<'a>(message: &Message<'a>) -> Result<Opened<'a>, Poison> {
+    match message.kind {
+        Kind::Message => {
+            let id = TurnId { route: message.route };
+            Ok(Opened::Turn(Turn { id, message: message.as_message()? }))
+        }
+        Kind::Stop => Ok(Opened::Stop),
+        other => Err(Poison::Kind { kind: other.number() }),
+    }
+}

@@ -1,0 +1,164 @@
+//! An agent against the engine's end of its link, over real segments in one process.
+
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use agent_sdk::{Agent, AttachError, BlockType, FailureCode, Inherited, Received};
+use shm_transport::envelope::{Encoder, Kind, MessageV1, Route, schema_hash};
+use shm_transport::layout::{ConfigPage, Geometry};
+use shm_transport::link::{Limits, Link};
+use shm_transport::{doorbell, segment};
+
+const WAIT: Duration = Duration::from_secs(10);
+
+/// The engine's end of a new link, and what an agent inherits for the other.
+fn pair(capacity_bytes: u64) -> (Link, Inherited) {
+    let page = ConfigPage {
+        geometry: Geometry::new(capacity_bytes).unwrap(),
+        generation: 3,
+        instance: 7,
+        schema_hash: schema_hash(),
+        features_required: 0,
+        features_optional: 0,
+    };
+    let engine_half = segment::create("engine", &page).unwrap();
+    let agent_half = segment::create("agent", &page).unwrap();
+    let engine =
+        segment::attach_engine(engine_half.writable.as_fd(), agent_half.read_only.as_fd(), Limits::default());
+    let inherited = Inherited {
+        name: "test".to_owned(),
+        generation: 3,
+        engine_half: engine_half.read_only,
+        agent_half: agent_half.writable,
+        doorbell: doorbell::eventfd().unwrap(),
+    };
+    (engine.unwrap().link, inherited)
+}
+
+fn say(engine: &mut Link, turn: u64, content: &str) {
+    let message = MessageV1 { agent: "test".into(), content: content.into(), ..MessageV1::default() };
+    let route = Route { turn, session: 5, origin: 6, sequence: 8, attempt: 2 };
+    engine.sender.send(Kind::Message, &route, Encoder::default().encode(&message)).unwrap();
+    engine.sender.flush().unwrap();
+}
+
+/// Everything the agent has sent so far, as (kind, route, text).
+fn replies(engine: &mut Link) -> Vec<(Kind, Route, String)> {
+    let mut seen = Vec::new();
+    engine
+        .receiver
+        .receive(1000, |message| {
+            let text = match message.kind {
+                Kind::Block => message.as_block().unwrap().content.to_string(),
+                Kind::End => message.as_end().unwrap().content.to_string(),
+                Kind::Failure => message.as_failure().unwrap().text.to_string(),
+                Kind::Hello => message.as_hello().unwrap().software.to_string(),
+                _ => String::new(),
+            };
+            seen.push((message.kind, message.route, text));
+        })
+        .unwrap();
+    engine.receiver.release();
+    seen
+}
+
+/// Hello comes first; a reply echoes the routing words; Stop is reported after the messages before it.
+#[test]
+fn replies_echo_the_route() {
+    let (mut engine, inherited) = pair(65_536);
+    let agent = Agent::attach_to(inherited).unwrap();
+    let hello = replies(&mut engine);
+    assert_eq!(hello.len(), 1);
+    assert_eq!((hello[0].0, hello[0].2.starts_with("agent-sdk/")), (Kind::Hello, true));
+
+    let (mut inbox, mut outbox) = agent.split();
+    assert_eq!(inbox.receive(Duration::ZERO, |_| {}).unwrap(), Received::Idle);
+    say(&mut engine, 41, "one");
+    say(&mut engine, 42, "two");
+    engine.sender.send(Kind::Stop, &Route::default(), &[]).unwrap();
+    engine.sender.flush().unwrap();
+    let received = inbox.receive(WAIT, |turn| {
+        assert_eq!((turn.agent(), turn.is_json(), turn.id().attempt()), ("test", false, 2));
+        outbox.block(&turn.id(), BlockType::Code, "piece").unwrap();
+        if turn.id().turn() == 41 {
+            outbox.end(&turn.id(), turn.content()).unwrap();
+        } else {
+            outbox.fail(&turn.id(), FailureCode::AgentError, "no").unwrap();
+        }
+    });
+    assert_eq!(received.unwrap(), Received::Messages(2));
+    assert_eq!(inbox.receive(WAIT, |_| {}).unwrap(), Received::Stopped);
+    assert_eq!(replies(&mut engine), [], "nothing is visible before the flush");
+    outbox.flush().unwrap();
+
+    let route = |turn| Route { turn, session: 5, origin: 6, sequence: 8, attempt: 2 };
+    let expected = [
+        (Kind::Block, route(41), "piece".to_owned()),
+        (Kind::End, route(41), "one".to_owned()),
+        (Kind::Block, route(42), "piece".to_owned()),
+        (Kind::Failure, route(42), "no".to_owned()),
+    ];
+    assert_eq!(replies(&mut engine), expected);
+    assert!(!engine.receiver.peer_closed());
+    outbox.close().unwrap();
+    assert!(engine.receiver.peer_closed());
+}
+
+/// A gateway that closes its ring stops the agent.
+#[test]
+fn a_closed_ring_stops() {
+    let (mut engine, inherited) = pair(4096);
+    let (mut inbox, _outbox) = Agent::attach_to(inherited).unwrap().split();
+    say(&mut engine, 1, "last");
+    engine.sender.close();
+    assert_eq!(inbox.receive(WAIT, |_| {}).unwrap(), Received::Messages(1));
+    assert_eq!(inbox.receive(WAIT, |_| {}).unwrap(), Received::Stopped);
+}
+
+/// A reply far larger than ring and backlog arrives whole while the agent waits for room.
+#[test]
+fn a_full_ring_makes_the_agent_wait() {
+    let (mut engine, inherited) = pair(4096);
+    let (mut inbox, mut outbox) = Agent::attach_to(inherited).unwrap().split();
+    say(&mut engine, 1, "go");
+    let block = "x".repeat(100_000);
+    let agent = std::thread::spawn(move || {
+        let received = inbox.receive(WAIT, |turn| {
+            for _ in 0..60 {
+                outbox.block(&turn.id(), BlockType::Text, &block).unwrap();
+            }
+            outbox.end(&turn.id(), "done").unwrap();
+        });
+        assert_eq!(received.unwrap(), Received::Messages(1));
+        outbox.flush().unwrap();
+    });
+    let deadline = Instant::now() + WAIT;
+    let (mut blocks, mut end) = (0, String::new());
+    while end.is_empty() {
+        assert!(Instant::now() < deadline, "{blocks} blocks arrived");
+        for (kind, _, text) in replies(&mut engine) {
+            match kind {
+                Kind::Block => {
+                    assert_eq!(text.len(), 100_000);
+                    blocks += 1;
+                }
+                Kind::End => end = text,
+                _ => {}
+            }
+        }
+        std::thread::yield_now();
+    }
+    assert_eq!((blocks, end.as_str()), (60, "done"));
+    agent.join().unwrap();
+}
+
+/// Rings of another incarnation, and a process without a keeper, are refused by name.
+#[test]
+fn refusals_name_the_thing() {
+    let (_engine, inherited) = pair(4096);
+    let error = Agent::attach_to(Inherited { generation: 4, ..inherited }).unwrap_err();
+    assert_eq!(error.to_string(), "the rings of agent test are of generation 3, expected 4");
+    let error = Agent::attach().unwrap_err();
+    assert!(matches!(error, AttachError::Inherit(_)));
+    assert!(error.to_string().starts_with("environment variable OPENCLAW_AGENT_NAME is not set"), "{error}");
+}

@@ -1,0 +1,170 @@
+//! What gateway and keeper say to each other: one JSON object a datagram.
+//!
+//! The first request is [`Request::Hello`]; the answer to it settles the version. Everything after that is
+//! asynchronous: requests are carried out in order, events come when something happens.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// The version this build speaks.
+pub const VERSION: u32 = 1;
+/// The largest datagram.
+pub const DATAGRAM_BYTES_MAX: usize = 64 * 1024;
+/// The most agents of one keeper.
+pub const AGENTS_MAX: usize = 8192;
+
+/// What the gateway asks.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Request {
+    /// First words. Answered by [`Event::Welcome`] or [`Event::Refused`].
+    Hello {
+        /// The oldest version the gateway speaks.
+        version_min: u32,
+        /// The newest version the gateway speaks.
+        version_max: u32,
+        /// The gateway's process id.
+        process_id: u32,
+        /// Name and version of the gateway.
+        software: String,
+    },
+    /// Start an agent. Answered by [`Event::Spawned`] or [`Event::SpawnFailed`].
+    Spawn(Spawn),
+    /// Send a signal to an agent and what it has started. One that is dead already is no error.
+    Kill {
+        /// Which agent.
+        instance: u64,
+        /// Number of the signal.
+        signal: i32,
+    },
+    /// End all agents, then the keeper. Answered by [`Event::Stopped`].
+    Shutdown {
+        /// How long agents may take before they are killed.
+        grace_ms: u64,
+    },
+}
+
+/// An agent to be started.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct Spawn {
+    /// Names the agent in later requests and events. At most one of that number is alive.
+    pub instance: u64,
+    /// Which incarnation of it.
+    pub generation: u64,
+    /// The agent's name in the configuration.
+    pub name: String,
+    /// Program and arguments. Never given to a shell.
+    pub argv: Vec<String>,
+    /// Variables beside those of [`KEPT_VARIABLES`] and the agent's own.
+    pub environment: Vec<(String, String)>,
+    /// Where it starts; the keeper's own directory if absent.
+    pub working_directory: Option<PathBuf>,
+    /// Capacity of the ring to the agent.
+    pub to_agent_bytes: u64,
+    /// Capacity of the ring from the agent.
+    pub from_agent_bytes: u64,
+    /// Where its output is appended; the keeper's standard error if absent.
+    pub log_path: Option<PathBuf>,
+}
+
+/// Variables of the gateway's environment that every agent gets. All others, secrets among them, it gets
+/// only by name in [`Spawn::environment`].
+pub const KEPT_VARIABLES: [&str; 8] =
+    ["PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "RUST_BACKTRACE"];
+
+/// What the keeper reports.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Event {
+    /// The gateway is accepted.
+    Welcome {
+        /// The version both speak from now on.
+        version: u32,
+        /// The keeper's process id.
+        process_id: u32,
+    },
+    /// A connection or a request was not accepted.
+    Refused {
+        /// A sentence that names the thing.
+        reason: String,
+    },
+    /// An agent runs. Comes with three descriptors: the engine's half, writable; the agent's half,
+    /// read-only; the eventfd on which the agent rings.
+    Spawned {
+        /// Which agent.
+        instance: u64,
+        /// Which incarnation.
+        generation: u64,
+        /// Its process id, which is also its process group.
+        process_id: u32,
+    },
+    /// An agent could not be started.
+    SpawnFailed {
+        /// Which agent.
+        instance: u64,
+        /// Which incarnation.
+        generation: u64,
+        /// What was being done.
+        step: String,
+        /// A sentence that names the thing.
+        reason: String,
+    },
+    /// An agent is dead, and so is its process group.
+    Died {
+        /// Which agent.
+        instance: u64,
+        /// Which incarnation.
+        generation: u64,
+        /// What was its process id.
+        process_id: u32,
+        /// How it ended.
+        exit: Exit,
+    },
+    /// All agents are dead, the socket is removed, and the keeper exits.
+    Stopped,
+}
+
+/// How a process ended.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum Exit {
+    /// It exited with this code.
+    Code(i32),
+    /// This signal ended it.
+    Signal(i32),
+}
+
+/// The version to speak with a gateway that speaks `version_min..=version_max`, if there is one.
+pub(crate) fn negotiate(version_min: u32, version_max: u32) -> Option<u32> {
+    (version_min..=version_max).contains(&VERSION).then_some(VERSION)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Both sides of each limit.
+    #[test]
+    fn versions_are_negotiated() {
+        assert_eq!(negotiate(1, 1), Some(1));
+        assert_eq!(negotiate(0, 9), Some(1));
+        assert_eq!(negotiate(2, 9), None);
+        assert_eq!(negotiate(0, 0), None);
+        assert_eq!(negotiate(2, 1), None);
+    }
+
+    /// The text form, which another build must read.
+    #[test]
+    fn messages_have_this_form() {
+        let died = Event::Died { instance: 1, generation: 2, process_id: 3, exit: Exit::Signal(9) };
+        let text = r#"{"type":"died","instance":1,"generation":2,"process_id":3,"exit":{"signal":9}}"#;
+        assert_eq!(serde_json::to_string(&died).unwrap(), text);
+        assert_eq!(serde_json::from_str::<Event>(text).unwrap(), died);
+        let kill = r#"{"type":"kill","instance":18446744073709551615,"signal":15}"#;
+        assert_eq!(
+            serde_json::from_str::<Request>(kill).unwrap(),
+            Request::Kill { instance: u64::MAX, signal: 15 }
+        );
+    }
+}

@@ -1,0 +1,240 @@
+//! Rings, log file, environment and command of a new agent.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use agent_sdk::inherited as names;
+use rustix::process::{Pid, PidfdFlags, Rlimit, Signal, WaitOptions};
+use shm_transport::envelope::schema_hash;
+use shm_transport::layout::{ConfigPage, Geometry, GeometryError};
+use shm_transport::segment::{self, CreateError, Segment};
+
+use crate::control::{KEPT_VARIABLES, Spawn};
+use crate::spawn::{self, Reservation};
+
+/// A log file larger than this is put aside when its agent starts.
+const LOG_BYTES_MAX: u64 = 1024 * 1024;
+
+/// The descriptors of an agent, kept while it lives.
+#[derive(Debug)]
+pub(crate) struct Held {
+    pub(crate) engine_half: Segment,
+    pub(crate) agent_half: Segment,
+    pub(crate) doorbell: OwnedFd,
+}
+
+impl Held {
+    /// What the gateway gets.
+    pub(crate) fn of_gateway(&self) -> [BorrowedFd<'_>; 3] {
+        [self.engine_half.writable.as_fd(), self.agent_half.read_only.as_fd(), self.doorbell.as_fd()]
+    }
+}
+
+/// A new agent.
+#[derive(Debug)]
+pub(crate) struct Launched {
+    pub(crate) process: Pid,
+    pub(crate) pidfd: OwnedFd,
+    pub(crate) held: Arc<Held>,
+}
+
+/// Why an agent could not be started.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LaunchError {
+    #[error("agent {name} has no command")]
+    NoCommand { name: String },
+    #[error("{field} of agent {name} cannot be used")]
+    Geometry {
+        name: String,
+        field: &'static str,
+        #[source]
+        source: GeometryError,
+    },
+    #[error("the rings of agent {name} cannot be made")]
+    Segment {
+        name: String,
+        #[source]
+        source: CreateError,
+    },
+    #[error("the doorbell of agent {name} cannot be made")]
+    Doorbell {
+        name: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("log file {} cannot be opened", path.display())]
+    Log {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("working directory {} cannot be used", path.display())]
+    WorkingDirectory {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("program {program} cannot be run")]
+    Run {
+        program: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("program {program} was started but cannot be watched")]
+    Watch {
+        program: String,
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl LaunchError {
+    /// What was being done.
+    pub(crate) fn step(&self) -> &'static str {
+        match self {
+            Self::NoCommand { .. } => "command",
+            Self::Geometry { .. } | Self::Segment { .. } | Self::Doorbell { .. } => "rings",
+            Self::Log { .. } => "log",
+            Self::WorkingDirectory { .. } => "working directory",
+            Self::Run { .. } => "run",
+            Self::Watch { .. } => "watch",
+        }
+    }
+}
+
+/// Starts an agent and takes hold of what belongs to it.
+pub(crate) fn launch(
+    request: &Spawn,
+    reservation: &Reservation,
+    open_files: Rlimit,
+) -> Result<Launched, LaunchError> {
+    let held = Arc::new(hold(request)?);
+    let (mut command, program) = command(request)?;
+    let child = spawn::start(reservation, &mut command, &held, open_files)
+        .map_err(|source| LaunchError::Run { program: program.to_owned(), source })?;
+    let process = Pid::from_child(&child);
+    match rustix::process::pidfd_open(process, PidfdFlags::empty()) {
+        Ok(pidfd) => Ok(Launched { process, pidfd, held }),
+        Err(errno) => {
+            // Whatever these two answer, the process is not ours to use.
+            let _ = rustix::process::kill_process_group(process, Signal::KILL); // As above.
+            let _ = rustix::process::waitpid(Some(process), WaitOptions::empty()); // As above.
+            Err(LaunchError::Watch { program: program.to_owned(), source: errno.into() })
+        }
+    }
+}
+
+/// Makes the rings and the doorbell.
+fn hold(request: &Spawn) -> Result<Held, LaunchError> {
+    let half = |field: &'static str, label: &str, bytes: u64| {
+        let name = || request.name.clone();
+        let geometry =
+            Geometry::new(bytes).map_err(|source| LaunchError::Geometry { name: name(), field, source })?;
+        let page = ConfigPage {
+            geometry,
+            generation: request.generation,
+            instance: request.instance,
+            schema_hash: schema_hash(),
+            features_required: 0,
+            features_optional: 0,
+        };
+        segment::create(&format!("openclaw-{label}-{}", request.instance), &page)
+            .map_err(|source| LaunchError::Segment { name: name(), source })
+    };
+    Ok(Held {
+        engine_half: half("to_agent_bytes", "engine", request.to_agent_bytes)?,
+        agent_half: half("from_agent_bytes", "agent", request.from_agent_bytes)?,
+        doorbell: shm_transport::doorbell::eventfd()
+            .map_err(|source| LaunchError::Doorbell { name: request.name.clone(), source })?,
+    })
+}
+
+/// The command with everything that needs no fork, and the program's name.
+fn command(request: &Spawn) -> Result<(Command, &str), LaunchError> {
+    let Some((program, arguments)) = request.argv.split_first() else {
+        return Err(LaunchError::NoCommand { name: request.name.clone() });
+    };
+    let mut command = Command::new(program);
+    command.args(arguments).env_clear();
+    for name in KEPT_VARIABLES {
+        if let Some(value) = std::env::var_os(name) {
+            command.env(name, value);
+        }
+    }
+    command.envs(request.environment.iter().map(|(name, value)| (name, value)));
+    command
+        .env(names::NAME_VARIABLE, &request.name)
+        .env(names::GENERATION_VARIABLE, request.generation.to_string())
+        .env(names::ENGINE_HALF_VARIABLE, names::ENGINE_HALF_FD.to_string())
+        .env(names::AGENT_HALF_VARIABLE, names::AGENT_HALF_FD.to_string())
+        .env(names::DOORBELL_VARIABLE, names::DOORBELL_FD.to_string());
+    if let Some(path) = &request.working_directory {
+        // Looked at here, since a failed change of directory and a missing program are told alike.
+        let source = match std::fs::metadata(path) {
+            Ok(found) if found.is_dir() => None,
+            Ok(_) => Some(io::ErrorKind::NotADirectory.into()),
+            Err(error) => Some(error),
+        };
+        if let Some(source) = source {
+            return Err(LaunchError::WorkingDirectory { path: path.clone(), source });
+        }
+        command.current_dir(path);
+    }
+    let (stdout, stderr) = match &request.log_path {
+        Some(path) => {
+            let failed = |source| LaunchError::Log { path: path.clone(), source };
+            let log = open_log(path).map_err(failed)?;
+            (log.try_clone().map_err(failed)?, log)
+        }
+        None => {
+            let own = || io::stderr().as_fd().try_clone_to_owned().map(File::from);
+            let failed = |source| LaunchError::Log { path: PathBuf::from("/dev/stderr"), source };
+            (own().map_err(failed)?, own().map_err(failed)?)
+        }
+    };
+    command.stdin(Stdio::null()).stdout(stdout).stderr(stderr);
+    Ok((command, program))
+}
+
+/// Opens a log for appending. A large one is put aside first, in place of the one put aside before.
+fn open_log(path: &Path) -> io::Result<File> {
+    match std::fs::metadata(path) {
+        Ok(found) if found.len() > LOG_BYTES_MAX => {
+            let mut aside = path.as_os_str().to_owned();
+            aside.push(".1");
+            std::fs::rename(path, aside)?;
+        }
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    OpenOptions::new().create(true).append(true).mode(0o600).open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A log above the limit is put aside, one at the limit is appended to, and both are private.
+    #[test]
+    fn a_large_log_is_put_aside() {
+        use std::io::Write;
+        use std::os::unix::fs::PermissionsExt;
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("agent.log");
+        let aside = directory.path().join("agent.log.1");
+        let length = |path: &Path| std::fs::metadata(path).unwrap().len();
+
+        open_log(&path).unwrap().set_len(LOG_BYTES_MAX).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        open_log(&path).unwrap().write_all(b"x").unwrap();
+        assert_eq!((length(&path), aside.exists()), (LOG_BYTES_MAX + 1, false));
+        open_log(&path).unwrap().write_all(b"new").unwrap();
+        assert_eq!((length(&path), length(&aside)), (3, LOG_BYTES_MAX + 1));
+    }
+}

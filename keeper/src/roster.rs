@@ -1,0 +1,158 @@
+//! The agents alive, and what is left of the dead.
+//!
+//! # Who may touch what
+//!
+//! 1. The keeper waits for one process at a time, by number; never for "any child": that would take the
+//!    status of an agent away from [`Roster::bury`].
+//! 2. The group of a dead agent is killed before the agent is reaped: until then its number cannot have
+//!    been given to another process.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitOptions};
+
+use crate::control::{Event, Exit};
+use crate::launch::Held;
+
+/// How long the members of a dead agent's group are looked for closely; the sweep finds later ones.
+const GROUP_WATCH: Duration = Duration::from_secs(5);
+/// How often they are looked for.
+const GROUP_TICK: Duration = Duration::from_millis(10);
+/// How often orphans of all kinds are looked for.
+const SWEEP_TICK: Duration = Duration::from_secs(10);
+
+/// An agent that has been started and not been buried.
+#[derive(Debug)]
+pub(crate) struct Agent {
+    pub(crate) generation: u64,
+    pub(crate) process: Pid,
+    pub(crate) pidfd: OwnedFd,
+    /// Kept while the agent lives, for the next gateway. Arc: an event under way holds them, too.
+    pub(crate) _held: Arc<Held>,
+}
+
+/// A killed process group, of which the keeper may inherit members.
+#[derive(Debug)]
+struct DeadGroup {
+    group: Pid,
+    until: Instant,
+}
+
+/// The agents of this keeper by instance.
+#[derive(Debug)]
+pub(crate) struct Roster {
+    agents: BTreeMap<u64, Agent>,
+    dead_groups: Vec<DeadGroup>,
+    sweep_at: Instant,
+}
+
+impl Roster {
+    pub(crate) fn new(now: Instant) -> Self {
+        Self { agents: BTreeMap::new(), dead_groups: Vec::new(), sweep_at: now + SWEEP_TICK }
+    }
+
+    pub(crate) fn agents(&self) -> &BTreeMap<u64, Agent> {
+        &self.agents
+    }
+
+    pub(crate) fn add(&mut self, instance: u64, agent: Agent) {
+        let before = self.agents.insert(instance, agent);
+        assert!(before.is_none(), "the caller has looked");
+    }
+
+    /// Sends a signal to an agent and its process group.
+    pub(crate) fn signal(&self, instance: u64, signal: Signal) {
+        if let Some(agent) = self.agents.get(&instance) {
+            signal_group(agent.process, signal);
+        }
+    }
+
+    /// Sends a signal to all agents and their process groups.
+    pub(crate) fn signal_all(&self, signal: Signal) {
+        for agent in self.agents.values() {
+            signal_group(agent.process, signal);
+        }
+    }
+
+    /// If this agent is dead: kills its group, reaps it, and says how it ended.
+    ///
+    /// Its pidfd is closed with it, which takes it off every epoll.
+    pub(crate) fn bury(&mut self, instance: u64, now: Instant) -> Option<Event> {
+        let agent = self.agents.get(&instance)?;
+        let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        match rustix::process::waitid(WaitId::PidFd(agent.pidfd.as_fd()), look) {
+            Ok(Some(_)) => {}
+            Ok(None) | Err(_) => return None,
+        }
+        signal_group(agent.process, Signal::KILL); // Rule 2.
+        let (_, status) = rustix::process::waitpid(Some(agent.process), WaitOptions::NOHANG).ok()??; // It was there above.
+        let exit = match (status.exit_status(), status.terminating_signal()) {
+            (Some(code), _) => Exit::Code(code),
+            (None, signal) => Exit::Signal(signal.unwrap_or(0)),
+        };
+        let event =
+            Event::Died { instance, generation: agent.generation, process_id: number(agent.process), exit };
+        self.dead_groups.push(DeadGroup { group: agent.process, until: now + GROUP_WATCH });
+        self.agents.remove(&instance);
+        Some(event)
+    }
+
+    /// Kills and reaps an agent that has just been added but cannot be watched.
+    pub(crate) fn drop_unwatched(&mut self, instance: u64) {
+        if let Some(agent) = self.agents.remove(&instance) {
+            signal_group(agent.process, Signal::KILL);
+            let _ = rustix::process::waitpid(Some(agent.process), WaitOptions::empty()); // It was there above.
+        }
+    }
+
+    /// When [`Self::reap_orphans`] has something to look at next.
+    pub(crate) fn next_look(&self, now: Instant) -> Instant {
+        if self.dead_groups.is_empty() { self.sweep_at } else { now + GROUP_TICK }
+    }
+
+    /// Reaps what dead agents have left behind.
+    pub(crate) fn reap_orphans(&mut self, now: Instant) {
+        self.dead_groups.retain(|dead| {
+            loop {
+                match rustix::process::waitpgid(dead.group, WaitOptions::NOHANG) {
+                    Ok(Some(_)) | Err(Errno::INTR) => {}
+                    Ok(None) => return now < dead.until,
+                    // No child of ours is in it, and the dead have no more children to leave us.
+                    Err(_) => return false,
+                }
+            }
+        });
+        if now >= self.sweep_at {
+            self.sweep_at = now + SWEEP_TICK;
+            self.sweep();
+        }
+    }
+
+    /// Reaps those that left their group, or whose agent lives on.
+    fn sweep(&self) {
+        // Without this file (a kernel option) such orphans stay zombies until the keeper ends.
+        let children = std::fs::read_to_string("/proc/thread-self/children").unwrap_or_default();
+        let agents: BTreeSet<u32> = self.agents.values().map(|agent| number(agent.process)).collect();
+        let orphans = children
+            .split_ascii_whitespace()
+            .filter_map(|text| text.parse().ok().and_then(Pid::from_raw)) // The kernel writes numbers only.
+            .filter(|pid| !agents.contains(&number(*pid)));
+        for orphan in orphans {
+            let _ = rustix::process::waitpid(Some(orphan), WaitOptions::NOHANG); // One that lives on is none.
+        }
+    }
+}
+
+fn signal_group(group: Pid, signal: Signal) {
+    // ESRCH: all are dead already, which is what a signal is for.
+    let _ = rustix::process::kill_process_group(group, signal); // As above; the process is our child.
+}
+
+/// A process id as it is told to the gateway.
+pub(crate) fn number(process: Pid) -> u32 {
+    process.as_raw_nonzero().get().unsigned_abs()
+}

@@ -1,0 +1,359 @@
+//! The loop of the keeper: one thread, one epoll over listener, gateway and the pidfds of the agents.
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
+use rustix::net::{SocketFlags, SocketType, sockopt};
+use rustix::process::{Resource, Rlimit, Signal};
+
+use crate::channel::sentence;
+use crate::connection::{Connection, Heard, Outgoing};
+use crate::control::{AGENTS_MAX, Event, Request, Spawn};
+use crate::launch::{Launched, launch};
+use crate::roster::{Agent, Roster, number};
+use crate::spawn::Reservation;
+
+/// Marks the listener in an epoll event; agents are marked by their instance.
+const LISTENER: u64 = u64::MAX;
+/// Marks the control connection.
+const CONNECTION: u64 = u64::MAX - 1;
+/// The largest instance number.
+const INSTANCE_MAX: u64 = u64::MAX - 2;
+/// Events taken from the kernel at once.
+const EVENTS_PER_WAIT: usize = 64;
+/// Requests carried out before deaths and events get their turn.
+const REQUESTS_PER_WAIT: usize = 16;
+/// The grace of agents whose gateway is gone.
+const ORPHANED_GRACE: Duration = Duration::from_secs(1);
+/// The longest grace a gateway can ask for.
+const GRACE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+/// How long a killed agent may take to die; one that hangs in the kernel is then left to the system.
+const KILL_PATIENCE: Duration = Duration::from_secs(5);
+/// How long the gateway may take to read the last events.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// Why a keeper ended without being told to.
+#[derive(Debug, thiserror::Error)]
+pub enum KeeperError {
+    /// What was handed over is not the socket it should be.
+    #[error("the descriptor handed over for {} is not a listening SEQPACKET socket", path.display())]
+    NotListener {
+        /// The path it should be bound to.
+        path: PathBuf,
+    },
+    /// A system call failed.
+    #[error("{step} failed in the keeper of {}", path.display())]
+    System {
+        /// Which step.
+        step: &'static str,
+        /// The control socket.
+        path: PathBuf,
+        /// The kernel's answer.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// Whether agents may be started.
+#[derive(Clone, Copy, Debug)]
+enum Phase {
+    /// They may.
+    Serving,
+    /// All have been told to end; at `kill_at` they are killed.
+    Ending { kill_at: Instant },
+    /// All have been killed; at `give_up_at` the rest is left to the system.
+    Killed { give_up_at: Instant },
+}
+
+/// Serves one gateway on a listening socket bound to `socket_path`, until it is told to stop or the gateway
+/// is gone. The main function of the keeper's process, which must have a single thread.
+pub fn run(socket_path: &Path, listener: OwnedFd) -> Result<(), KeeperError> {
+    let mut keeper = Keeper::new(socket_path, listener)?;
+    while !keeper.is_finished() {
+        keeper.step()?;
+    }
+    keeper.finish()
+}
+
+struct Keeper {
+    socket_path: PathBuf,
+    listener: OwnedFd,
+    epoll: OwnedFd,
+    connection: Connection,
+    /// Whether the epoll reports that the connection can be written.
+    watches_writable: bool,
+    roster: Roster,
+    phase: Phase,
+    reservation: Reservation,
+    /// The limit the keeper was started with, for its agents.
+    open_files: Rlimit,
+}
+
+impl Keeper {
+    fn new(path: &Path, listener: OwnedFd) -> Result<Self, KeeperError> {
+        let failed = |step: &'static str| {
+            move |source: std::io::Error| KeeperError::System { step, path: path.to_owned(), source }
+        };
+        // First of all, so that the numbers are free.
+        let reservation = Reservation::new().map_err(failed("reserving descriptors"))?;
+        let listens = sockopt::socket_acceptconn(&listener).unwrap_or(false)
+            && sockopt::socket_type(&listener).is_ok_and(|kind| kind == SocketType::SEQPACKET);
+        if !listens {
+            return Err(KeeperError::NotListener { path: path.to_owned() });
+        }
+        // Out of the terminal's session, so that Ctrl-C there reaches the gateway only. It fails for the
+        // leader of a group, whose session is its own business.
+        let _ = rustix::process::setsid(); // As above.
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+            .map_err(|errno| failed("becoming subreaper")(errno.into()))?;
+        let open_files = rustix::process::getrlimit(Resource::Nofile);
+        let raised = Rlimit { current: open_files.maximum, maximum: open_files.maximum };
+        // Six descriptors an agent; with the old limit there are just fewer agents.
+        let _ = rustix::process::setrlimit(Resource::Nofile, raised); // As above.
+        rustix::io::ioctl_fionbio(&listener, true).map_err(|errno| failed("fionbio")(errno.into()))?;
+        let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(|errno| failed("epoll")(errno.into()))?;
+        epoll::add(&epoll, &listener, EventData::new_u64(LISTENER), EventFlags::IN)
+            .map_err(|errno| failed("watching the listener")(errno.into()))?;
+        let now = Instant::now();
+        Ok(Self {
+            socket_path: path.to_owned(),
+            listener,
+            epoll,
+            connection: Connection::Nobody { since: now },
+            watches_writable: false,
+            roster: Roster::new(now),
+            phase: Phase::Serving,
+            reservation,
+            open_files,
+        })
+    }
+
+    fn system(&self, step: &'static str) -> impl FnOnce(Errno) -> KeeperError {
+        let path = self.socket_path.clone();
+        move |errno| KeeperError::System { step, path, source: errno.into() }
+    }
+
+    /// Waits for something, and deals with it.
+    fn step(&mut self) -> Result<(), KeeperError> {
+        let mut events =
+            [epoll::Event { flags: EventFlags::empty(), data: EventData::new_u64(0) }; EVENTS_PER_WAIT];
+        let now = Instant::now();
+        let left = self.next_deadline(now).saturating_duration_since(now);
+        let timeout = Timespec {
+            tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: left.subsec_nanos().into(),
+        };
+        let count = match epoll::wait(&self.epoll, &mut events, Some(&timeout)) {
+            Ok(count) => count,
+            Err(Errno::INTR) => 0,
+            Err(errno) => return Err(self.system("epoll_wait")(errno)),
+        };
+        let now = Instant::now();
+        for event in &events[..count] {
+            match event.data.u64() {
+                LISTENER => self.accept(now)?,
+                CONNECTION => self.listen(now),
+                instance => {
+                    if let Some(event) = self.roster.bury(instance, now) {
+                        self.connection.push(event.into());
+                    }
+                }
+            }
+        }
+        self.roster.reap_orphans(now);
+        self.keep_time(now);
+        let heard = self.connection.flush();
+        self.mind(heard, now);
+        self.watch_writable()
+    }
+
+    fn next_deadline(&self, now: Instant) -> Instant {
+        let phase = match self.phase {
+            Phase::Serving => self.connection.deadline(),
+            Phase::Ending { kill_at: at } | Phase::Killed { give_up_at: at } => Some(at),
+        };
+        let look = self.roster.next_look(now);
+        phase.map_or(look, |at| at.min(look))
+    }
+
+    fn keep_time(&mut self, now: Instant) {
+        match self.phase {
+            Phase::Serving => {
+                let late = self.connection.deadline().is_some_and(|at| now >= at);
+                if !late {
+                    return;
+                }
+                if self.roster.agents().is_empty() && matches!(self.connection, Connection::Nobody { .. }) {
+                    eprintln!("keeper: no gateway has come to {}, exiting", self.socket_path.display());
+                    self.phase = Phase::Killed { give_up_at: now };
+                } else {
+                    self.connection = Connection::Nobody { since: now };
+                }
+            }
+            Phase::Ending { kill_at } if now >= kill_at => {
+                self.roster.signal_all(Signal::KILL);
+                self.phase = Phase::Killed { give_up_at: now + KILL_PATIENCE };
+            }
+            Phase::Ending { .. } | Phase::Killed { .. } => {}
+        }
+    }
+
+    fn is_finished(&self) -> bool {
+        match self.phase {
+            Phase::Serving => false,
+            Phase::Ending { .. } => self.roster.agents().is_empty(),
+            Phase::Killed { give_up_at } => self.roster.agents().is_empty() || Instant::now() >= give_up_at,
+        }
+    }
+
+    fn accept(&mut self, now: Instant) -> Result<(), KeeperError> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        // Any error: that connection is gone again, or descriptors are short; both are its loss only.
+        let Ok(socket) = rustix::net::accept_with(&self.listener, flags) else { return Ok(()) };
+        if self.connection.accept(socket, now) {
+            self.watches_writable = false;
+            if let Some(socket) = self.connection.socket() {
+                epoll::add(&self.epoll, socket, EventData::new_u64(CONNECTION), EventFlags::IN)
+                    .map_err(self.system("watching the gateway"))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn listen(&mut self, now: Instant) {
+        for _ in 0..REQUESTS_PER_WAIT {
+            let heard = self.connection.listen(now);
+            match heard {
+                Heard::Request(request) => self.carry_out(request, now),
+                Heard::Nothing if self.connection.socket().is_some() => return,
+                heard => return self.mind(heard, now),
+            }
+        }
+    }
+
+    /// Deals with the end of a connection.
+    fn mind(&mut self, heard: Heard, now: Instant) {
+        let Heard::GatewayGone { process_id, reason } = heard else { return };
+        self.connection = Connection::Nobody { since: now };
+        self.watches_writable = false;
+        if matches!(self.phase, Phase::Serving) {
+            let count = self.roster.agents().len();
+            eprintln!(
+                "keeper: gateway {process_id} is gone without a shutdown ({}), ending {count} agents",
+                sentence(&reason)
+            );
+            self.end(ORPHANED_GRACE, now);
+        }
+    }
+
+    /// Asks the epoll for writability exactly while events wait.
+    fn watch_writable(&mut self) -> Result<(), KeeperError> {
+        let blocked = self.connection.is_blocked();
+        if blocked == self.watches_writable {
+            return Ok(());
+        }
+        if let Some(socket) = self.connection.socket() {
+            let flags = if blocked { EventFlags::IN | EventFlags::OUT } else { EventFlags::IN };
+            epoll::modify(&self.epoll, socket, EventData::new_u64(CONNECTION), flags)
+                .map_err(self.system("watching the gateway"))?;
+        }
+        self.watches_writable = blocked;
+        Ok(())
+    }
+
+    fn carry_out(&mut self, request: Request, now: Instant) {
+        let refused = |reason: String| Outgoing::from(Event::Refused { reason });
+        match request {
+            Request::Hello { .. } => self.connection.push(refused("hello was said before".to_owned())),
+            Request::Spawn(request) => {
+                let outgoing = self.spawn(&request);
+                self.connection.push(outgoing);
+            }
+            Request::Kill { instance, signal } => match Signal::from_named_raw(signal) {
+                Some(signal) => self.roster.signal(instance, signal),
+                None => self.connection.push(refused(format!("signal {signal} of kill has no name"))),
+            },
+            Request::Shutdown { grace_ms } => self.end(Duration::from_millis(grace_ms), now),
+        }
+    }
+
+    /// Starts an agent, and says what came of it.
+    fn spawn(&mut self, request: &Spawn) -> Outgoing {
+        let Spawn { instance, generation, .. } = *request;
+        let failed = |step: &str, reason: String| {
+            Event::SpawnFailed { instance, generation, step: step.to_owned(), reason }.into()
+        };
+        if !matches!(self.phase, Phase::Serving) {
+            return failed("admission", "the keeper is ending its agents".to_owned());
+        }
+        if instance > INSTANCE_MAX {
+            return failed("admission", format!("instance {instance} is larger than {INSTANCE_MAX}"));
+        }
+        if let Some(agent) = self.roster.agents().get(&instance) {
+            let reason = format!("instance {instance} is alive in generation {}", agent.generation);
+            return failed("admission", reason);
+        }
+        if self.roster.agents().len() >= AGENTS_MAX {
+            return failed("admission", format!("{AGENTS_MAX} agents are alive, no more may be"));
+        }
+        let Launched { process, pidfd, held } = match launch(request, &self.reservation, self.open_files) {
+            Ok(launched) => launched,
+            Err(error) => return failed(error.step(), sentence(&error)),
+        };
+        let watched = epoll::add(&self.epoll, &pidfd, EventData::new_u64(instance), EventFlags::IN);
+        let agent = Agent { generation, process, pidfd, _held: held.clone() };
+        self.roster.add(instance, agent);
+        if let Err(errno) = watched {
+            // Nobody would see its end, so it ends now; `bury` needs the kernel to be through with it.
+            self.roster.drop_unwatched(instance);
+            return failed("watch", format!("epoll refuses the process: {errno}"));
+        }
+        let event = Event::Spawned { instance, generation, process_id: number(process) };
+        Outgoing { event, attached: Some(held) }
+    }
+
+    /// Tells all agents to end, and sets the time at which they are killed.
+    fn end(&mut self, grace: Duration, now: Instant) {
+        if let Phase::Killed { .. } = self.phase {
+            return;
+        }
+        self.roster.signal_all(Signal::TERM);
+        self.phase = Phase::Ending { kill_at: now + grace.min(GRACE_MAX) };
+    }
+
+    /// Removes the socket and says the last words.
+    fn finish(mut self) -> Result<(), KeeperError> {
+        for (instance, agent) in self.roster.agents() {
+            let process = number(agent.process);
+            eprintln!(
+                "keeper: process {process} of instance {instance} does not die of SIGKILL, left behind"
+            );
+        }
+        // Before the last words: who reads them may bind the path anew.
+        match std::fs::remove_file(&self.socket_path) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                let path = self.socket_path.clone();
+                return Err(KeeperError::System { step: "removing the socket", path, source });
+            }
+            Ok(()) | Err(_) => {}
+        }
+        self.connection.push(Event::Stopped.into());
+        let deadline = Instant::now() + LAST_WORDS;
+        while let Heard::Nothing = self.connection.flush() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let Some(socket) = self.connection.socket().filter(|_| self.connection.is_blocked()) else {
+                break;
+            };
+            let timeout = Timespec { tv_sec: 0, tv_nsec: left.subsec_nanos().into() };
+            let writable = &mut [PollFd::from_borrowed_fd(socket, PollFlags::OUT)];
+            if left.is_zero() || rustix::event::poll(writable, Some(&timeout)).is_err() {
+                break;
+            }
+        }
+        Ok(())
+    }
+}

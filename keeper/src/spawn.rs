@@ -1,0 +1,117 @@
+//! What happens between fork and exec, and the descriptors at fixed numbers that an agent finds.
+//!
+//! # Who may touch what
+//!
+//! 1. From [`Reservation::new`] on, the numbers of [`TARGETS`] are taken for the life of the keeper. So no
+//!    other descriptor, in particular not the pipe on which the standard library reports a failed exec,
+//!    ever has one of them, and a copy onto them overwrites nothing that is needed.
+//! 2. Between fork and exec only system calls are made: no allocation, no lock, no formatting.
+
+use std::fs::File;
+use std::io;
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command};
+use std::sync::Arc;
+
+use agent_sdk::inherited::{AGENT_HALF_FD, DOORBELL_FD, ENGINE_HALF_FD};
+use rustix::io::FdFlags;
+use rustix::process::{Pid, Resource, Rlimit, Signal};
+
+use crate::launch::Held;
+
+/// The numbers at which an agent finds its descriptors.
+const TARGETS: [RawFd; 3] = [ENGINE_HALF_FD, AGENT_HALF_FD, DOORBELL_FD];
+/// The highest of them.
+const TARGET_MAX: RawFd = 5;
+
+const _: () = assert!(
+    ENGINE_HALF_FD <= TARGET_MAX && AGENT_HALF_FD <= TARGET_MAX && DOORBELL_FD <= TARGET_MAX,
+    "the reservation covers every target"
+);
+
+/// Keeps the numbers of [`TARGETS`] occupied in the keeper (rule 1).
+#[derive(Debug)]
+pub(crate) struct Reservation {
+    _placeholders: Vec<OwnedFd>,
+}
+
+impl Reservation {
+    /// To be called before the keeper opens anything else.
+    pub(crate) fn new() -> io::Result<Self> {
+        close_inherited_on_exec()?;
+        let mut placeholders = Vec::new();
+        loop {
+            let placeholder = OwnedFd::from(File::open("/dev/null")?);
+            if placeholder.as_raw_fd() > TARGET_MAX {
+                return Ok(Self { _placeholders: placeholders });
+            }
+            placeholders.push(placeholder);
+        }
+    }
+}
+
+/// Keeps whatever the keeper was started with, by whomever, from its agents.
+fn close_inherited_on_exec() -> io::Result<()> {
+    for entry in std::fs::read_dir("/proc/self/fd")? {
+        let number = entry?.file_name().to_str().and_then(|text| text.parse::<RawFd>().ok()); // The kernel's.
+        let Some(number) = number.filter(|number| *number > 2) else { continue };
+        // SAFETY: open, since it is listed (the listing itself is open, too, while this loop runs) and this
+        // process has one thread, which closes nothing in this loop.
+        let fd = unsafe { BorrowedFd::borrow_raw(number) };
+        rustix::io::fcntl_setfd(fd, FdFlags::CLOEXEC)?;
+    }
+    Ok(())
+}
+
+/// Starts a command as the leader of a session and process group of its own, with its descriptors in place.
+///
+/// The reservation proves that rule 1 holds. `open_files` is the limit the agent gets, since the keeper has
+/// raised its own.
+pub(crate) fn start(
+    _reservation: &Reservation,
+    command: &mut Command,
+    held: &Arc<Held>,
+    open_files: Rlimit,
+) -> io::Result<Child> {
+    let keeper = rustix::process::getpid();
+    // Arc: the standard library wants the closure to be `Send`; this process has one thread.
+    let held = Arc::clone(held);
+    let mut targets = TARGETS.map(target);
+    let enter = move || enter(keeper, &held, &mut targets, open_files);
+    // SAFETY: the closure keeps rule 2, so it needs no lock that another thread may have held at the fork;
+    // it writes to no memory the parent reads, and the descriptors it overwrites are free by rule 1.
+    unsafe { command.pre_exec(enter) };
+    command.spawn()
+}
+
+/// The first steps of an agent, before its program is loaded. Rule 2.
+fn enter(
+    keeper: Pid,
+    held: &Held,
+    targets: &mut [ManuallyDrop<OwnedFd>; 3],
+    open_files: Rlimit,
+) -> io::Result<()> {
+    rustix::process::setsid()?;
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    if rustix::process::getppid() != Some(keeper) {
+        // The keeper died before the line above: nobody would send the signal.
+        return Err(io::Error::from_raw_os_error(rustix::io::Errno::SRCH.raw_os_error()));
+    }
+    rustix::process::setrlimit(Resource::Nofile, open_files)?;
+    let sources =
+        [held.engine_half.read_only.as_fd(), held.agent_half.writable.as_fd(), held.doorbell.as_fd()];
+    for (source, target) in sources.into_iter().zip(targets) {
+        // The copy is not close-on-exec, the source is.
+        rustix::io::dup2(source, target)?;
+    }
+    Ok(())
+}
+
+/// A descriptor number as something that can be copied onto. Never closed.
+fn target(number: RawFd) -> ManuallyDrop<OwnedFd> {
+    // SAFETY: open by rule 1 (a placeholder holds the number in the keeper, and in its fork); never
+    // closed through this value, since it is not dropped; used only to be overwritten in the fork.
+    ManuallyDrop::new(unsafe { OwnedFd::from_raw_fd(number) })
+}

@@ -1,0 +1,386 @@
+//! The keeper as a process of its own, with agents as processes of their own.
+
+use std::io::ErrorKind;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use keeper::client::{Client, ClientError, StartError};
+use keeper::control::{Event, Exit, Request, Spawn};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::process::{Pid, Signal};
+use shm_transport::envelope::{Encoder, Kind, MessageV1, Route};
+use shm_transport::link::{Limits, Link};
+use shm_transport::{doorbell, segment};
+use tempfile::TempDir;
+
+const WAIT: Duration = Duration::from_secs(20);
+
+/// An example program of this package, which cargo builds with the tests.
+fn example(name: &str) -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let path = test.parent().unwrap().parent().unwrap().join("examples").join(name);
+    assert!(path.exists(), "{} is built by `cargo test -p keeper`", path.display());
+    path
+}
+
+struct Fixture {
+    directory: TempDir,
+    client: Client,
+}
+
+impl Fixture {
+    fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let client =
+            Client::start(&example("keeper_process"), &directory.path().join("keeper.sock")).unwrap();
+        Self { directory, client }
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.directory.path().join("keeper.sock")
+    }
+
+    fn log(&self) -> PathBuf {
+        self.directory.path().join("agent.log")
+    }
+
+    /// A request for a probe agent.
+    fn probe(&self, instance: u64) -> Spawn {
+        Spawn {
+            instance,
+            generation: 2,
+            name: "probe".to_owned(),
+            argv: vec![example("probe_agent").to_string_lossy().into_owned()],
+            environment: vec![("GREETING".to_owned(), "hello there".to_owned())],
+            working_directory: Some(self.directory.path().to_owned()),
+            to_agent_bytes: 65_536,
+            from_agent_bytes: 65_536,
+            log_path: Some(self.log()),
+        }
+    }
+
+    fn event(&mut self) -> (Event, Vec<OwnedFd>) {
+        event(&mut self.client).unwrap()
+    }
+
+    /// Spawns a probe agent and attaches to it.
+    fn spawn(&mut self, instance: u64) -> Probe {
+        let request = Request::Spawn(self.probe(instance));
+        self.client.send(&request).unwrap();
+        let (event, fds) = self.event();
+        let Event::Spawned { instance: found, generation: 2, process_id } = event else {
+            panic!("{event:?}");
+        };
+        assert_eq!(found, instance);
+        let [engine_half, agent_half, bell] = <[OwnedFd; 3]>::try_from(fds).unwrap();
+        let attached = segment::attach_engine(engine_half, agent_half, Limits::default()).unwrap();
+        assert_eq!((attached.instance, attached.generation), (instance, 2));
+        Probe { link: attached.link, bell, process_id }
+    }
+}
+
+/// The next event, or why there will be none.
+fn event(client: &mut Client) -> Result<(Event, Vec<OwnedFd>), ClientError> {
+    let deadline = Instant::now() + WAIT;
+    loop {
+        if let Some(received) = client.receive()? {
+            return Ok(received);
+        }
+        await_readable(&*client, deadline);
+    }
+}
+
+fn await_readable(fd: impl AsFd, deadline: Instant) {
+    let left = deadline.saturating_duration_since(Instant::now());
+    assert!(!left.is_zero(), "nothing came in time");
+    let timeout =
+        Timespec { tv_sec: left.as_secs().try_into().unwrap(), tv_nsec: left.subsec_nanos().into() };
+    rustix::event::poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&timeout)).unwrap();
+}
+
+/// The engine's end of an agent.
+struct Probe {
+    link: Link,
+    bell: OwnedFd,
+    process_id: u32,
+}
+
+impl Probe {
+    fn ask(&mut self, question: &str) -> String {
+        self.say(question);
+        let deadline = Instant::now() + WAIT;
+        loop {
+            let mut answer = None;
+            self.link
+                .receiver
+                .receive(16, |message| match message.kind {
+                    Kind::End => {
+                        assert_eq!((message.route.turn, message.route.origin), (77, 5));
+                        answer = Some(message.as_end().unwrap().content.to_string());
+                    }
+                    other => assert_eq!(other, Kind::Hello),
+                })
+                .unwrap();
+            self.link.receiver.release();
+            if let Some(answer) = answer {
+                return answer;
+            }
+            // Asleep until the agent rings.
+            if !self.link.receiver.arm().unwrap() {
+                await_readable(&self.bell, deadline);
+            }
+            self.link.receiver.disarm();
+            doorbell::silence(&self.bell);
+        }
+    }
+
+    fn say(&mut self, content: &str) {
+        let message = MessageV1 { content: content.to_owned(), ..MessageV1::default() };
+        let route = Route { turn: 77, session: 1, origin: 5, sequence: 9, attempt: 1 };
+        self.link.sender.send(Kind::Message, &route, Encoder::default().encode(&message)).unwrap();
+        self.link.sender.flush().unwrap();
+    }
+}
+
+/// Polls until a process is gone, reaped included.
+fn await_gone(process_id: u32) {
+    let pid = Pid::from_raw(process_id.try_into().unwrap()).unwrap();
+    let deadline = Instant::now() + WAIT;
+    while rustix::process::test_kill_process(pid).is_ok() {
+        assert!(Instant::now() < deadline, "process {process_id} lives on");
+        std::thread::yield_now();
+    }
+}
+
+fn kill(process_id: u32) {
+    let pid = Pid::from_raw(process_id.try_into().unwrap()).unwrap();
+    rustix::process::kill_process(pid, Signal::KILL).unwrap();
+}
+
+/// An agent answers through rings and doorbell; it has the descriptors, variables, directory and log it was
+/// promised, and no others.
+#[test]
+fn an_agent_answers() {
+    let mut fixture = Fixture::start();
+    let mut probe = fixture.spawn(11);
+    assert_eq!(probe.ask("are you there"), "echo are you there");
+    // 5 is the doorbell, 3 the listing itself; the halves are closed once they are mapped.
+    assert_eq!(probe.ask("descriptors"), "[0, 1, 2, 3, 5]");
+    assert_eq!(probe.ask("variable GREETING"), "hello there");
+    assert_eq!(probe.ask("variable OPENCLAW_AGENT_NAME"), "probe");
+    assert_eq!(probe.ask("variable CARGO_MANIFEST_DIR"), "absent");
+    assert_eq!(Path::new(&probe.ask("directory")), fixture.directory.path().canonicalize().unwrap());
+    let log = std::fs::read_to_string(fixture.log()).unwrap();
+    assert_eq!(log, "probe: probe attached in generation 2\n");
+    // Another of the same number is refused, the next number is not.
+    let request = Request::Spawn(fixture.probe(11));
+    fixture.client.send(&request).unwrap();
+    let reason = "instance 11 is alive in generation 2".to_owned();
+    let step = "admission".to_owned();
+    assert_eq!(fixture.event().0, Event::SpawnFailed { instance: 11, generation: 2, step, reason });
+    assert_eq!(fixture.spawn(12).ask("and you"), "echo and you");
+}
+
+/// What cannot be started is reported by step and name; the keeper goes on.
+#[test]
+fn failures_name_the_thing() {
+    let mut fixture = Fixture::start();
+    let missing = fixture.directory.path().join("missing").to_string_lossy().into_owned();
+    let base = fixture.probe(1);
+    let cases = [
+        (
+            Spawn { argv: vec![missing.clone()], ..base.clone() },
+            "run",
+            format!("program {missing} cannot be run: No such file or directory (os error 2)"),
+        ),
+        (
+            Spawn { argv: vec![fixture.directory.path().to_string_lossy().into_owned()], ..base.clone() },
+            "run",
+            format!(
+                "program {} cannot be run: Permission denied (os error 13)",
+                fixture.directory.path().display()
+            ),
+        ),
+        (
+            Spawn { working_directory: Some(missing.clone().into()), ..base.clone() },
+            "working directory",
+            format!("working directory {missing} cannot be used: No such file or directory (os error 2)"),
+        ),
+        (
+            Spawn { to_agent_bytes: 5000, ..base.clone() },
+            "rings",
+            "to_agent_bytes of agent probe cannot be used: ring capacity 5000 is not a power of two"
+                .to_owned(),
+        ),
+        (Spawn { argv: Vec::new(), ..base }, "command", "agent probe has no command".to_owned()),
+    ];
+    for (request, step, reason) in cases {
+        fixture.client.send(&Request::Spawn(request)).unwrap();
+        let step = step.to_owned();
+        assert_eq!(fixture.event().0, Event::SpawnFailed { instance: 1, generation: 2, step, reason });
+    }
+    assert_eq!(fixture.spawn(1).ask("x"), "echo x");
+}
+
+/// A killed agent is reported with its signal, its grandchild dies and is reaped; an exit code is reported.
+#[test]
+fn deaths_are_reported() {
+    let mut fixture = Fixture::start();
+    let mut probe = fixture.spawn(1);
+    let grandchild = probe.ask("child").parse().unwrap();
+    kill(probe.process_id);
+    let died = |process_id, exit| Event::Died { instance: 1, generation: 2, process_id, exit };
+    assert_eq!(fixture.event().0, died(probe.process_id, Exit::Signal(9)));
+    await_gone(probe.process_id);
+    await_gone(grandchild);
+
+    let mut probe = fixture.spawn(1);
+    probe.say("exit 3");
+    assert_eq!(fixture.event().0, died(probe.process_id, Exit::Code(3)));
+
+    let probe = fixture.spawn(1);
+    fixture.client.send(&Request::Kill { instance: 1, signal: 15 }).unwrap();
+    assert_eq!(fixture.event().0, died(probe.process_id, Exit::Signal(15)));
+
+    let mut probe = fixture.spawn(1);
+    assert_eq!(probe.ask("x"), "echo x");
+    probe.link.sender.send(Kind::Stop, &Route::default(), &[]).unwrap();
+    probe.link.sender.flush().unwrap();
+    assert_eq!(fixture.event().0, died(probe.process_id, Exit::Code(0)));
+}
+
+/// Without its gateway a keeper ends its agents and itself, and removes its socket.
+#[test]
+fn a_keeper_without_gateway_ends() {
+    let mut fixture = Fixture::start();
+    let probe = fixture.spawn(1);
+    let (keeper, socket) = (fixture.client.process_id(), fixture.socket());
+    let Fixture { directory: _directory, client } = fixture;
+    drop(client);
+    // Reap it here: the client that would have waited for it is gone.
+    let pid = Pid::from_raw(keeper.try_into().unwrap()).unwrap();
+    let (_, status) =
+        rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty()).unwrap().unwrap();
+    assert_eq!(status.exit_status(), Some(0));
+    await_gone(probe.process_id);
+    assert!(!socket.exists());
+}
+
+/// An agent does not outlive a keeper that is killed; the client is told that the keeper is gone.
+#[test]
+fn a_killed_keeper_takes_its_agents_along() {
+    let mut fixture = Fixture::start();
+    let probe = fixture.spawn(1);
+    kill(fixture.client.process_id());
+    assert!(matches!(event(&mut fixture.client), Err(ClientError::Closed)));
+    await_gone_or_zombie(probe.process_id);
+    assert_eq!(fixture.client.wait().unwrap().code(), None);
+    // The dead file does not keep the next one from starting.
+    let socket = fixture.socket();
+    assert!(socket.exists());
+    fixture.client = Client::start(&example("keeper_process"), &socket).unwrap();
+    assert_eq!(fixture.spawn(1).ask("x"), "echo x");
+}
+
+/// Polls until a process that somebody else reaps, sooner or later, runs no more.
+fn await_gone_or_zombie(process_id: u32) {
+    let deadline = Instant::now() + WAIT;
+    loop {
+        match std::fs::read_to_string(format!("/proc/{process_id}/stat")) {
+            Ok(stat) if !stat.contains(") Z ") => assert!(Instant::now() < deadline, "{stat}"),
+            Ok(_) => return,
+            Err(error) if error.kind() == ErrorKind::NotFound => return,
+            Err(error) => assert_eq!(error.raw_os_error(), Some(3), "ESRCH: it is just going"),
+        }
+        std::thread::yield_now();
+    }
+}
+
+/// Shutdown ends agents within the grace, also one that ignores SIGTERM, then the keeper.
+#[test]
+fn shutdown_ends_all() {
+    let mut fixture = Fixture::start();
+    let polite = fixture.spawn(1);
+    let stubborn = ["sh", "-c", "trap '' TERM; echo ready; while :; do sleep 1000; done"];
+    let request = Spawn { argv: stubborn.map(str::to_owned).to_vec(), ..fixture.probe(2) };
+    fixture.client.send(&Request::Spawn(request)).unwrap();
+    let (Event::Spawned { process_id, .. }, _) = fixture.event() else { panic!("not spawned") };
+    let deadline = Instant::now() + WAIT;
+    while !std::fs::read_to_string(fixture.log()).unwrap().contains("ready") {
+        assert!(Instant::now() < deadline, "the shell did not set its trap");
+        std::thread::yield_now();
+    }
+    fixture.client.send(&Request::Shutdown { grace_ms: 200 }).unwrap();
+    let died = |instance, process_id, signal| Event::Died {
+        instance,
+        generation: 2,
+        process_id,
+        exit: Exit::Signal(signal),
+    };
+    assert_eq!(fixture.event().0, died(1, polite.process_id, 15));
+    assert_eq!(fixture.event().0, died(2, process_id, 9));
+    assert_eq!(fixture.event().0, Event::Stopped);
+    assert!(!fixture.socket().exists(), "removed before the last words");
+    assert!(matches!(event(&mut fixture.client), Err(ClientError::Closed)));
+    assert_eq!(fixture.client.wait().unwrap().code(), Some(0));
+}
+
+/// A second gateway, a second keeper, and another version are refused with the reason.
+#[test]
+fn strangers_are_refused() {
+    let fixture = Fixture::start();
+    let error = Client::start(&example("keeper_process"), &fixture.socket()).unwrap_err();
+    assert!(matches!(&error, StartError::AlreadyRunning { path } if *path == fixture.socket()), "{error}");
+    let expected = format!(
+        r#"{{"type":"refused","reason":"this keeper serves the gateway with process id {}"}}"#,
+        std::process::id()
+    );
+    assert_eq!(read(&connect(&fixture.socket())), expected);
+
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("keeper.sock");
+    let listener = socket();
+    rustix::net::bind(&listener, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+    rustix::net::listen(&listener, 4).unwrap();
+    let mut child = Command::new(example("keeper_process"))
+        .args(["keeper", "--socket"])
+        .arg(&path)
+        .stdin(Stdio::from(listener))
+        .spawn()
+        .unwrap();
+    let stranger = connect(&path);
+    let hello = br#"{"type":"hello","version_min":2,"version_max":3,"process_id":1,"software":"test"}"#;
+    rustix::net::send(&stranger, hello, SendFlags::empty()).unwrap();
+    let expected = r#"{"type":"refused","reason":"keeper speaks control version 1, the gateway 2 to 3"}"#;
+    assert_eq!(read(&stranger), expected);
+    assert_eq!(read(&stranger), "", "and the connection ends");
+    // Another may come; it is greeted.
+    let gateway = connect(&path);
+    let hello = br#"{"type":"hello","version_min":1,"version_max":3,"process_id":1,"software":"test"}"#;
+    rustix::net::send(&gateway, hello, SendFlags::empty()).unwrap();
+    let expected = format!(r#"{{"type":"welcome","version":1,"process_id":{}}}"#, child.id());
+    assert_eq!(read(&gateway), expected);
+    drop(gateway);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+fn socket() -> OwnedFd {
+    rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap()
+}
+
+fn connect(path: &Path) -> OwnedFd {
+    let socket = socket();
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path).unwrap()).unwrap();
+    socket
+}
+
+/// One datagram as text; empty at the end of the connection.
+fn read(socket: &OwnedFd) -> String {
+    await_readable(socket, Instant::now() + WAIT);
+    let mut buffer = [0u8; 1024];
+    let (bytes, _) = rustix::net::recv(socket, &mut buffer, RecvFlags::empty()).unwrap();
+    String::from_utf8(buffer[..bytes].to_vec()).unwrap()
+}
