@@ -10,17 +10,17 @@ mod options;
 mod send;
 mod state_directory;
 
+use std::os::fd::AsFd;
+use std::path::Path;
 use std::process::ExitCode;
 
+use adapters::agent::host::HostKind;
 use clap::Parser;
 use options::{AgentHostKind, Command, GatewayCommand, Options};
 
 #[cfg(feature = "mimalloc")]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
-/// Exit code for a configuration or a command line that cannot be used.
-const EXIT_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
     match Options::parse().command {
@@ -34,7 +34,7 @@ fn main() -> ExitCode {
         Command::Send(options) => report(send::send(&options)),
         Command::Health(options) => report(send::health(&options)),
         Command::Keeper { socket } => report(keeper_role(&socket)),
-        Command::AgentHost { kind } => agent_host_role(kind),
+        Command::AgentHost { kind } => report(agent_host_role(kind)),
     }
 }
 
@@ -51,20 +51,35 @@ fn report<E: std::error::Error>(result: Result<ExitCode, E>) -> ExitCode {
                 source = cause.source();
             }
             eprintln!("openclaw: {text}");
-            ExitCode::from(EXIT_USAGE.min(1))
+            ExitCode::FAILURE
         }
     }
 }
 
-fn keeper_role(socket: &std::path::Path) -> Result<ExitCode, keeper::KeeperError> {
-    keeper::run_from_stdin(socket)?;
+/// Why this process cannot take the role of the keeper.
+#[derive(Debug, thiserror::Error)]
+enum RoleError {
+    /// Standard input is not to be had.
+    #[error("the keeper is started by the gateway, which hands it its socket as standard input")]
+    NoSocket(#[source] std::io::Error),
+    /// The keeper ended without being told to.
+    #[error(transparent)]
+    Keeper(#[from] keeper::KeeperError),
+    /// The agent host ended with nothing to say for it.
+    #[error(transparent)]
+    AgentHost(#[from] adapters::agent::host::HostError),
+}
+
+fn keeper_role(socket: &Path) -> Result<ExitCode, RoleError> {
+    let listener = std::io::stdin().as_fd().try_clone_to_owned().map_err(RoleError::NoSocket)?;
+    keeper::run(socket, listener)?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn agent_host_role(kind: AgentHostKind) -> ExitCode {
+fn agent_host_role(kind: AgentHostKind) -> Result<ExitCode, RoleError> {
     let kind = match kind {
-        AgentHostKind::Echo => adapters::agent::host::HostKind::Echo,
-        AgentHostKind::Stdio { command } => adapters::agent::host::HostKind::Stdio { command },
+        AgentHostKind::Echo => HostKind::Echo,
+        AgentHostKind::Stdio { command } => HostKind::Stdio { argv: command },
     };
-    report(adapters::agent::host::run(kind))
+    Ok(ExitCode::from(adapters::agent::host::run(kind)?))
 }

@@ -133,7 +133,7 @@ pub struct SendOptions {
     /// How long to wait for the whole reply.
     #[arg(long, value_name = "MS", default_value_t = 60_000)]
     pub timeout_ms: u64,
-    /// Print the closing frame as JSON instead of the text.
+    /// Print `{"text", "session"}` as JSON when the reply is whole, instead of the text as it comes.
     #[arg(long)]
     pub json: bool,
     /// What to say.

@@ -49,7 +49,11 @@ pub fn send(options: &SendOptions) -> Result<ExitCode, SendFailure> {
     let exchange = tokio::time::timeout(Duration::from_millis(*timeout_ms), exchange);
     let reply = run(async { exchange.await })?.map_err(|_| SendFailure::Late { timeout_ms: *timeout_ms })??;
     let mut out = std::io::stdout();
-    let rest = if *json { reply.json.as_str() } else { reply.text.get(streamed..).unwrap_or_default() };
+    let rest = if *json {
+        serde_json::json!({"text": reply.text, "session": reply.session}).to_string()
+    } else {
+        reply.text.get(streamed..).unwrap_or_default().to_owned()
+    };
     writeln!(out, "{rest}").map_err(SendFailure::Print)?;
     Ok(ExitCode::SUCCESS)
 }

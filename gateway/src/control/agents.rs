@@ -9,7 +9,7 @@ use engine::event::{AgentIndex, InstanceId};
 use engine::shard::{Command, Notice};
 use engine::supervision::{Action, Event, Limits as Patience, Supervisor};
 use engine::time::Moment;
-use keeper::control::{Exit, Request};
+use keeper::control::{Exit, Request, Spawn};
 use shm_transport::link::Limits;
 use shm_transport::segment::attach_engine;
 
@@ -227,7 +227,7 @@ impl Agents {
                 argv
             }
         };
-        let request = Request::Spawn {
+        let request = Request::Spawn(Spawn {
             instance: instance.0,
             // Every incarnation gets rings of its own, so its number is the generation of both.
             generation: instance.0,
@@ -238,7 +238,7 @@ impl Agents {
             to_agent_bytes: AGENT_RING_BYTES,
             from_agent_bytes: AGENT_RING_BYTES,
             log_path: Some(parts.state.agent_log(&agent.config.name)),
-        };
+        });
         send(parts, &request);
     }
 

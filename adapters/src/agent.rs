@@ -1,0 +1,5 @@
+//! stub
+
+pub mod host;
+mod echo;
+mod stdio;
