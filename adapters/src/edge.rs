@@ -18,7 +18,7 @@
 //!
 //! 1. Everything behind `Rc` belongs to the edge's thread. No `RefCell` is borrowed across an await.
 //! 2. `Arc<EdgeShared>` is shared with the gateway and the other edges. Each edge writes its own counters only.
-//! 3. Locks of `RefCell`s are taken in this order: ports or scratch, connection table, connection state.
+//! 3. Nothing that is called while a `RefCell` is borrowed runs a task: wakers only schedule.
 //!
 //! **Back-pressure**
 //!
