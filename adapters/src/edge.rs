@@ -18,12 +18,12 @@
 //!
 //! 1. Everything behind `Rc` belongs to the edge's thread. No `RefCell` is borrowed across an await.
 //! 2. `Arc<EdgeShared>` is shared with the gateway and the other edges. Each edge writes its own counters only.
-//! 3. Locks of `RefCell`s are taken in this order: ports or scratch, connection table, connection state.
+//! 3. Nothing that is called while a `RefCell` is borrowed runs a task: wakers only schedule.
 //!
 //! **Back-pressure**
 //!
 //! - A shard that does not keep up: `SendError::Full` leaves the frame with its connection, which reads
-//!   nothing more until the pump sees half of the backlog gone. TCP does the rest.
+//!   nothing more until little of the backlog is left. TCP does the rest.
 //! - A client that does not read: above `outbound_bytes_max` of queued frames nothing more is read from it.
 //!   Above that limit it lives on sufferance: it may hold one whole reply more (streamed blocks and closing
 //!   frame, twice `reply_bytes_max`), for `slow_grace` at most, and only while all connections of the edge
@@ -186,7 +186,7 @@ async fn run(
     bell: pump::Bell,
     mut phase: watch::Receiver<Phase>,
 ) -> Result<(), EdgeError> {
-    let pump = tokio::task::spawn_local(pump::run(Rc::clone(&edge), bell));
+    let mut pump = tokio::task::spawn_local(pump::run(Rc::clone(&edge), bell));
     let clock = tokio::task::spawn_local(pump::tick(Rc::clone(&edge)));
     let accepting = tokio::task::spawn_local(http::accept(Rc::clone(&edge), listener));
     let failed = loop {
@@ -206,6 +206,11 @@ async fn run(
                 }
             }
             failure = edge.failure() => break Some(failure),
+            ended = &mut pump => match ended {
+                Ok(failure) => break Some(failure),
+                // Without it nobody would get a reply: whoever watches this thread has to know.
+                Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+            },
         }
     };
     accepting.abort();

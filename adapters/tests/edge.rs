@@ -3,12 +3,15 @@
 mod support;
 
 use std::io::Read;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use adapters::client::{self, ClientError};
 use adapters::edge::{EdgeOptions, Phase};
 use serde_json::json;
 use shm_transport::envelope::{BlockType, FailureCode};
+use shm_transport::link::Limits;
 use support::{Frame, Gateway, Raw, Replies, UPGRADE, request, until};
 
 /// Answers with a block and an empty end.
@@ -232,6 +235,70 @@ fn large_replies_arrive() {
             assert_eq!(last["content"]["content"].as_str().map(str::len), Some(16 * PIECE));
         }
     }
+}
+
+/// A shard that does not keep up stops the client and loses nothing, not even with pings unanswered. By
+/// holding the shard until no more goes in, and counting the replies after that.
+#[test]
+fn a_slow_shard_stops_the_client() {
+    const COUNT: usize = 3000;
+    static GO: AtomicBool = AtomicBool::new(false);
+    let options = EdgeOptions {
+        open_turns_max: COUNT,
+        ping_interval: Duration::from_millis(100),
+        ..EdgeOptions::default()
+    };
+    let limits = Limits { backlog_bytes_max: 2 * 1024 * 1024, ..Limits::default() };
+    let gateway = Gateway::start_over(limits, options, |replies, text| {
+        until("go", || GO.load(Ordering::Acquire).then_some(()));
+        replies.end(&text[..8]);
+    });
+    let mut client = Raw::connect(gateway.address);
+    let writer = Arc::new(Mutex::new(Raw { stream: client.stream.try_clone().unwrap() }));
+    let shared_writer = Arc::clone(&writer);
+    let text = "x".repeat(8 * 1024);
+    let writing = std::thread::spawn(move || {
+        for number in 0..COUNT {
+            let text = format!("{number:08}{text}");
+            shared_writer.lock().unwrap().say(&number.to_string(), "s", &text);
+        }
+    });
+    // Two intervals of silence would close it, if it were the client's fault.
+    let (mut seen, mut since) = (0, Instant::now());
+    until("stopped", || {
+        let received = gateway.shared.sum(|stats| &stats.received);
+        if received != seen {
+            (seen, since) = (received, Instant::now());
+        }
+        (received > 0 && since.elapsed() > Duration::from_millis(500)).then_some(())
+    });
+    assert!(seen < COUNT as u64 / 2, "{seen}");
+    GO.store(true, Ordering::Release);
+    for number in 0..COUNT {
+        let reply = until("reply", || match client.next() {
+            Frame::Ping => {
+                // A writer that holds it is heard by what it writes.
+                if let Ok(mut writer) = writer.try_lock() {
+                    writer.frame(0x8a, b"");
+                }
+                None
+            }
+            frame => Some(frame),
+        });
+        assert_eq!(reply, Frame::Json(closing(&number.to_string(), "s", &format!("{number:08}"))));
+    }
+    writing.join().unwrap();
+    assert_eq!(gateway.shared.sum(|stats| &stats.refused), 0);
+}
+
+/// A socket that asks nothing is closed. By a short limit.
+#[test]
+fn a_request_must_come_in_time() {
+    let options = EdgeOptions { head_timeout: Duration::from_millis(50), ..EdgeOptions::default() };
+    let gateway = Gateway::start(options, echo);
+    let (answer, _) = request(gateway.address, "GET / HTTP/1.1\r\n");
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 408"), "{answer}");
+    until("closed", || (gateway.shared.sum(|stats| &stats.sockets) == 0).then_some(()));
 }
 
 /// A client that does not read is closed with 1013 once it holds more than its share, and only it. By

@@ -6,6 +6,7 @@
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use futures_util::{Sink, SinkExt, Stream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -49,12 +50,24 @@ pub async fn run(edge: Rc<Edge>, stream: TcpStream, read: Vec<u8>) {
         edge: Rc::clone(&edge),
         stalled: None,
         unflushed: false,
-        bad_since: edge.now(),
+        bad_since: Instant::now(),
         bad_count: 0,
     };
+    let _open = Open { edge, connection };
     let reason = std::future::poll_fn(|cx| task.poll_turn(cx)).await;
     task.finish(reason).await;
-    edge.remove(&connection);
+}
+
+/// Removes the connection from its edge, even if its task panics.
+struct Open {
+    edge: Rc<Edge>,
+    connection: Rc<Connection>,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.edge.remove(&self.connection);
+    }
 }
 
 struct Task {
@@ -65,7 +78,7 @@ struct Task {
     stalled: Option<Utf8Bytes>,
     /// Whether the socket holds what the kernel has not.
     unflushed: bool,
-    bad_since: std::time::Instant,
+    bad_since: Instant,
     bad_count: u32,
 }
 
@@ -155,6 +168,9 @@ impl Task {
 
     /// Reads what is there, within limits, and hands it to the shards.
     fn read(&mut self, cx: &mut Context<'_>) -> Result<Reading, CloseReason> {
+        if self.connection.state.borrow().blocked {
+            return Ok(Reading::Waiting);
+        }
         let mut now_ms = None;
         let mut result = Ok(Reading::Pausing);
         for _ in 0..FRAMES_PER_TURN {
@@ -187,7 +203,6 @@ impl Task {
                 }
                 Submitted::Stalled => {
                     self.stalled = Some(text);
-                    self.edge.block(&self.connection);
                     result = Ok(Reading::Waiting);
                     break;
                 }
@@ -196,6 +211,11 @@ impl Task {
         if now_ms.is_some() {
             self.edge.flush();
         }
+        if self.stalled.is_some() {
+            // In the list first: the flush may have made the room already, and then no bell would ring.
+            self.edge.block(&self.connection);
+            self.edge.unblock();
+        }
         result
     }
 
@@ -203,7 +223,7 @@ impl Task {
     fn next_text(&mut self, cx: &mut Context<'_>) -> Result<Option<Utf8Bytes>, CloseReason> {
         loop {
             let Poll::Ready(item) = Pin::new(&mut self.socket).poll_next(cx) else { return Ok(None) };
-            self.connection.state.borrow_mut().heard_at = self.edge.now();
+            self.connection.state.borrow_mut().heard = true;
             match item {
                 None => return Err(CloseReason::Gone),
                 Some(Err(error)) => return Err(reason_of(&error)),
@@ -218,7 +238,7 @@ impl Task {
     /// Counts a frame that was not understood.
     #[cold]
     fn count_bad(&mut self) -> Result<(), CloseReason> {
-        let now = std::time::Instant::now();
+        let now = Instant::now();
         if now.duration_since(self.bad_since).as_secs() >= 1 {
             self.bad_since = now;
             self.bad_count = 0;

@@ -58,12 +58,28 @@ pub async fn accept(edge: Rc<Edge>, listener: TcpListener) {
     }
 }
 
+/// Counts a socket while it has not been upgraded, even if its task panics.
+struct Socket(Rc<Edge>);
+
+impl Socket {
+    fn open(edge: &Rc<Edge>) -> Self {
+        edge.stats().sockets.add(1);
+        Self(Rc::clone(edge))
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        self.0.stats().sockets.sub(1);
+    }
+}
+
 /// Answers the requests of one socket, and hands it on once it is upgraded.
 async fn converse(edge: Rc<Edge>, stream: TcpStream) {
     // Without it, a small frame would wait for the acknowledgement of the one before. An error means
     // that the peer is gone, which the first read tells.
     let _ = stream.set_nodelay(true);
-    edge.stats().sockets.add(1);
+    let socket = Socket::open(&edge);
     let upgrade: RefCell<Option<OnUpgrade>> = RefCell::new(None);
     let service = service_fn(|request| {
         let response = answer(&edge, request, &upgrade);
@@ -77,7 +93,7 @@ async fn converse(edge: Rc<Edge>, stream: TcpStream) {
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades()
         .await;
-    edge.stats().sockets.sub(1);
+    drop(socket);
     let (Ok(()), Some(upgrade)) = (served, upgrade.take()) else { return };
     let Ok(upgraded) = upgrade.await else { return };
     if let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() {

@@ -11,8 +11,8 @@ use shm_transport::record::Poison;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::state::{Edge, unix_ms};
-use super::turns;
+use super::state::{Connection, Edge, unix_ms};
+use super::{EdgeError, turns};
 use crate::refusal::CloseReason;
 
 /// Records taken from one shard before the next is looked at and the connections get their turn.
@@ -20,8 +20,6 @@ const RECORDS_PER_TURN: usize = 512;
 /// How often the clock ticks at most and at least.
 const TICK_MAX: Duration = Duration::from_secs(1);
 const TICK_MIN: Duration = Duration::from_millis(5);
-/// Bytes of backlog below which connections that wait for room may go on.
-const BACKLOG_RESUME_BYTES: usize = 1024 * 1024;
 
 /// The eventfd on which shards ring this edge.
 ///
@@ -47,8 +45,10 @@ impl Bell {
     }
 }
 
-/// Receives for all connections until the edge ends or fails.
-pub async fn run(edge: Rc<Edge>, bell: Bell) {
+/// Receives for all connections until the edge fails.
+pub async fn run(edge: Rc<Edge>, bell: Bell) -> EdgeError {
+    let edge_index = edge.options.edge_index;
+    let poisoned = |(shard_index, source)| EdgeError::Poisoned { edge_index, shard_index, source };
     loop {
         match turn(&edge) {
             Ok(0) => {}
@@ -57,18 +57,16 @@ pub async fn run(edge: Rc<Edge>, bell: Bell) {
                 tokio::task::yield_now().await;
                 continue;
             }
-            Err((shard_index, poison)) => return edge.fail(shard_index, poison),
+            Err(found) => return poisoned(found),
         }
         match arm(&edge) {
             Ok(true) => {}
             Ok(false) => {
-                if let Err(error) = bell.wait().await {
-                    // Only a runtime that shuts down says this.
-                    tracing::error!(edge = edge.options.edge_index, %error, "the bell cannot be waited for");
-                    return;
+                if let Err(source) = bell.wait().await {
+                    return EdgeError::Bell { edge_index, source };
                 }
             }
-            Err((shard_index, poison)) => return edge.fail(shard_index, poison),
+            Err(found) => return poisoned(found),
         }
         for link in &mut edge.ports.borrow_mut().links {
             link.receiver.disarm();
@@ -80,7 +78,6 @@ pub async fn run(edge: Rc<Edge>, bell: Bell) {
 fn turn(edge: &Edge) -> Result<usize, (usize, Poison)> {
     let now_ms = unix_ms();
     let mut count = 0;
-    let mut waiting_bytes = 0;
     for (shard_index, link) in edge.ports.borrow_mut().links.iter_mut().enumerate() {
         let at = |poison| (shard_index, poison);
         let mut broken = None;
@@ -99,12 +96,9 @@ fn turn(edge: &Edge) -> Result<usize, (usize, Poison)> {
         if link.sender.backlog_bytes() > 0 {
             // An error here is found again, and told, by whoever sends next.
             let _ = link.sender.flush();
-            waiting_bytes = waiting_bytes.max(link.sender.backlog_bytes());
         }
     }
-    if edge.some_blocked() && waiting_bytes <= BACKLOG_RESUME_BYTES {
-        edge.unblock();
-    }
+    edge.unblock();
     edge.wake_dirty();
     edge.scratch.borrow_mut().shrink();
     Ok(count)
@@ -119,39 +113,51 @@ fn arm(edge: &Edge) -> Result<bool, (usize, Poison)> {
     Ok(some)
 }
 
-/// Moves the clock, asks silent connections whether they live, and ends those that do not or are too slow.
+/// Asks silent connections whether they live, and ends those that do not or are too slow.
+///
+/// A tick counts for two periods at most: if this thread was held up, its clients had no chance either.
 pub async fn tick(edge: Rc<Edge>) {
     let options = &edge.options;
     let period = (options.ping_interval.min(options.slow_grace) / 4).clamp(TICK_MIN, TICK_MAX);
     let mut interval = tokio::time::interval(period);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut before = Instant::now();
     loop {
         interval.tick().await;
         let now = Instant::now();
-        edge.set_now(now);
-        edge.each(|connection| {
-            let mut state = connection.state.borrow_mut();
-            if now.saturating_duration_since(state.heard_at) > 2 * options.ping_interval {
-                drop(state);
-                edge.end(&connection, CloseReason::Silent);
-                return;
-            }
-            let mut wake = false;
-            if now >= state.ping_at {
-                state.ping_at = now + options.ping_interval;
-                state.want_ping = true;
-                wake = true;
-            }
-            if state.outbound.bytes() <= options.outbound_bytes_max {
-                state.over_since = None;
-            } else if now.duration_since(*state.over_since.get_or_insert(now)) >= options.slow_grace {
-                edge.give_up(&mut state);
-                wake = true;
-            }
-            if wake {
-                edge.mark_dirty(Rc::clone(&connection), &mut state);
-            }
-        });
+        let passed = now.duration_since(before).min(2 * period);
+        before = now;
+        edge.each(|connection| look_after(&edge, &connection, now, passed));
         edge.wake_dirty();
+    }
+}
+
+fn look_after(edge: &Edge, connection: &Rc<Connection>, now: Instant, passed: Duration) {
+    let options = &edge.options;
+    let mut state = connection.state.borrow_mut();
+    // While it waits for room in a ring, it is we who do not listen.
+    if std::mem::take(&mut state.heard) || state.blocked {
+        state.silent_for = Duration::ZERO;
+    } else {
+        state.silent_for += passed;
+        if state.silent_for > 2 * options.ping_interval {
+            drop(state);
+            edge.end(connection, CloseReason::Silent);
+            return;
+        }
+    }
+    if now >= state.ping_at {
+        state.ping_at = now + options.ping_interval;
+        state.want_ping = true;
+        edge.mark_dirty(Rc::clone(connection), &mut state);
+    }
+    if state.outbound.bytes() <= options.outbound_bytes_max {
+        state.over_for = Duration::ZERO;
+    } else {
+        state.over_for += passed;
+        if state.over_for >= options.slow_grace {
+            edge.give_up(&mut state);
+            edge.mark_dirty(Rc::clone(connection), &mut state);
+        }
     }
 }

@@ -1,11 +1,11 @@
-//! What the tasks of an edge share: ports, connection table, phase, clock. One thread, see rules 1 and 3 of `edge`.
+//! What the tasks of an edge share: ports, connection table, phase. One thread, see rules 1 and 3 of `edge`.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use shm_transport::envelope::{Encoder, MessageV1};
 use shm_transport::link::SendError;
@@ -24,6 +24,8 @@ const SPARE_TURNS_MAX: usize = 1024;
 const SPARE_TEXT_BYTES_MAX: usize = 4096;
 /// A scratch buffer that has grown beyond this is given back.
 const SCRATCH_BYTES_MAX: usize = 256 * 1024;
+/// Bytes of backlog towards each shard below which connections that wait for room may go on.
+const BACKLOG_RESUME_BYTES: usize = 1024 * 1024;
 
 /// Names a connection for the life of its edge: a slot and how often that has been used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -75,16 +77,20 @@ pub struct ConnectionState {
     pub waker: Option<Waker>,
     /// Whether it is in the list of those to be woken.
     pub dirty: bool,
+    /// Whether it is in the list of those that wait for room in a ring, and therefore does not read.
+    pub blocked: bool,
     /// Why it is to end.
     pub ending: Option<CloseReason>,
     /// Whether a ping is due.
     pub want_ping: bool,
     /// When the next ping is due.
     pub ping_at: Instant,
-    /// When the client was heard last, by the clock of the edge.
-    pub heard_at: Instant,
-    /// Since when its queue has been above the limit.
-    pub over_since: Option<Instant>,
+    /// Whether the client was heard since the last tick.
+    pub heard: bool,
+    /// For how long it has not been heard, as far as we were able to listen.
+    pub silent_for: Duration,
+    /// For how long its queue has been above the limit, as far as we were able to write.
+    pub over_for: Duration,
 }
 
 /// Buffers that are filled and emptied within one call.
@@ -150,7 +156,6 @@ pub struct Edge {
     queued_bytes: Cell<usize>,
     opened: Cell<u64>,
     phase: Cell<Phase>,
-    now: Cell<Instant>,
     failure: RefCell<Option<EdgeError>>,
     failed: Notify,
     gone: Notify,
@@ -170,7 +175,6 @@ impl Edge {
             queued_bytes: Cell::new(0),
             opened: Cell::new(0),
             phase: Cell::new(Phase::Running),
-            now: Cell::new(Instant::now()),
             failure: RefCell::default(),
             failed: Notify::new(),
             gone: Notify::new(),
@@ -197,16 +201,6 @@ impl Edge {
         }
     }
 
-    /// The time of the last tick: good enough for pings and limits.
-    pub fn now(&self) -> Instant {
-        self.now.get()
-    }
-
-    /// Moves the clock.
-    pub fn set_now(&self, now: Instant) {
-        self.now.set(now);
-    }
-
     /// Adds a connection.
     pub fn open(&self) -> Rc<Connection> {
         let mut table = self.table.borrow_mut();
@@ -217,7 +211,6 @@ impl Edge {
         let entry = &mut table.slots[slot as usize];
         let number = self.opened.get();
         self.opened.set(number + 1);
-        let now = Instant::now();
         let connection = Rc::new(Connection {
             id: ConnectionId::new(slot, entry.generation),
             thread: format!("conn-{}-{:x}-{number}", self.options.edge_index, self.options.run),
@@ -228,11 +221,13 @@ impl Edge {
                 unflushed: false,
                 waker: None,
                 dirty: false,
+                blocked: false,
                 ending: (self.phase() == Phase::Closing).then_some(CloseReason::GoingAway),
                 want_ping: false,
-                ping_at: now + self.options.ping_interval,
-                heard_at: now,
-                over_since: None,
+                ping_at: Instant::now() + self.options.ping_interval,
+                heard: true,
+                silent_for: Duration::ZERO,
+                over_for: Duration::ZERO,
             }),
         });
         entry.connection = Some(Rc::clone(&connection));
@@ -365,23 +360,29 @@ impl Edge {
     /// Remembers a connection that waits for room in a ring.
     #[cold]
     pub fn block(&self, connection: &Rc<Connection>) {
-        self.blocked.borrow_mut().push(Rc::clone(connection));
+        if !std::mem::replace(&mut connection.state.borrow_mut().blocked, true) {
+            self.blocked.borrow_mut().push(Rc::clone(connection));
+        }
     }
 
-    /// Wakes all that wait for room.
-    #[cold]
+    /// Wakes all that wait for room, if there is room now.
+    #[inline]
     pub fn unblock(&self) {
-        for connection in self.blocked.borrow_mut().drain(..) {
-            if let Some(waker) = &connection.state.borrow().waker {
-                waker.wake_by_ref();
+        if !self.blocked.borrow().is_empty() && self.has_room() {
+            for connection in self.blocked.borrow_mut().drain(..) {
+                let mut state = connection.state.borrow_mut();
+                state.blocked = false;
+                if let Some(waker) = &state.waker {
+                    waker.wake_by_ref();
+                }
             }
         }
     }
 
-    /// Whether some connection waits for room.
-    #[inline]
-    pub fn some_blocked(&self) -> bool {
-        !self.blocked.borrow().is_empty()
+    /// Whether every shard has taken so much that connections which wait for room may go on.
+    pub fn has_room(&self) -> bool {
+        let ports = self.ports.borrow();
+        ports.links.iter().all(|link| link.sender.backlog_bytes() <= BACKLOG_RESUME_BYTES)
     }
 
     /// Shows the shards what has been written.

@@ -63,8 +63,12 @@ pub struct Gateway {
 
 impl Gateway {
     pub fn start(options: EdgeOptions, answer: Answer) -> Self {
-        let geometry = Geometry::new(256 * 1024).unwrap();
         let limits = Limits { backlog_bytes_max: 64 * 1024 * 1024, ..Limits::default() };
+        Self::start_over(limits, options, answer)
+    }
+
+    pub fn start_over(limits: Limits, options: EdgeOptions, answer: Answer) -> Self {
+        let geometry = Geometry::new(256 * 1024).unwrap();
         let mut ports = connect(1, 1, geometry, limits).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
