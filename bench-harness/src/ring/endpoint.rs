@@ -96,16 +96,19 @@ pub fn ping<E: Endpoint>(
     waiting: Waiting,
     duration: Duration,
 ) -> io::Result<RoundTrips> {
-    let mut message = vec![0x5a; message_bytes];
+    // Two, so that a number is written a message ahead: a copy that meets it at once waits for the store.
+    let (mut message, mut next) = (vec![0x5a; message_bytes], vec![0x5a; message_bytes]);
+    put_sequence(&mut message, 0);
     let mut latency_ns = new_histogram()?;
     let mut patience = Patience::new(duration);
     let start = Instant::now();
     let warm = start + duration / 10;
     let (mut measured_from, mut before) = (start, start);
     for sequence in 0..STOP {
-        put_sequence(&mut message, sequence);
+        put_sequence(&mut next, sequence + 1);
         end.send(&message)?;
         end.flush()?;
+        std::mem::swap(&mut message, &mut next);
         let mut answer = None;
         while answer.is_none() {
             if end.receive(|sequence| answer = Some(sequence))? == 0 {
@@ -149,11 +152,14 @@ pub fn source<E: Endpoint>(
     batch: u64,
     duration: Duration,
 ) -> io::Result<()> {
-    let mut message = vec![0x5a; message_bytes];
+    // Two, so that a number is written a message ahead: a copy that meets it at once waits for the store.
+    let (mut message, mut next) = (vec![0x5a; message_bytes], vec![0x5a; message_bytes]);
+    put_sequence(&mut message, 0);
     let start = Instant::now();
     for sequence in 0..STOP {
-        put_sequence(&mut message, sequence);
+        put_sequence(&mut next, sequence + 1);
         end.send(&message)?;
+        std::mem::swap(&mut message, &mut next);
         if (sequence + 1).is_multiple_of(batch) {
             end.flush()?;
         }
