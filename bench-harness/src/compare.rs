@@ -17,8 +17,9 @@ pub struct Options {
     /// How many times worse a row may be.
     #[arg(long, default_value_t = 1.3, value_name = "RATIO", value_parser = parse_threshold)]
     threshold: f64,
-    /// Metrics to judge. Tails and maxima move a lot between runs; name them to judge them too.
-    #[arg(long, value_delimiter = ',', default_value = "p50,throughput_per_s", value_name = "METRIC")]
+    /// Metrics to judge. Tails, maxima and rates over all the time move with whatever else the machine does; name
+    /// them to judge them too.
+    #[arg(long, value_delimiter = ',', default_value = "p50,window_p50_per_s", value_name = "METRIC")]
     metric: Vec<String>,
     /// Scenarios to judge. Default: all.
     #[arg(long, value_delimiter = ',', value_name = "SCENARIO")]

@@ -11,7 +11,7 @@ use crate::machine::Machine;
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Report {
-    /// Nanoseconds of a 64-byte round trip over bare cache lines, just before the run; zero if not measured.
+    /// Nanoseconds of a 64-byte round trip over bare cache lines, the median over the run; zero if not measured.
     pub calibration_ns: f64,
     /// Where.
     pub machine: Machine,

@@ -22,6 +22,9 @@ use endpoint::{MESSAGE_BYTES_MAX, MESSAGE_BYTES_MIN};
 use peer::{Job, Outcome, Peer};
 
 const ROUNDS_MAX: u64 = 1000;
+/// How many times slower the slowest calibration of a run may be than the fastest without a warning.
+const CALIBRATION_SPREAD_MAX: f64 = 1.5;
+const CALIBRATIONS_ALONE: usize = 5;
 const QUICK_SECONDS_PER_CELL: f64 = 0.15;
 
 /// Over what the messages travel.
@@ -183,8 +186,30 @@ pub fn run(options: &Options) -> io::Result<()> {
 
 /// Only the calibration, on threads of processes that are pinned for it and no longer.
 pub fn calibrate() -> io::Result<Option<f64>> {
-    let pinned = std::thread::spawn(|| start_pair().map(|(_, calibration_ns)| calibration_ns));
+    let pinned = std::thread::spawn(|| {
+        let (mut peer, first_ns) = start_pair()?;
+        let mut calibrations_ns: Vec<f64> = first_ns.into_iter().collect();
+        if first_ns.is_some() {
+            for _ in 1..CALIBRATIONS_ALONE {
+                calibrations_ns.push(peer.calibrate()?);
+            }
+        }
+        Ok(over_the_run(&mut calibrations_ns))
+    });
     pinned.join().unwrap_or_else(|_| Err(io::Error::other("the calibration panicked")))
+}
+
+/// The median of the calibrations of a run, with a warning where they differ too much to compare runs by.
+fn over_the_run(calibrations_ns: &mut [f64]) -> Option<f64> {
+    let median = median(calibrations_ns);
+    let (least, most) = (*calibrations_ns.first()?, *calibrations_ns.last()?); // Sorted by now.
+    println!("calibration over the run: median {median:.0} ns, {least:.0} to {most:.0} ns");
+    if most > least * CALIBRATION_SPREAD_MAX {
+        println!(
+            "the machine changed its speed during the run: do not compare these figures with another run"
+        );
+    }
+    Some(median)
 }
 
 /// The second process, and the calibration: the first line that a run prints. Pins this thread.
@@ -203,12 +228,17 @@ fn start_pair() -> io::Result<(Peer, Option<f64>)> {
 
 /// Measures every cell once per round, all cells of a round before the next.
 pub fn measure(plan: &Plan) -> io::Result<Measured> {
-    let (mut peer, calibration_ns) = start_pair()?;
+    let (mut peer, first_calibration_ns) = start_pair()?;
+    let mut calibrations_ns: Vec<f64> = first_calibration_ns.into_iter().collect();
     let mut samples: BTreeMap<Cell, BTreeMap<&'static str, (&'static str, Vec<f64>)>> = BTreeMap::new();
     for _ in 0..plan.rounds {
+        if first_calibration_ns.is_some() {
+            // Again and again: a virtual machine can become several times slower within a run.
+            calibrations_ns.push(peer.calibrate()?);
+        }
         for &size_bytes in &plan.sizes {
             for &scenario in &plan.scenarios {
-                if calibration_ns.is_none() && scenario != Scenario::RoundTripAsleep {
+                if calibrations_ns.is_empty() && scenario != Scenario::RoundTripAsleep {
                     continue;
                 }
                 for &subject in &plan.subjects {
@@ -227,7 +257,7 @@ pub fn measure(plan: &Plan) -> io::Result<Measured> {
         let of = |(metric, (unit, mut values)): (_, (_, Vec<f64>))| (metric, unit, median(&mut values));
         (cell, metrics.into_iter().map(of).collect())
     });
-    Ok(Measured { calibration_ns, medians: medians.collect() })
+    Ok(Measured { calibration_ns: over_the_run(&mut calibrations_ns), medians: medians.collect() })
 }
 
 fn metrics(outcome: &Outcome) -> Vec<(&'static str, &'static str, f64)> {

@@ -28,10 +28,10 @@ const LINE_BYTES: usize = 128;
 const HEADER_BYTES: usize = 16;
 /// The longest sleep before a side looks again in any case.
 const SLEEP_MAX: Duration = Duration::from_millis(100);
-/// Round trips of one calibration round.
-const CALIBRATION_ROUND_TRIPS: u64 = 20_000;
-/// Rounds of a calibration; the first warms up.
-const CALIBRATION_ROUNDS: usize = 8;
+/// Round trips of one calibration round: few, so that most rounds pass without another program in between.
+const CALIBRATION_ROUND_TRIPS: u64 = 100;
+/// Rounds of a calibration, whose median counts.
+const CALIBRATION_ROUNDS: usize = 1_000;
 /// The longest calibration.
 const CALIBRATION_MAX: Duration = Duration::from_secs(10);
 
@@ -315,7 +315,7 @@ pub fn calibrate(shared: &Shared) -> io::Result<f64> {
         #[expect(clippy::cast_precision_loss, reason = "both are small")]
         rounds.push(start.elapsed().as_nanos() as f64 / CALIBRATION_ROUND_TRIPS as f64);
     }
-    Ok(crate::figures::median(&mut rounds[1..]))
+    Ok(crate::figures::median(&mut rounds))
 }
 
 /// The child's part of the calibration.
