@@ -46,8 +46,10 @@ pub fn send(options: &SendOptions) -> Result<ExitCode, SendFailure> {
         }
     };
     let exchange = client::send(url, agent, session.as_deref(), content, print);
-    let exchange = tokio::time::timeout(Duration::from_millis(*timeout_ms), exchange);
-    let reply = run(async { exchange.await })?.map_err(|_| SendFailure::Late { timeout_ms: *timeout_ms })??;
+    let limit = Duration::from_millis(*timeout_ms);
+    // The timer is made inside of the runtime.
+    let reply = run(async { tokio::time::timeout(limit, exchange).await })?
+        .map_err(|_| SendFailure::Late { timeout_ms: *timeout_ms })??;
     let mut out = std::io::stdout();
     let rest = if *json {
         serde_json::json!({"text": reply.text, "session": reply.session}).to_string()

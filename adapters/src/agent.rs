@@ -1,5 +1,0 @@
-//! stub
-
-pub mod host;
-mod echo;
-mod stdio;
