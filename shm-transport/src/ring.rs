@@ -35,6 +35,8 @@ mod consumer;
 mod producer;
 
 #[cfg(all(test, loom))]
+mod loom_rig;
+#[cfg(all(test, loom))]
 mod loom_tests;
 #[cfg(all(test, not(loom)))]
 mod model_tests;
