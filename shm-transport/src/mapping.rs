@@ -67,7 +67,7 @@ impl Half {
         let at = unsafe { base.add(CONTROL_OFFSET) };
         // SAFETY: page-aligned, inside one live mapping that lives as long as `self` and keeps its pages
         // (T4); the words are atomics, so others may write them, and every bit pattern is a value. Words
-        // of a read-only mapping are loaded Relaxed only (ring rule 4) and never stored (layout rule 1).
+        // of a read-only mapping are loaded Relaxed only (T6) and never stored (layout rule 1).
         unsafe { at.cast::<ControlWords>().as_ref() }
     }
 
