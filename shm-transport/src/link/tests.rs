@@ -183,7 +183,14 @@ fn a_scribbling_peer_harms_only_itself() {
         let Some(link) = &mut current else {
             match Link::new(&engine, &agent, Bell::Futex, ReadMode::CopyAndCheck, limits) {
                 Ok(link) => current = Some(link),
-                Err(_named) => poisons += 1,
+                Err(_named) => {
+                    poisons += 1;
+                    // The rings of a poisoned peer are reset; without this a scribbler that does not run just
+                    // now would leave every round at this point.
+                    let (own, peer) = (engine.control(), agent.control());
+                    peer.tail.0.store(own.head.0.load(Ordering::Relaxed), Ordering::Relaxed);
+                    peer.head.0.store(own.tail.0.load(Ordering::Relaxed), Ordering::Relaxed);
+                }
             }
             continue;
         };

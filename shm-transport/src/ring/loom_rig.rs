@@ -105,6 +105,7 @@ impl Futex {
     }
 }
 
+#[expect(clippy::arc_with_non_send_sync, reason = "loom checks what the bounds would forbid")]
 pub(super) fn views(start: u64) -> (View, View) {
     let shared = Arc::new(Shared {
         producer: ControlWords::default(),
