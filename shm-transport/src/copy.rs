@@ -3,7 +3,7 @@
 //! A plain copy of bytes that somebody else changes at the same time is a data race, which the language
 //! does not define. Short copies go word by word through relaxed atomics; long ones through one
 //! `rep movsb`, which the compiler cannot look into. Either way the result is private and is validated
-//! afterwards: a peer that writes while we read garbles only what it sent itself.
+//! afterwards (trust rule T1): a peer that writes while we read garbles only what it sent itself.
 
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -39,7 +39,8 @@ pub(crate) unsafe fn copy_from_shared(source: NonNull<u8>, into: &mut [u8]) {
     for (index, chunk) in into.chunks_mut(8).enumerate() {
         // SAFETY: `index * 8` is below the length, which the contract says is mapped.
         let at = unsafe { words.add(index) };
-        // SAFETY: mapped and aligned by the contract; an atomic allows others to write meanwhile.
+        // SAFETY: mapped and aligned by the contract; an atomic allows others to write meanwhile, and a relaxed
+        // load is defined on a read-only mapping too (T6).
         let word = unsafe { at.as_ref() };
         // Relaxed: the Acquire load of the tail ordered the bytes already.
         let bytes = word.load(Ordering::Relaxed).to_le_bytes();

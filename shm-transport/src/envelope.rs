@@ -403,6 +403,48 @@ mod tests {
         assert_eq!(seen.received_at_ms.to_native(), 1_700_000_000_000);
     }
 
+    /// The bytes of one archive of each kind: an accidental change of the layout fails here. A constant is never
+    /// edited; a changed struct is a new kind.
+    #[test]
+    fn archives_are_pinned_byte_by_byte() {
+        let mut encoder = Encoder::default();
+        let mut hex = |kind: Kind| {
+            let bytes = match kind {
+                Kind::Message => encoder.encode(&message()),
+                Kind::Block => encoder.encode(&BlockV1 { block_type: 4, content: "a tool's answer".into() }),
+                Kind::End => encoder.encode(&EndV1 { content: "the whole reply".into() }),
+                Kind::Failure => {
+                    encoder.encode(&FailureV1 { code: 5, retry_after_ms: 1500, text: "queue is full".into() })
+                }
+                Kind::Hello => {
+                    encoder.encode(&HelloV1 { process_id: 42, software: "agent-sdk 0.1.0".into() })
+                }
+                Kind::Accepted | Kind::Stop => &[],
+            };
+            bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+        };
+        let found: Vec<_> = Kind::ALL.iter().map(|&kind| (kind, hex(kind))).collect();
+        assert_eq!(found, GOLDEN.map(|(kind, bytes)| (kind, bytes.to_owned())));
+    }
+
+    const GOLDEN: [(Kind, &str); 7] = [
+        (
+            Kind::Message,
+            concat!(
+                "776562736f636b657468656c6c6f2c2077c3b6726c6420f09fa69e0000000000",
+                "6563686fffffffff89000000d8ffffff75ffffffffffffff742d31ffffffffff",
+                "63312d32ffffffff92000000c1ffffffffffffffffffffff0068e5cf8b010000",
+                "0002000000000000",
+            ),
+        ),
+        (Kind::Block, "6120746f6f6c277320616e7377657200040000008f000000ecffffff"),
+        (Kind::End, "7468652077686f6c65207265706c79008f000000f0ffffff"),
+        (Kind::Failure, "71756575652069732066756c6c00000005000000dc0500008d000000e8ffffff"),
+        (Kind::Accepted, ""),
+        (Kind::Hello, "6167656e742d73646b20302e312e30002a0000008f000000ecffffff"),
+        (Kind::Stop, ""),
+    ];
+
     proptest! {
         /// Any damage to an archive gives either a readable value or a named error, never a crash.
         #[test]

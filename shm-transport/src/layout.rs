@@ -303,6 +303,7 @@ impl ConfigPage {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn page() -> ConfigPage {
         ConfigPage {
@@ -324,6 +325,28 @@ mod tests {
             let mut damaged = encoded;
             damaged[index] ^= 0x40;
             assert_ne!(ConfigPage::decode(&damaged), Ok(page()), "byte {index}");
+        }
+    }
+
+    proptest! {
+        /// Whatever a page says, also under a correct checksum, it is refused by name or its sizes are usable.
+        #[test]
+        fn any_config_page_is_read_or_refused(
+            damage in proptest::collection::vec((0usize..88, any::<u8>()), 0..6),
+            capacity in prop_oneof![any::<u64>(), (0u32..64).prop_map(|shift| 1 << shift)],
+        ) {
+            let mut bytes = page().encode();
+            bytes[24..32].copy_from_slice(&capacity.to_le_bytes());
+            for (at, value) in damage {
+                bytes[at] ^= value;
+            }
+            let checksum = crc32c::crc32c(&bytes[..88]);
+            bytes[88..92].copy_from_slice(&checksum.to_le_bytes());
+            if let Ok(page) = ConfigPage::decode(&bytes) {
+                let capacity = page.geometry.capacity_bytes();
+                prop_assert!(capacity.is_power_of_two() && capacity <= CAPACITY_BYTES_MAX as u64);
+                prop_assert_eq!(&page.encode()[12..88], &bytes[12..88]);
+            }
         }
     }
 

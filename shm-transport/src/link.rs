@@ -424,3 +424,6 @@ impl Receiver {
         self.consumer.position()
     }
 }
+
+#[cfg(test)]
+mod tests;

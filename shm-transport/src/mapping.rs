@@ -67,8 +67,18 @@ impl Half {
         let at = unsafe { base.add(CONTROL_OFFSET) };
         // SAFETY: page-aligned, inside one live mapping that lives as long as `self` and keeps its pages
         // (T4); the words are atomics, so others may write them, and every bit pattern is a value. Words
-        // of a read-only mapping are loaded Relaxed only (ring rule 4) and never stored (layout rule 1).
+        // of a read-only mapping are loaded Relaxed only (T6) and never stored (layout rule 1).
         unsafe { at.cast::<ControlWords>().as_ref() }
+    }
+
+    /// Writes a word of data as a peer might that keeps to no rule.
+    #[cfg(test)]
+    pub(crate) fn scribble(&self, offset: usize, word: u64) {
+        assert!(offset.is_multiple_of(8) && offset + 8 <= self.geometry.capacity as usize);
+        let at = self.data(offset).cast::<std::sync::atomic::AtomicU64>();
+        // SAFETY: aligned and inside the map by the check above; an atomic allows others to read meanwhile.
+        let word_at = unsafe { at.as_ref() };
+        word_at.store(word, std::sync::atomic::Ordering::Relaxed);
     }
 
     /// Start of the data at an offset below the capacity.

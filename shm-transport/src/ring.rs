@@ -19,7 +19,7 @@
 //!    acquires it before it writes over them.
 //! 4. Both sides keep private copies of what the other last published. A word read from the peer is
 //!    compared with the private copy before it is used; an impossible one poisons the ring. It is loaded
-//!    Relaxed and followed by an Acquire fence, since the page may be mapped read-only.
+//!    Relaxed and followed by an Acquire fence, since the page may be mapped read-only (trust rule T6).
 //! 5. A sleeper makes its word odd, fences, looks once more, and only then sleeps. A waker publishes,
 //!    fences, and only then looks at the word. Either the sleeper sees the data or the waker the sleeper.
 //! 6. The odd word is the position the sleeper saw last, plus one. A waker rings once for each such position,
@@ -34,6 +34,8 @@
 mod consumer;
 mod producer;
 
+#[cfg(all(test, loom))]
+mod loom_rig;
 #[cfg(all(test, loom))]
 mod loom_tests;
 #[cfg(all(test, not(loom)))]

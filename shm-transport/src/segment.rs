@@ -238,3 +238,6 @@ pub fn in_process(
         Link::new(&b, &a, Bell::Event(Arc::clone(a_bell)), ReadMode::InPlace, limits).map_err(invalid)?;
     Ok((first, second))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,167 +1,17 @@
 //! Every interleaving of the ring's properties, with payload slots as checked cells.
 //!
-//! The ring holds two records of 16 payload bytes. Data lies in cells that loom checks, so an access that no
-//! ordering separates from another is reported as a race, not only a wrong order of positions. A side that
-//! sleeps does so on a model of the futex: compare and sleep in one step. A lost wake-up is a deadlock, which
-//! loom reports. `scripts/loom-mutants` weakens each ordering once and demands that a test here fails.
+//! A side that sleeps does so on a model of the futex: compare and sleep in one step. A lost wake-up is a
+//! deadlock, which loom reports. `scripts/loom-mutants` weakens each ordering once and demands that a test here
+//! fails.
 
 use std::sync::Arc;
 
-use loom::cell::UnsafeCell;
 use loom::sync::{Condvar, Mutex};
 use loom::thread;
 
-use super::{Consumer, Memory, Producer, Refused, Wake};
-use crate::layout::{ControlWords, Geometry};
-use crate::record::Header;
+use super::loom_rig::*;
+use super::{Consumer, Producer, Refused, Wake};
 use crate::sync::{AtomicU64, Ordering};
-
-const CAPACITY_BYTES: u64 = 64;
-const PAYLOAD_BYTES: usize = 16;
-const RECORD_BYTES: u64 = 32;
-
-/// The words of both halves, the data of one, and the two places to sleep.
-struct Shared {
-    producer: ControlWords,
-    consumer: ControlWords,
-    data: Vec<UnsafeCell<u64>>,
-    data_bell: Futex,
-    space_bell: Futex,
-}
-
-/// One side's view of it.
-#[derive(Clone)]
-struct View {
-    // Arc: both model threads own it.
-    shared: Arc<Shared>,
-    is_producer: bool,
-}
-
-impl Memory for View {
-    fn geometry(&self) -> Geometry {
-        Geometry::tiny(CAPACITY_BYTES)
-    }
-
-    fn own(&self) -> &ControlWords {
-        if self.is_producer { &self.shared.producer } else { &self.shared.consumer }
-    }
-
-    fn peer(&self) -> &ControlWords {
-        if self.is_producer { &self.shared.consumer } else { &self.shared.producer }
-    }
-
-    fn write(&self, offset: usize, bytes: &[u8]) {
-        for (index, chunk) in bytes.chunks_exact(8).enumerate() {
-            let word = u64::from_le_bytes(chunk.try_into().unwrap());
-            self.shared.data[offset / 8 + index].with_mut(|cell| {
-                // SAFETY: the pointer of a live cell; loom fails the test if another access is concurrent.
-                unsafe { *cell = word };
-            });
-        }
-    }
-
-    fn read(&self, offset: usize, into: &mut [u8]) {
-        for (index, chunk) in into.chunks_exact_mut(8).enumerate() {
-            let word = self.shared.data[offset / 8 + index].with(|cell| {
-                // SAFETY: the pointer of a live cell; loom fails the test if a write is concurrent.
-                unsafe { *cell }
-            });
-            chunk.copy_from_slice(&word.to_le_bytes());
-        }
-    }
-}
-
-/// Compares and sleeps in one step, as the kernel does under the lock of its bucket.
-struct Futex {
-    lock: Mutex<()>,
-    queue: Condvar,
-}
-
-impl Futex {
-    fn new() -> Self {
-        Self { lock: Mutex::new(()), queue: Condvar::new() }
-    }
-
-    fn wait(&self, word: &AtomicU64, expected: u64) {
-        let guard = self.lock.lock().unwrap();
-        if word.load(Ordering::Relaxed) == expected {
-            drop(self.queue.wait(guard).unwrap());
-        }
-    }
-
-    fn wake(&self) {
-        let _bucket = self.lock.lock().unwrap();
-        self.queue.notify_one();
-    }
-}
-
-fn views(start: u64) -> (View, View) {
-    let shared = Arc::new(Shared {
-        producer: ControlWords::default(),
-        consumer: ControlWords::default(),
-        data: (0..CAPACITY_BYTES / 8).map(|_| UnsafeCell::new(0)).collect(),
-        data_bell: Futex::new(),
-        space_bell: Futex::new(),
-    });
-    shared.producer.tail.0.store(start, Ordering::Relaxed);
-    shared.consumer.head.0.store(start, Ordering::Relaxed);
-    (View { shared: Arc::clone(&shared), is_producer: true }, View { shared, is_producer: false })
-}
-
-fn ring(start: u64) -> (Producer<View>, Consumer<View>) {
-    let (producer, consumer) = views(start);
-    (Producer::attach(producer).unwrap(), Consumer::attach(consumer).unwrap())
-}
-
-/// Reserves, fills and commits one record that carries `number`.
-fn commit(producer: &mut Producer<View>, number: u8) -> Result<(), Refused> {
-    let mut slot = producer.reserve(PAYLOAD_BYTES)?;
-    assert!(slot.put(&[number; PAYLOAD_BYTES]));
-    slot.commit(1, 0);
-    Ok(())
-}
-
-fn publish(producer: &mut Producer<View>) {
-    if producer.publish() == Wake::Ring {
-        producer.memory().shared.data_bell.wake();
-    }
-}
-
-fn release(consumer: &mut Consumer<View>) {
-    if consumer.release() == Wake::Ring {
-        consumer.memory().shared.space_bell.wake();
-    }
-}
-
-/// What a record carries, once all its bytes are found to agree.
-fn number(consumer: &Consumer<View>, header: Header) -> u8 {
-    let mut payload = [0u8; PAYLOAD_BYTES];
-    assert_eq!(header.len as usize, PAYLOAD_BYTES);
-    consumer.copy_payload(header, &mut payload);
-    assert_eq!(payload, [payload[0]; PAYLOAD_BYTES], "a torn record");
-    payload[0]
-}
-
-/// The next record, if there is one, advanced over but not released.
-fn take(consumer: &mut Consumer<View>) -> Option<u8> {
-    let header = consumer.peek().unwrap()?;
-    let number = number(consumer, header);
-    consumer.advance(header);
-    Some(number)
-}
-
-/// All there is, released one by one.
-fn drain(consumer: &mut Consumer<View>, into: &mut Vec<u8>) {
-    while let Some(number) = take(consumer) {
-        into.push(number);
-        release(consumer);
-    }
-}
-
-/// The numbers from 1 to `count`, in order.
-fn counted(count: usize) -> Vec<u8> {
-    (1..=count as u8).collect()
-}
 
 /// Whatever the offset, the consumer gets what was accepted, in order, and no byte is written while it is
 /// read. Three records through a ring of two, from every offset at which a record can start; at the odd ones
@@ -247,24 +97,6 @@ fn loom_batch_is_all_or_nothing() {
     });
 }
 
-/// Sleeps on the tail until there is a record, or the ring is closed and empty.
-fn take_or_sleep(consumer: &mut Consumer<View>) -> Option<u8> {
-    loop {
-        if let Some(number) = take(consumer) {
-            return Some(number);
-        }
-        if !consumer.arm().unwrap() {
-            if consumer.peer_closed() {
-                consumer.disarm();
-                return take(consumer);
-            }
-            let shared = Arc::clone(&consumer.memory().shared);
-            shared.data_bell.wait(&shared.producer.tail.0, consumer.tail_seen());
-        }
-        consumer.disarm();
-    }
-}
-
 /// A consumer that sleeps for want of data is woken by every publish that could be the last.
 #[test]
 fn loom_no_lost_wake_for_data() {
@@ -317,23 +149,6 @@ fn loom_no_lost_wake_by_eventfd() {
     });
 }
 
-/// Reserves, asleep on the head until there is room.
-fn commit_or_sleep(producer: &mut Producer<View>, number: u8) {
-    loop {
-        match commit(producer, number) {
-            Ok(()) => return,
-            Err(Refused::Full { needed, .. }) => {
-                if !producer.arm_space(needed).unwrap() {
-                    let shared = Arc::clone(&producer.memory().shared);
-                    shared.space_bell.wait(&shared.consumer.head.0, producer.head_seen());
-                }
-                producer.disarm_space();
-            }
-            Err(refused) => panic!("{refused}"),
-        }
-    }
-}
-
 /// A producer that sleeps for want of room is woken, although the consumer rings only when half is free, and
 /// writes only where the consumer is through. The ring starts full.
 #[test]
@@ -354,6 +169,31 @@ fn loom_no_lost_wake_for_space() {
         writer.join().unwrap();
         drain(&mut consumer, &mut seen);
         assert_eq!(seen, counted(3));
+    });
+}
+
+/// A producer that needs more than half of the ring, padding included, is woken by the release that makes the
+/// room, also if it saw an earlier one too little while it armed. Three empty records leave 16 bytes; the next
+/// record needs 32 and the 16 before the wrap.
+#[test]
+fn loom_no_lost_wake_after_too_little_room() {
+    loom::model(|| {
+        let (mut producer, mut consumer) = ring(0);
+        for _ in 0..3 {
+            producer.reserve(0).unwrap().commit(1, 0);
+        }
+        publish(&mut producer);
+        let writer = thread::spawn(move || {
+            commit_or_sleep(&mut producer, 1);
+            publish(&mut producer);
+        });
+        for _ in 0..3 {
+            let header = consumer.peek().unwrap().unwrap();
+            consumer.advance(header);
+            release(&mut consumer);
+        }
+        writer.join().unwrap();
+        assert_eq!(take(&mut consumer), Some(1));
     });
 }
 
