@@ -101,7 +101,14 @@ fn errors_and_acceptance_are_told() {
     let gateway = start(|replies, text| match text {
         "fail" => replies.failure(FailureCode::UnknownAgent as u16, "no agent a"),
         "busy" => replies.failure(FailureCode::Overloaded as u16, "full"),
-        _ => replies.accepted(),
+        "late" => {
+            replies.accepted();
+            replies.failure(FailureCode::AgentDied as u16, "it died");
+        }
+        _ => {
+            replies.accepted();
+            replies.end("nobody reads this");
+        }
     });
     let mut client = Raw::connect(gateway.address);
     client.say("1", "s", "fail");
@@ -119,6 +126,12 @@ fn errors_and_acceptance_are_told() {
         client.json(),
         json!({"type":"status","id":"3","agent":"a","sessionId":"s","content":{"state":"accepted"}})
     );
+    // A failure after the acceptance is told all the same.
+    client.text(
+        r#"{"type":"message","id":"5","agent":"a","sessionId":"s","content":"late","metadata":{"requiresResponse":false}}"#,
+    );
+    assert_eq!(client.json()["type"], "status");
+    assert_eq!(client.json()["content"]["code"], "agent_died");
     client.text(r#"{"type":"message","id":"4"}"#);
     assert_eq!(
         client.json(),

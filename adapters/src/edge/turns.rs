@@ -1,7 +1,8 @@
 //! Which messages await a reply, and what a reply becomes.
 //!
-//! A turn opens when a message is in a ring and closes with exactly one frame: the reply, the acceptance
-//! (for messages that want no reply) or an error. It is found by the route that the reply carries: the
+//! A turn opens when a message is in a ring and closes with exactly one frame: the reply, or an error. For
+//! a message that wants no reply the acceptance is the frame, and the turn stays open without a further one
+//! until its end, so that a later failure is still told. It is found by the route that the reply carries: the
 //! connection in `origin`, the message in `sequence`. What comes for a closed turn is counted and dropped.
 //! A reply of a later attempt replaces the text of an earlier one; block numbers go on.
 
@@ -36,6 +37,8 @@ pub struct Turn {
     /// The attempt that the text is of.
     attempt: u32,
     requires_response: bool,
+    /// Whether the acceptance has been told.
+    accepted: bool,
 }
 
 /// Hashes sequences: they are counted up by us, so spreading them is enough.
@@ -147,6 +150,7 @@ fn open(edge: &Edge, connection: &Connection, message: &simple::Message<'_>, thr
     turn.text.clear();
     (turn.blocks, turn.attempt) = (0, 0);
     turn.requires_response = message.requires_response;
+    turn.accepted = false;
     let state = &mut *connection.state.borrow_mut();
     state.turns.insert(state.next_sequence, turn);
     state.next_sequence = state.next_sequence.wrapping_add(1);
@@ -266,7 +270,7 @@ fn apply(
         Kind::End => {
             let end = message.as_end()?;
             if !turn.requires_response {
-                frames::write_accepted(json, &turn.labels, now_ms);
+                tell_accepted(turn, json, now_ms);
             } else if turn.text.len() + end.content.len() > reply_bytes_max {
                 return Ok(too_long(turn, json, reply_bytes_max, now_ms));
             } else {
@@ -282,13 +286,20 @@ fn apply(
             Outcome::Refused
         }
         Kind::Accepted if !turn.requires_response => {
-            frames::write_accepted(json, &turn.labels, now_ms);
-            Outcome::Answered
+            tell_accepted(turn, json, now_ms);
+            Outcome::Open
         }
         // Nothing that a client is told.
         Kind::Accepted | Kind::Message | Kind::Hello | Kind::Stop => Outcome::Open,
     };
     Ok(outcome)
+}
+
+/// Once, whoever says it first.
+fn tell_accepted(turn: &mut Turn, json: &mut Vec<u8>, now_ms: u64) {
+    if !std::mem::replace(&mut turn.accepted, true) {
+        frames::write_accepted(json, &turn.labels, now_ms);
+    }
 }
 
 #[cold]
