@@ -6,9 +6,11 @@
 //! | [`dialect`] | what the frames of clients say |
 //! | [`refusal`] | how a refusal looks on every protocol |
 //! | [`client`] | the other end, for the command line |
+//! | [`agent`] | hosts that attach to the rings and pass messages on to something else |
 
 #![forbid(unsafe_code)]
 
+pub mod agent;
 pub mod client;
 pub mod dialect;
 pub mod edge;

@@ -1,0 +1,123 @@
+//! The engine's end of an agent's link, for tests of the hosts.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use agent_sdk::{BlockType, Inherited};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use shm_transport::envelope::{Encoder, FailureCode, Kind, MessageV1, Route, schema_hash};
+use shm_transport::layout::{ConfigPage, Geometry};
+use shm_transport::link::{Limits, Link};
+use shm_transport::{doorbell, segment};
+
+/// How long a test waits for what must come.
+pub(super) const WAIT: Duration = Duration::from_secs(20);
+
+/// What an agent has said.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Reply {
+    Block(u64, BlockType, String),
+    End(u64, String),
+    Failure(u64, FailureCode, String),
+}
+
+/// The engine's end.
+pub(super) struct Engine {
+    link: Link,
+    bell: OwnedFd,
+}
+
+/// Both ends of a new link.
+pub(super) fn pair(capacity_bytes: u64) -> (Engine, Inherited) {
+    let page = ConfigPage {
+        geometry: Geometry::new(capacity_bytes).unwrap(),
+        generation: 1,
+        instance: 1,
+        schema_hash: schema_hash(),
+        features_required: 0,
+        features_optional: 0,
+    };
+    let engine_half = segment::create("engine", &page).unwrap();
+    let agent_half = segment::create("agent", &page).unwrap();
+    let halves = (engine_half.writable.as_fd(), agent_half.read_only.as_fd());
+    let link = segment::attach_engine(halves.0, halves.1, Limits::default()).unwrap().link;
+    let bell = doorbell::eventfd().unwrap();
+    let inherited = Inherited {
+        name: "test".to_owned(),
+        generation: 1,
+        engine_half: engine_half.read_only,
+        agent_half: agent_half.writable,
+        doorbell: bell.try_clone().unwrap(),
+    };
+    (Engine { link, bell }, inherited)
+}
+
+impl Engine {
+    pub(super) fn say(&mut self, turn: u64, content: &str) {
+        self.say_all(turn, &MessageV1 { content: content.to_owned(), ..MessageV1::default() });
+    }
+
+    pub(super) fn say_all(&mut self, turn: u64, message: &MessageV1) {
+        let route = Route { turn, attempt: 1, ..Route::default() };
+        self.link.sender.send(Kind::Message, &route, Encoder::default().encode(message)).unwrap();
+        self.link.sender.flush().unwrap();
+    }
+
+    pub(super) fn stop(&mut self) {
+        self.link.sender.send(Kind::Stop, &Route::default(), &[]).unwrap();
+        self.link.sender.flush().unwrap();
+    }
+
+    /// What the agent has said so far, hello left out.
+    pub(super) fn replies(&mut self) -> Vec<Reply> {
+        let mut replies = Vec::new();
+        self.link
+            .receiver
+            .receive(1000, |message| {
+                let turn = message.route.turn;
+                replies.push(match message.kind {
+                    Kind::Block => {
+                        let block = message.as_block().unwrap();
+                        let block_type = BlockType::from_number(block.block_type).unwrap();
+                        Reply::Block(turn, block_type, block.content.to_string())
+                    }
+                    Kind::End => Reply::End(turn, message.as_end().unwrap().content.to_string()),
+                    Kind::Failure => {
+                        let failure = message.as_failure().unwrap();
+                        let code = FailureCode::from_number(failure.code.to_native()).unwrap();
+                        Reply::Failure(turn, code, failure.text.to_string())
+                    }
+                    other => return assert_eq!(other, Kind::Hello),
+                });
+            })
+            .unwrap();
+        self.link.receiver.release();
+        replies
+    }
+
+    /// What the agent says up to the end or failure of `turn`.
+    pub(super) fn await_end(&mut self, turn: u64) -> Vec<Reply> {
+        let deadline = Instant::now() + WAIT;
+        let mut replies = Vec::new();
+        loop {
+            // What did not fit goes on as the agent makes room.
+            self.link.sender.flush().unwrap();
+            replies.extend(self.replies());
+            let is_end = |reply: &Reply| match reply {
+                Reply::End(found, _) | Reply::Failure(found, ..) => *found == turn,
+                Reply::Block(..) => false,
+            };
+            if replies.iter().any(is_end) {
+                return replies;
+            }
+            assert!(Instant::now() < deadline, "turn {turn} did not end: {replies:?}");
+            if !self.link.receiver.arm().unwrap() {
+                let timeout = Timespec { tv_sec: 1, tv_nsec: 0 };
+                let bell = &mut [PollFd::new(&self.bell, PollFlags::IN)];
+                rustix::event::poll(bell, Some(&timeout)).unwrap();
+            }
+            self.link.receiver.disarm();
+            doorbell::silence(&self.bell);
+        }
+    }
+}

@@ -1,0 +1,15 @@
+#!/usr/bin/env python3
+# An agent in a few lines: reads messages as JSON lines, answers in upper case, word by word.
+import json, sys
+
+def send(**line):
+    print(json.dumps(line), flush=True)
+
+for line in sys.stdin:
+    message = json.loads(line)
+    content = message["content"]
+    text = content if isinstance(content, str) else json.dumps(content)
+    *words, last = text.upper().split() or [""]
+    for word in words:
+        send(type="block", id=message["id"], content=word + " ")
+    send(type="end", id=message["id"], content=last)
