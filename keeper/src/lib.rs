@@ -21,8 +21,9 @@
 //!
 //! # What is deliberately absent
 //!
-//! - Adoption. A keeper whose gateway is gone without [`control::Request::Shutdown`] ends its agents (SIGTERM,
-//!   one second, SIGKILL) and exits. Since nobody could take them over, agents also die with the keeper.
+//! - Adoption. A keeper whose gateway is gone without [`control::Request::Shutdown`] ends its agents
+//!   (SIGTERM, one second, SIGKILL) and exits. Since nobody could take them over, agents also die with
+//!   the keeper.
 //! - The sandbox: agents run as the user of the gateway, with its limits. A descendant of an agent that
 //!   makes a session of its own is not found; the agent's process group is.
 //! - Restarting the gateway.

@@ -89,7 +89,8 @@ impl Roster {
             Ok(None) | Err(_) => return None,
         }
         signal_group(agent.process, Signal::KILL); // Rule 2.
-        let (_, status) = rustix::process::waitpid(Some(agent.process), WaitOptions::NOHANG).ok()??; // It was there above.
+        let reaped = rustix::process::waitpid(Some(agent.process), WaitOptions::NOHANG);
+        let (_, status) = reaped.ok()??; // It was there above, and nobody else waits (rule 1).
         let exit = match (status.exit_status(), status.terminating_signal()) {
             (Some(code), _) => Exit::Code(code),
             (None, signal) => Exit::Signal(signal.unwrap_or(0)),
@@ -105,7 +106,7 @@ impl Roster {
     pub(crate) fn drop_unwatched(&mut self, instance: u64) {
         if let Some(agent) = self.agents.remove(&instance) {
             signal_group(agent.process, Signal::KILL);
-            let _ = rustix::process::waitpid(Some(agent.process), WaitOptions::empty()); // It was there above.
+            let _ = rustix::process::waitpid(Some(agent.process), WaitOptions::empty()); // It was added.
         }
     }
 

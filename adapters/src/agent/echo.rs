@@ -8,8 +8,8 @@ use super::host::HostError;
 
 /// A longer text is streamed in blocks of at most this many bytes.
 const PIECE_BYTES_MAX: usize = 8 * 1024;
-/// How long to wait before waiting again.
-const IDLE: Duration = Duration::from_secs(3600);
+/// How long to sleep before looking again: a net under a lost ring, rare enough for hundreds of idle agents.
+const IDLE: Duration = Duration::from_secs(60);
 
 const _: () = assert!(PIECE_BYTES_MAX >= char::MAX_LEN_UTF8, "every piece holds at least one character");
 

@@ -36,8 +36,8 @@ const OPEN_TURNS_MAX: usize = 4096;
 const END_PATIENCE: Duration = Duration::from_secs(2);
 /// How long the last lines of a dead command may take to be passed on.
 const LAST_LINES_PATIENCE: Duration = Duration::from_secs(1);
-/// How long to wait for messages before waiting again.
-const IDLE: Duration = Duration::from_secs(3600);
+/// How long to sleep before looking again: a net under a lost ring, rare enough for hundreds of idle agents.
+const IDLE: Duration = Duration::from_secs(60);
 /// Bytes read from the command at once.
 const CHUNK_BYTES: usize = 64 * 1024;
 /// What a shell says of a command that cannot be run.
@@ -82,7 +82,7 @@ pub(super) fn run(
         Ok(child) => child,
         Err(error) => {
             eprintln!(
-                "agent-host: command {program} cannot be run: {error}; install it, or correct the agent's command"
+                "agent-host: command {program} cannot be run: {error}; install it or correct the agent's argv"
             );
             return Ok(EXIT_NOT_RUN);
         }
@@ -131,7 +131,7 @@ fn serve(
         Happened::Stopped => {
             // Its input is closed by now.
             end(child, &pidfd).map_err(failed("waiting"))?;
-            let _ = happened.recv_timeout(LAST_LINES_PATIENCE); // Late lines are lost, as they are in a crash.
+            let _ = happened.recv_timeout(LAST_LINES_PATIENCE); // Later lines are lost, as in a crash.
             Ok(0)
         }
         Happened::InputClosed => {
@@ -396,8 +396,8 @@ mod tests {
         assert_eq!(host.end(), 7);
     }
 
-    /// The code of a command that dies of a signal, of one whose descendant holds its output open, of one that
-    /// cannot be run (and so is never attached), and of one that does not end at a stop.
+    /// The code of a command that dies of a signal, of one whose descendant holds its output open, of one
+    /// that cannot be run (and so is never attached), and of one that does not end at a stop.
     #[test]
     fn exit_codes() {
         assert_eq!(Host::start(&["sh", "-c", "kill -9 $$"]).end(), 137);
