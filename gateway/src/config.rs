@@ -255,7 +255,8 @@ fn agents(
     }
     entries.entry(ECHO_AGENT.to_owned()).or_default();
     if entries.len() > AGENTS_MAX {
-        broken.push(format!("agents.entries has {} agents: at most {AGENTS_MAX} are possible", entries.len()));
+        broken
+            .push(format!("agents.entries has {} agents: at most {AGENTS_MAX} are possible", entries.len()));
     }
     entries.into_iter().map(|(name, agent)| check_agent(broken, name, agent)).collect()
 }
@@ -263,7 +264,11 @@ fn agents(
 fn check_agent(broken: &mut Vec<String>, name: String, agent: FileAgent) -> AgentConfig {
     let key = format!("agents.entries.{name}");
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    if name.is_empty() || name.len() > AGENT_NAME_BYTES_MAX || name.starts_with('.') || !name.chars().all(plain) {
+    if name.is_empty()
+        || name.len() > AGENT_NAME_BYTES_MAX
+        || name.starts_with('.')
+        || !name.chars().all(plain)
+    {
         broken.push(format!(
             "{key}: a name has 1 to {AGENT_NAME_BYTES_MAX} letters, digits, '-', '_' or '.', and no '.' first"
         ));
@@ -278,7 +283,8 @@ fn check_agent(broken: &mut Vec<String>, name: String, agent: FileAgent) -> Agen
     let kind = match agent.command {
         None if name == ECHO_AGENT => AgentKind::Echo,
         None => {
-            broken.push(format!("{key}.command: must name a program, for example [\"python3\", \"agent.py\"]"));
+            broken
+                .push(format!("{key}.command: must name a program, for example [\"python3\", \"agent.py\"]"));
             AgentKind::Echo
         }
         Some(command) => {
@@ -375,7 +381,8 @@ mod tests {
     /// A program that is not there, and an unknown key, are named.
     #[test]
     fn missing_programs_and_unknown_keys_are_named() {
-        let broken = check("{agents: {entries: {a: {command: ['no-such-program-here']}}}}", &RunOptions::default());
+        let broken =
+            check("{agents: {entries: {a: {command: ['no-such-program-here']}}}}", &RunOptions::default());
         let rule = "agents.entries.a.command[0] = \"no-such-program-here\": no such program; give its path, or install it";
         assert_eq!(broken.unwrap_err(), [rule]);
         let unknown = json5::from_str::<FileConfig>("{gatewy: {}}").unwrap_err();

@@ -47,8 +47,7 @@ pub fn start(
         let listener =
             listener.try_clone().map_err(|source| EdgeStartError::Listener { edge_index, source })?;
         let failed = |source| EdgeStartError::Thread { edge_index, source };
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
         let options = EdgeOptions { edge_index, run, ..EdgeOptions::default() };
         let (shared, phase) = (Arc::clone(shared), phase.clone());
         let thread = std::thread::Builder::new()

@@ -107,8 +107,11 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
         .unwrap_or_else(|error| unreachable!("a constant of this file: {error}"));
     let limits = Limits { backlog_bytes_max: INTERNAL_BACKLOG_BYTES_MAX, ..Limits::default() };
     let (edge_count, shard_count) = (config.edge_count, config.shard_count);
-    let ports = connect(edge_count, shard_count, geometry, limits)
-        .map_err(|source| GatewayError::Rings { edge_count, shard_count, source })?;
+    let ports = connect(edge_count, shard_count, geometry, limits).map_err(|source| GatewayError::Rings {
+        edge_count,
+        shard_count,
+        source,
+    })?;
     let shards = start_shards(&config, ports.shards, &notices, &chosen, clock)?;
 
     let agents = Arc::new(AgentBoard::default());
@@ -125,8 +128,19 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
     let edges = edges::start(&listener, ports.edges, &shared, &phase_seen, run_number())?;
     drop(listener);
     announce(address, &config, &chosen);
-    let parts =
-        Parts { executable, state, keeper, shards, notices: notices_in, edges, shared, phase, agents, draining, clock };
+    let parts = Parts {
+        executable,
+        state,
+        keeper,
+        shards,
+        notices: notices_in,
+        edges,
+        shared,
+        phase,
+        agents,
+        draining,
+        clock,
+    };
     Ok(Control::new(&config, parts).run()?)
 }
 

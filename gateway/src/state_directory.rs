@@ -49,7 +49,11 @@ impl StateDirectory {
             move |source| StateDirectoryError::System { step, path, source }
         };
         let logs = path.join("logs").join("agents");
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&logs).map_err(failed("making", &logs))?;
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&logs)
+            .map_err(failed("making", &logs))?;
         let path = path.canonicalize().map_err(failed("resolving", path))?;
         let lock_path = path.join("gateway.lock");
         let mut lock = OpenOptions::new()

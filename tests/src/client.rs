@@ -57,7 +57,8 @@ impl Client {
     /// # Panics
     /// If the connection is broken.
     pub async fn say(&mut self, agent: &str, session: &str, id: &str, content: &str) {
-        let frame = json!({"type": "message", "id": id, "agent": agent, "sessionId": session, "content": content});
+        let frame =
+            json!({"type": "message", "id": id, "agent": agent, "sessionId": session, "content": content});
         self.send(&frame).await;
     }
 

@@ -179,7 +179,9 @@ impl Process {
     pub fn variable(&self, name: &str) -> Option<String> {
         let environment = std::fs::read(format!("/proc/{}/environ", self.process_id)).ok()?;
         let environment = String::from_utf8_lossy(&environment).into_owned();
-        environment.split('\0').find_map(|entry| Some(entry.strip_prefix(name)?.strip_prefix('=')?.to_owned()))
+        environment
+            .split('\0')
+            .find_map(|entry| Some(entry.strip_prefix(name)?.strip_prefix('=')?.to_owned()))
     }
 }
 

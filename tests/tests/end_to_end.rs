@@ -41,8 +41,13 @@ async fn a_message_comes_back() {
                 let (_, end) = client.reply().await;
                 assert_eq!(
                     [&end["type"], &end["id"], &end["agent"], &end["sessionId"], &end["content"]],
-                    [&json!("message"), &json!(id), &json!("echo"), &json!(session),
-                     &json!({"role": "assistant", "content": text})],
+                    [
+                        &json!("message"),
+                        &json!(id),
+                        &json!("echo"),
+                        &json!(session),
+                        &json!({"role": "assistant", "content": text})
+                    ],
                     "{runtime} {shards}"
                 );
             }
@@ -102,7 +107,11 @@ async fn bad_input_is_named() {
     let gateway = Gateway::start(&[]).unwrap();
     let mut other = Client::connect(&gateway.url()).await;
     let mut client = Client::connect(&gateway.url()).await;
-    let deep = format!("{{\"type\":\"message\",\"agent\":\"echo\",\"content\":{}1{}}}", "[".repeat(10_000), "]".repeat(10_000));
+    let deep = format!(
+        "{{\"type\":\"message\",\"agent\":\"echo\",\"content\":{}1{}}}",
+        "[".repeat(10_000),
+        "]".repeat(10_000)
+    );
     let rows = [
         ("not json at all", "invalid_json", None),
         ("[1,2]", "invalid_json", None),
@@ -229,7 +238,10 @@ async fn what_cannot_start_says_why() {
     let rows: [(&[&str], &str); 5] = [
         (&["--port", &port], "is taken"),
         (&["--host", "0.0.0.0"], "gateway.host = 0.0.0.0"),
-        (&["--agent", "gone=no-such-program-here"], "agents.entries.gone.command[0] = \"no-such-program-here\""),
+        (
+            &["--agent", "gone=no-such-program-here"],
+            "agents.entries.gone.command[0] = \"no-such-program-here\"",
+        ),
         (&["--shards", "0"], "engine.shards = 0"),
         (&["--config", "/no/such/file"], "/no/such/file"),
     ];

@@ -6,8 +6,9 @@ use agent_sdk::{Agent, BlockType, Outbox, Received, ReplyError, Turn};
 
 use super::host::HostError;
 
-/// A longer text is streamed in blocks of at most this many bytes.
-const PIECE_BYTES_MAX: usize = 8 * 1024;
+/// A longer text is streamed in blocks of at most this many bytes, so that each fits into one record of
+/// the default ring with its routing words and its archive.
+const PIECE_BYTES_MAX: usize = 7 * 1024;
 /// How long to sleep before looking again: a net under a lost ring, rare enough for hundreds of idle agents.
 const IDLE: Duration = Duration::from_secs(60);
 
@@ -86,10 +87,10 @@ mod tests {
     fn long_texts_are_cut_between_characters() {
         check("", &[0]);
         check("hello", &[5]);
-        check(&"x".repeat(8192), &[8192]);
-        check(&"x".repeat(8193), &[8192, 1]);
-        check(&"x".repeat(16_384), &[8192, 8192]);
+        check(&"x".repeat(7168), &[7168]);
+        check(&"x".repeat(7169), &[7168, 1]);
+        check(&"x".repeat(14_336), &[7168, 7168]);
         check(&format!("{}🦞", "x".repeat(8190)), &[8190, 4]);
-        check(&format!("x{}", "🦞".repeat(4096)), &[8189, 8192, 4]);
+        check(&format!("x{}", "🦞".repeat(4096)), &[7165, 7168, 2052]);
     }
 }

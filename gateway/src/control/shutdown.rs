@@ -87,7 +87,12 @@ impl Control {
     }
 
     /// Waits until the agents, which have been told, are gone.
-    async fn end_agents(&mut self, keeper: &AsyncFd<OwnedFd>, interrupt: &mut Signal, terminate: &mut Signal) {
+    async fn end_agents(
+        &mut self,
+        keeper: &AsyncFd<OwnedFd>,
+        interrupt: &mut Signal,
+        terminate: &mut Signal,
+    ) {
         let end = Instant::now() + AGENT_GRACE;
         while self.agents.alive() > 0 && Instant::now() < end {
             match self.wake(keeper, interrupt, terminate, true).await {
