@@ -90,7 +90,7 @@ mod tests {
         check(&"x".repeat(7168), &[7168]);
         check(&"x".repeat(7169), &[7168, 1]);
         check(&"x".repeat(14_336), &[7168, 7168]);
-        check(&format!("{}🦞", "x".repeat(8190)), &[8190, 4]);
+        check(&format!("{}🦞", "x".repeat(7166)), &[7166, 4]);
         check(&format!("x{}", "🦞".repeat(4096)), &[7165, 7168, 2052]);
     }
 }
