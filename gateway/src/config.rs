@@ -331,7 +331,7 @@ mod tests {
     #[test]
     fn defaults() {
         let config = check("{}", &RunOptions::default()).unwrap();
-        assert_eq!(config.address, "127.0.0.1:18789".parse().unwrap());
+        assert_eq!(config.address, SocketAddr::from(([127, 0, 0, 1], 18789)));
         assert_eq!((config.shard_count, config.edge_count, config.runtime), (6, 2, Choice::Auto));
         let names: Vec<_> = config.agents.iter().map(|agent| (&*agent.name, &agent.kind)).collect();
         assert_eq!(names, [("echo", &AgentKind::Echo)]);

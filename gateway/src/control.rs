@@ -175,7 +175,7 @@ impl Control {
                     self.heard_from_keeper(event, descriptors);
                 }
             }
-            Wake::Notice(notice) => self.agents.noticed(&mut self.parts, notice),
+            Wake::Notice(notice) => self.agents.noticed(&mut self.parts, &notice),
             Wake::Due => self.agents.due(&mut self.parts),
             Wake::Signal | Wake::Look => {}
         }

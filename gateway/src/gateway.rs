@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -127,7 +128,7 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
     let (phase, phase_seen) = watch::channel(Phase::Running);
     let edges = edges::start(&listener, ports.edges, &shared, &phase_seen, run_number())?;
     drop(listener);
-    announce(address, &config, &chosen);
+    announce(address, &config, &chosen, &executable);
     let parts = Parts {
         executable,
         state,
@@ -182,7 +183,19 @@ fn run_number() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
-fn announce(address: SocketAddr, config: &Config, chosen: &Chosen) {
+/// How the user calls this program: by name if it is found by name, else by the shortest path.
+fn command_name(executable: &Path) -> String {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|folder| folder.join("openclaw")).find(|path| path.is_file());
+    if found.and_then(|path| path.canonicalize().ok()).as_deref() == Some(executable) {
+        return "openclaw".into();
+    }
+    let here = std::env::current_dir().unwrap_or_default();
+    executable.strip_prefix(here).unwrap_or(executable).display().to_string()
+}
+
+fn announce(address: SocketAddr, config: &Config, chosen: &Chosen, executable: &Path) {
+    let command = command_name(executable);
     let agents: Vec<_> = config.agents.iter().map(|agent| agent.name.as_str()).collect();
     let many = if agents.len() > 8 { format!("{} agents", agents.len()) } else { agents.join(", ") };
     let url = if address.port() == 18789 { String::new() } else { format!(" --url ws://{address}") };
@@ -191,7 +204,7 @@ fn announce(address: SocketAddr, config: &Config, chosen: &Chosen) {
     let _ = writeln!(
         std::io::stdout(),
         "listening on ws://{address}\n  runtime  {} ({})\n  shards   {}, edge threads {}\n  agents   {many}\n  \
-         state    {}\ntry it:  openclaw send{url} --agent {} \"hello\"\nend it:  Ctrl-C",
+         state    {}\ntry it:  {command} send{url} --agent {} \"hello\"\nend it:  Ctrl-C",
         chosen.runtime.name(),
         chosen.reason,
         config.shard_count,

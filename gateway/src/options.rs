@@ -27,7 +27,7 @@ pub enum Command {
     Gateway {
         /// Settings of the run.
         #[command(flatten)]
-        options: RunOptions,
+        options: Box<RunOptions>,
         /// What to do with it.
         #[command(subcommand)]
         command: Option<GatewayCommand>,
@@ -56,7 +56,7 @@ pub enum Command {
 #[derive(Debug, Subcommand)]
 pub enum GatewayCommand {
     /// Run the gateway in the foreground until Ctrl-C.
-    Run(RunOptions),
+    Run(Box<RunOptions>),
 }
 
 /// Which agent a host runs.

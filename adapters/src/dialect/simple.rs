@@ -246,6 +246,7 @@ fn too_deep(bytes: &[u8]) -> bool {
     // counts fit into bytes and are added up many at a time.
     let opening: usize = bytes
         .chunks(COUNT_RUN_BYTES)
+        // This bit is all that the two opening brackets differ in.
         .map(|run| usize::from(run.iter().map(|&byte| u8::from(byte | 0x20 == b'{')).sum::<u8>()))
         .sum();
     opening > DEPTH_MAX && depth(bytes) > DEPTH_MAX
@@ -255,7 +256,6 @@ fn too_deep(bytes: &[u8]) -> bool {
 const COUNT_RUN_BYTES: usize = 128;
 
 const _: () = assert!(COUNT_RUN_BYTES <= u8::MAX as usize, "a run of brackets does not overflow its count");
-const _: () = assert!(b'[' | 0x20 == b'{', "one comparison finds both brackets");
 
 #[cold]
 fn depth(bytes: &[u8]) -> usize {

@@ -142,8 +142,8 @@ impl Agents {
         self.publish(parts);
     }
 
-    pub(super) fn noticed(&mut self, parts: &mut Parts, notice: Notice) {
-        match notice {
+    pub(super) fn noticed(&mut self, parts: &mut Parts, notice: &Notice) {
+        match *notice {
             Notice::AgentReady { instance } => {
                 if let Some(&index) = self.by_instance.get(&instance) {
                     tracing::debug!(agent = self.agents[index].config.name, "agent is ready");
