@@ -188,6 +188,10 @@ async fn run(
 ) -> Result<(), EdgeError> {
     let mut pump = tokio::task::spawn_local(pump::run(Rc::clone(&edge), bell));
     let clock = tokio::task::spawn_local(pump::tick(Rc::clone(&edge)));
+    let flushing = {
+        let edge = Rc::clone(&edge);
+        tokio::task::spawn_local(async move { edge.flush_late().await })
+    };
     let accepting = tokio::task::spawn_local(http::accept(Rc::clone(&edge), listener));
     let failed = loop {
         let wanted = *phase.borrow_and_update();
@@ -224,6 +228,7 @@ async fn run(
     }
     pump.abort();
     clock.abort();
+    flushing.abort();
     Ok(())
 }
 

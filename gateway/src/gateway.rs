@@ -186,7 +186,8 @@ fn run_number() -> u64 {
 /// How the user calls this program: by name if it is found by name, else by the shortest path.
 fn command_name(executable: &Path) -> String {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path).map(|folder| folder.join("openclaw")).find(|path| path.is_file());
+    let found =
+        std::env::split_paths(&path).map(|folder| folder.join("openclaw")).find(|path| path.is_file());
     if found.and_then(|path| path.canonicalize().ok()).as_deref() == Some(executable) {
         return "openclaw".into();
     }

@@ -173,6 +173,7 @@ impl Task {
         }
         let mut now_ms = None;
         let mut result = Ok(Reading::Pausing);
+        let mut submitted = 0;
         for _ in 0..FRAMES_PER_TURN {
             if self.is_full() {
                 result = Ok(Reading::Full);
@@ -194,7 +195,7 @@ impl Task {
             };
             let now_ms = *now_ms.get_or_insert_with(unix_ms);
             match turns::submit(&self.edge, &self.connection, &text, now_ms) {
-                Submitted::Taken => {}
+                Submitted::Taken => submitted += 1,
                 Submitted::Bad => {
                     if let Err(reason) = self.count_bad() {
                         result = Err(reason);
@@ -208,10 +209,11 @@ impl Task {
                 }
             }
         }
-        if now_ms.is_some() {
-            self.edge.flush();
+        if submitted > 0 {
+            self.edge.flush_soon(submitted);
         }
         if self.stalled.is_some() {
+            self.edge.flush();
             // In the list first: the flush may have made the room already, and then no bell would ring.
             self.edge.block(&self.connection);
             self.edge.unblock();

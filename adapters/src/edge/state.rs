@@ -26,6 +26,8 @@ const SPARE_TEXT_BYTES_MAX: usize = 4096;
 const SCRATCH_BYTES_MAX: usize = 256 * 1024;
 /// Bytes of backlog towards each shard below which connections that wait for room may go on.
 const BACKLOG_RESUME_BYTES: usize = 1024 * 1024;
+/// Messages that are shown to the shards at the latest, even if more connections are ready.
+const UNSHOWN_MAX: usize = 128;
 
 /// Names a connection for the life of its edge: a slot and how often that has been used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -156,6 +158,9 @@ pub struct Edge {
     queued_bytes: Cell<usize>,
     opened: Cell<u64>,
     phase: Cell<Phase>,
+    /// Messages written since the shards were last shown any.
+    unshown: Cell<usize>,
+    shown_soon: Notify,
     failure: RefCell<Option<EdgeError>>,
     failed: Notify,
     gone: Notify,
@@ -175,6 +180,8 @@ impl Edge {
             queued_bytes: Cell::new(0),
             opened: Cell::new(0),
             phase: Cell::new(Phase::Running),
+            unshown: Cell::new(0),
+            shown_soon: Notify::new(),
             failure: RefCell::default(),
             failed: Notify::new(),
             gone: Notify::new(),
@@ -385,9 +392,33 @@ impl Edge {
         ports.links.iter().all(|link| link.sender.backlog_bytes() <= BACKLOG_RESUME_BYTES)
     }
 
+    /// Shows the shards what has been written once the connections that are ready now have had their turn,
+    /// so that a shard is woken for the messages of many connections at once; earlier if it is much.
+    #[inline]
+    pub fn flush_soon(&self, messages: usize) {
+        let unshown = self.unshown.get() + messages;
+        if unshown >= UNSHOWN_MAX {
+            self.flush();
+        } else if self.unshown.replace(unshown) == 0 {
+            // The task that waits is queued behind the connections that are ready.
+            self.shown_soon.notify_one();
+        }
+    }
+
+    /// Does what [`Self::flush_soon`] has put off, for good.
+    pub async fn flush_late(&self) {
+        loop {
+            self.shown_soon.notified().await;
+            if self.unshown.get() > 0 {
+                self.flush();
+            }
+        }
+    }
+
     /// Shows the shards what has been written.
     #[inline]
     pub fn flush(&self) {
+        self.unshown.set(0);
         for (shard_index, link) in self.ports.borrow_mut().links.iter_mut().enumerate() {
             if let Err(SendError::Poisoned(poison)) = link.sender.flush() {
                 self.fail(shard_index, poison);

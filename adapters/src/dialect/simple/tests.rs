@@ -208,3 +208,14 @@ proptest! {
         prop_assert_eq!(serde_json::from_slice::<String>(&out).unwrap(), text);
     }
 }
+
+proptest! {
+    /// Any text, wherever its special characters stand, reads back as itself from the JSON string made of it.
+    #[test]
+    fn any_bytes_of_text_are_escaped(text in "[\\x00-\\x7f\"\\\\é🦞]{0,80}") {
+        let mut json = vec![b'"'];
+        frames::escape(&mut json, &text);
+        json.push(b'"');
+        prop_assert_eq!(serde_json::from_slice::<String>(&json).ok(), Some(text));
+    }
+}
