@@ -1,0 +1,146 @@
+//! Compares `docs/config.md` with the gateway: its keys, limits, flags and variables, and its example.
+
+use std::collections::BTreeSet;
+use std::process::Command;
+
+use tests::binary;
+use tests::process::Gateway;
+
+const DOCUMENT: &str = include_str!("../../docs/config.md");
+const SOURCE: &str = include_str!("../../gateway/src/config.rs");
+const KEYS: [&str; 5] = ["key", "default", "unit", "limits", "flag"];
+const OTHER_FLAGS: [&str; 4] = ["flag", "variable", "default", "what"];
+/// Where a cell has nothing to say.
+const NOTHING: &str = "–";
+
+/// The rows of the table with this header row, cells trimmed.
+fn table<const N: usize>(header: [&str; N]) -> Vec<[&'static str; N]> {
+    let cells = |line: &'static str| -> Option<[&'static str; N]> {
+        let inner = line.strip_prefix('|')?.strip_suffix('|')?;
+        let cells: Vec<_> = inner.split('|').map(|cell| cell.trim().trim_matches('`')).collect();
+        cells.try_into().ok()
+    };
+    let mut lines = DOCUMENT.lines().skip_while(|line| cells(line) != Some(header));
+    assert!(lines.next().is_some(), "no table {header:?}");
+    let rows = lines.skip(1).take_while(|line| line.starts_with('|'));
+    rows.map(|line| cells(line).unwrap_or_else(|| panic!("not a row of {header:?}: {line}"))).collect()
+}
+
+/// The keys below the struct `name` of the source, as the file spells them. A field whose type is another
+/// such struct is a section, and a map of them one with names.
+fn keys_of(name: &str, prefix: &str, keys: &mut BTreeSet<String>) {
+    let (attributes, rest) =
+        SOURCE.split_once(&format!("\nstruct {name} {{\n")).expect("the struct is there");
+    let attributes = attributes.rsplit("\n\n").next().unwrap_or_default();
+    assert!(attributes.contains("rename_all = \"camelCase\""), "{name} names its keys in another way");
+    let (body, _) = rest.split_once("\n}").expect("a struct ends");
+    for field in body.lines().map(str::trim).filter(|line| !line.starts_with(['/', '#'])) {
+        let (field, kind) = field.trim_end_matches(',').split_once(": ").expect("a field has a type");
+        let key = format!("{prefix}{}", camel_case(field));
+        let map = kind.strip_prefix("BTreeMap<String, ").and_then(|kind| kind.strip_suffix('>'));
+        match map.unwrap_or(kind) {
+            section if section.starts_with("File") => {
+                let names = if map.is_some() { ".<name>." } else { "." };
+                keys_of(section, &format!("{key}{names}"), keys);
+            }
+            _ => assert!(keys.insert(key.clone()), "{key} is there twice"),
+        }
+    }
+}
+
+fn camel_case(field: &str) -> String {
+    let mut words = field.split('_');
+    let first = words.next().unwrap_or_default().to_owned();
+    words.fold(first, |key, word| key + &word[..1].to_uppercase() + &word[1..])
+}
+
+/// A number that the source defines.
+fn constant(name: &str) -> String {
+    let rest =
+        SOURCE.split(&format!("const {name}: ")).nth(1).unwrap_or_else(|| panic!("no constant {name}"));
+    let value = rest.split_once(" = ").and_then(|(_, rest)| rest.split_once(';'));
+    value.expect("a constant has a value").0.replace('_', "")
+}
+
+/// What the command line takes: each flag, with the variable that stands in for it.
+fn flags() -> BTreeSet<(String, String)> {
+    let output = Command::new(binary("openclaw")).args(["gateway", "run", "--help"]).output();
+    let output = output.expect("the gateway starts");
+    assert!(output.status.success(), "{output:?}");
+    let help = String::from_utf8(output.stdout).expect("help is text");
+    let paragraphs = help.split("\n      --").skip(1);
+    paragraphs
+        .map(|paragraph| {
+            let name = paragraph.split([' ', '\n']).next().unwrap_or_default();
+            let variable = paragraph.split_once("[env: ").and_then(|(_, rest)| rest.split_once('='));
+            (format!("--{name}"), variable.map_or(NOTHING, |(variable, _)| variable).to_owned())
+        })
+        .collect()
+}
+
+/// Every key of the file has a row, and every row a key.
+#[test]
+fn keys_are_documented() {
+    let mut keys = BTreeSet::new();
+    keys_of("FileConfig", "", &mut keys);
+    let documented: BTreeSet<_> = table(KEYS).iter().map(|row| row[0].to_owned()).collect();
+    assert_eq!(documented, keys, "docs/config.md (left) and gateway/src/config.rs (right)");
+}
+
+/// Defaults and limits that are numbers are those of the source.
+#[test]
+fn numbers_are_those_of_the_source() {
+    let port = (constant("PORT_DEFAULT"), format!("0 to {}; 0 takes a free one", u16::MAX));
+    let edges = ("1 for every 4 cores, at least 1".into(), format!("1 to {}", constant("EDGES_MAX")));
+    let drain = (constant("DRAIN_TIMEOUT_DEFAULT_MS"), format!("0 to {}", constant("DRAIN_TIMEOUT_MAX_MS")));
+    let rest = "the cores left by the edge threads, at least 1";
+    let shards = (rest.into(), format!("1 to {}", constant("SHARDS_MAX")));
+    let in_flight = (constant("IN_FLIGHT_DEFAULT"), format!("1 to {}", constant("IN_FLIGHT_MAX")));
+    let expected = [
+        ("gateway.port", port),
+        ("gateway.edgeThreads", edges),
+        ("gateway.drainTimeoutMs", drain),
+        ("engine.shards", shards),
+        ("agents.entries.<name>.inFlightMax", in_flight),
+    ];
+    let rows = table(KEYS);
+    for (key, numbers) in expected {
+        let row = rows.iter().find(|row| row[0] == key).unwrap_or_else(|| panic!("no row {key}"));
+        assert_eq!((row[1].to_owned(), row[3].to_owned()), numbers, "{key}");
+    }
+    for (name, sentence) in [("AGENTS_MAX", "most {} agents"), ("AGENT_NAME_BYTES_MAX", "1 to {} letters")] {
+        let sentence = sentence.replace("{}", &constant(name));
+        assert!(DOCUMENT.replace('\n', " ").replace("  ", " ").contains(&sentence), "{sentence}");
+    }
+}
+
+/// Every flag of `openclaw gateway run` is in one of the tables with its variable, and no other is.
+#[test]
+fn flags_are_documented() {
+    let with_key = table(KEYS).into_iter().filter(|row| row[4] != NOTHING).map(|row| (row[4], NOTHING));
+    let without = table(OTHER_FLAGS).into_iter().map(|row| (row[0], row[1]));
+    let documented: Vec<_> =
+        with_key.chain(without).map(|(flag, variable)| (flag.to_owned(), variable.to_owned())).collect();
+    let once: BTreeSet<_> = documented.iter().cloned().collect();
+    assert_eq!(once.len(), documented.len(), "a flag is there twice: {documented:?}");
+    assert_eq!(once, flags(), "docs/config.md (left) and openclaw gateway run --help (right)");
+}
+
+/// The gateway starts with the example, which has every key. Its directory is a temporary one here.
+#[test]
+fn the_example_is_accepted() {
+    let (_, rest) = DOCUMENT.split_once("```json5\n").expect("there is an example");
+    let (example, _) = rest.split_once("```").expect("the example ends");
+    for row in table(KEYS) {
+        let key = row[0].rsplit('.').next().unwrap_or_default();
+        assert!(example.contains(&format!(" {key}: ")), "the example lacks {}", row[0]);
+    }
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let folder_path = folder.path().to_str().expect("the path is text");
+    let (program, file) = (folder.path().join("words.py"), folder.path().join("example.json5"));
+    std::fs::write(program, "").expect("the program is written");
+    std::fs::write(&file, example.replace("/srv/agents", folder_path)).expect("the example is written");
+    if let Err(refused) = Gateway::start(&["--config", file.to_str().expect("the path is text")]) {
+        panic!("the example is refused: {}", refused.stderr);
+    }
+}
