@@ -12,7 +12,7 @@ mod uring_bell;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -20,7 +20,7 @@ use shm_transport::ports::EdgePorts;
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::core::ShardCore;
-use crate::shard::{Command, Notice, Shard};
+use crate::shard::{Command, Notice, Progress, Shard};
 use crate::stats::SharedCounters;
 use crate::time::Clock;
 
@@ -183,6 +183,20 @@ pub fn start(
         })
         .map_err(|source| DriverError::Thread { shard: index, source })?;
     Ok(ShardHandle { mailbox, bell, counters, thread })
+}
+
+/// Looks again for a while, then arms all rings. `true`: the thread may sleep now.
+fn rest(shard: &mut Shard, clock: Clock, spin: Duration) -> bool {
+    if !spin.is_zero() {
+        let end = Instant::now() + spin;
+        while Instant::now() < end {
+            if shard.turn(clock.now()) != Progress::Idle {
+                return false;
+            }
+            std::hint::spin_loop();
+        }
+    }
+    shard.prepare_sleep()
 }
 
 fn pin(cpu: Option<usize>) {

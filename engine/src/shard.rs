@@ -194,6 +194,8 @@ pub struct Shard {
     // Arc: pages and the control thread read the counters.
     counters: Arc<SharedCounters>,
     bell: Arc<OwnedFd>,
+    /// Told to end; stays true, so that no driver can miss it.
+    ended: bool,
 }
 
 impl Shard {
@@ -231,6 +233,7 @@ impl Shard {
             gone_doorbells: Vec::new(),
             counters,
             bell: ports.bell,
+            ended: false,
         }
     }
 
@@ -258,10 +261,9 @@ impl Shard {
     ///
     /// HOT: no allocation, lock or log line per message; a syscall only to wake somebody who sleeps.
     pub fn turn(&mut self, now: Moment) -> Progress {
-        let mut work = 0;
-        match self.take_commands(now) {
-            Some(count) => work += count,
-            None => return Progress::Ended,
+        let mut work = self.take_commands(now);
+        if self.ended {
+            return Progress::Ended;
         }
         if self.core.next_deadline().is_some_and(|deadline| deadline <= now) {
             self.core.on(now, Input::Tick, &mut |effect| self.outputs.apply(effect));
@@ -276,14 +278,13 @@ impl Shard {
         Progress::Busy
     }
 
-    /// `None`: the thread is to end.
-    fn take_commands(&mut self, now: Moment) -> Option<usize> {
+    fn take_commands(&mut self, now: Moment) -> usize {
         let mut count = 0;
-        while count < COMMANDS_PER_TURN {
+        while count < COMMANDS_PER_TURN && !self.ended {
             let Ok(command) = self.mailbox.try_recv() else { break };
             count += 1;
             match command {
-                Command::End => return None,
+                Command::End => self.ended = true,
                 Command::StopAgents => self.input(now, Input::StopAgents),
                 Command::Attach { agent, instance, link, doorbell } => {
                     let Link { sender, receiver } = *link;
@@ -304,7 +305,7 @@ impl Shard {
                 }
             }
         }
-        Some(count)
+        count
     }
 
     fn input(&mut self, now: Moment, input: Input<'_>) {
@@ -477,3 +478,6 @@ impl Shard {
 fn trusted(received: Result<usize, Poison>, peer: &str, index: usize) -> usize {
     received.unwrap_or_else(|poison| panic!("the ring from {peer} {index} is broken: {poison}"))
 }
+
+#[cfg(test)]
+mod tests;

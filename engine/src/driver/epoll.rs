@@ -2,14 +2,14 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::task::{AbortHandle, LocalSet};
 
-use super::TURNS_PER_YIELD;
 use super::signal::Signal;
+use super::{TURNS_PER_YIELD, rest};
 use crate::event::InstanceId;
 use crate::shard::{Progress, Shard};
 use crate::time::Clock;
@@ -41,23 +41,15 @@ async fn turn_after_turn(mut shard: Shard, clock: Clock, spin: Duration) {
                 task.abort();
             }
         }
-        match progress {
-            Progress::Ended => return,
-            Progress::Busy => {
-                turns = turns.wrapping_add(1);
-                if turns.is_multiple_of(TURNS_PER_YIELD) {
-                    tokio::task::yield_now().await;
-                }
-                continue;
+        if progress == Progress::Ended {
+            return;
+        }
+        if progress == Progress::Busy || !rest(&mut shard, clock, spin) {
+            turns = turns.wrapping_add(1);
+            if turns.is_multiple_of(TURNS_PER_YIELD) {
+                // Doorbells of cold agents and timers are heard here.
+                tokio::task::yield_now().await;
             }
-            Progress::Idle => {}
-        }
-        let end = Instant::now() + spin;
-        while !spin.is_zero() && Instant::now() < end && shard.turn(clock.now()) == Progress::Idle {
-            std::hint::spin_loop();
-        }
-        if !shard.prepare_sleep() {
-            tokio::task::yield_now().await;
             continue;
         }
         let pause = shard.next_deadline().map(|deadline| deadline.since(clock.now()));

@@ -2,15 +2,15 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use glommio::timer::Timer;
 use glommio::{LocalExecutor, LocalExecutorBuilder, Placement, Task};
 
-use super::TURNS_PER_YIELD;
 use super::signal::Signal;
 use super::uring_bell::UringBell;
+use super::{TURNS_PER_YIELD, rest};
 use crate::event::InstanceId;
 use crate::shard::{Progress, Shard};
 use crate::time::Clock;
@@ -71,23 +71,15 @@ async fn turn_after_turn(mut shard: Shard, clock: Clock, spin: Duration) {
                 drop(task);
             }
         }
-        match progress {
-            Progress::Ended => return,
-            Progress::Busy => {
-                turns = turns.wrapping_add(1);
-                if turns.is_multiple_of(TURNS_PER_YIELD) {
-                    glommio::executor().yield_task_queue_now().await;
-                }
-                continue;
+        if progress == Progress::Ended {
+            return;
+        }
+        if progress == Progress::Busy || !rest(&mut shard, clock, spin) {
+            turns = turns.wrapping_add(1);
+            if turns.is_multiple_of(TURNS_PER_YIELD) {
+                // Doorbells of cold agents and timers are heard here.
+                glommio::executor().yield_task_queue_now().await;
             }
-            Progress::Idle => {}
-        }
-        let end = Instant::now() + spin;
-        while !spin.is_zero() && Instant::now() < end && shard.turn(clock.now()) == Progress::Idle {
-            std::hint::spin_loop();
-        }
-        if !shard.prepare_sleep() {
-            glommio::executor().yield_task_queue_now().await;
             continue;
         }
         match shard.next_deadline().map(|deadline| deadline.since(clock.now())) {
