@@ -24,6 +24,9 @@ const AGENTS_MAX: usize = 5_000;
 const AGENT_NAME_BYTES_MAX: usize = 64;
 const IN_FLIGHT_DEFAULT: u64 = 256;
 const IN_FLIGHT_MAX: u64 = 4096;
+/// Command, environment and directory of an agent, as JSON: what fits into one datagram to the keeper beside
+/// the paths of this program and of the log.
+const AGENT_BYTES_MAX: usize = 48 * 1024;
 const DRAIN_TIMEOUT_DEFAULT_MS: u64 = 5_000;
 const DRAIN_TIMEOUT_MAX_MS: u64 = 600_000;
 
@@ -280,6 +283,13 @@ fn check_agent(broken: &mut Vec<String>, name: String, agent: FileAgent) -> Agen
     {
         broken.push(format!("{key}.workingDirectory = {}: is not a directory", directory.display()));
     }
+    let said = serde_json::json!([agent.command, agent.environment, agent.working_directory]).to_string();
+    if said.len() > AGENT_BYTES_MAX {
+        broken.push(format!(
+            "{key} has {} bytes of command, environment and directory: at most {AGENT_BYTES_MAX} are possible",
+            said.len()
+        ));
+    }
     let kind = match agent.command {
         None if name == ECHO_AGENT => AgentKind::Echo,
         None => {
@@ -376,6 +386,20 @@ mod tests {
                 "agents.entries.none.command",
             ]
         );
+    }
+
+    /// What does not fit into one datagram to the keeper is refused before anything starts.
+    #[test]
+    fn agents_fit_into_a_datagram() {
+        let text = |bytes: usize| {
+            format!(
+                "{{agents: {{entries: {{a: {{command: ['ls'], environment: {{A: '{}'}}}}}}}}}}",
+                "x".repeat(bytes)
+            )
+        };
+        assert!(check(&text(AGENT_BYTES_MAX - 100), &RunOptions::default()).is_ok());
+        let broken = check(&text(AGENT_BYTES_MAX), &RunOptions::default()).unwrap_err();
+        assert!(broken[0].starts_with("agents.entries.a has 49174 bytes of command"), "{broken:?}");
     }
 
     /// A program that is not there, and an unknown key, are named.
