@@ -128,22 +128,23 @@ impl Outputs {
     fn apply(&mut self, effect: Effect<'_>) {
         match effect {
             Effect::ToEdge { edge, kind, route, body } => {
-                let sent = self.edges[edge.0 as usize].send(kind, &route, body);
-                debug_assert!(sent.is_ok(), "the backlog is bounded by not reading: {sent:?}");
+                taken(self.edges[edge.0 as usize].send(kind, &route, body), "an edge");
             }
             Effect::ToShard { shard, kind, route, body } => {
                 if let Some(Some(sender)) = self.shards.get_mut(shard.0 as usize) {
-                    let sent = sender.send(kind, &route, body);
-                    debug_assert!(sent.is_ok(), "the backlog is bounded by not reading: {sent:?}");
+                    taken(sender.send(kind, &route, body), "a shard");
                 }
             }
             Effect::ToAgent { instance, kind, route, body } => {
                 // An agent that is gone meanwhile has been or will be reported down.
                 let Some(sender) = self.agents.get_mut(&instance) else { return };
                 match sender.send(kind, &route, body) {
-                    Ok(()) => self.touch(instance),
                     Err(SendError::Poisoned(poison)) => self.fenced.push((instance, poison)),
-                    Err(refused) => debug_assert!(false, "credit bounds the backlog: {refused}"),
+                    sent => {
+                        // Its credit bounds what can wait for it.
+                        taken(sent, "an agent");
+                        self.touch(instance);
+                    }
                 }
             }
             Effect::AgentReady { instance } => self.notify(Notice::AgentReady { instance }),
@@ -379,8 +380,7 @@ impl Shard {
     /// Publishes and releases everything of this turn.
     fn flush(&mut self, _now: Moment) {
         for sender in self.outputs.edges.iter_mut().chain(self.outputs.shards.iter_mut().flatten()) {
-            let flushed = sender.flush();
-            debug_assert!(flushed.is_ok(), "rings inside the process stay whole: {flushed:?}");
+            taken(sender.flush(), "a thread of this process");
         }
         let mut touched = std::mem::take(&mut self.outputs.touched);
         for instance in touched.drain(..) {
@@ -471,6 +471,13 @@ impl Shard {
                 agent.receiver.disarm();
             }
         }
+    }
+}
+
+/// What may wait is bounded before it is sent: a refusal is a bug, and going on would lose a message.
+fn taken(sent: Result<(), SendError>, peer: &str) {
+    if let Err(error) = sent {
+        panic!("a message to {peer} was not taken: {error}");
     }
 }
 
