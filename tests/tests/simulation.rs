@@ -8,7 +8,7 @@
 //!
 //! `SIMULATION_SEEDS=N` sets how many seeds are tried, `SIMULATION_SEED=S` repeats one.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,6 +27,7 @@ const STEPS: usize = 4_000;
 const CONNECTIONS: u64 = 12;
 const EDGES: usize = 2;
 const AGENTS: usize = 5;
+const TURNS_REMEMBERED: usize = 64;
 
 #[derive(Clone, Debug)]
 struct Packet {
@@ -40,6 +41,8 @@ struct SimulatedAgent {
     instance: Option<InstanceId>,
     inbox: VecDeque<Packet>,
     outbox: VecDeque<Packet>,
+    /// Turns it has been given and has not said its last word about.
+    in_hand: BTreeSet<u64>,
 }
 
 /// What the checker knows of one message.
@@ -64,6 +67,8 @@ struct World {
     /// By connection: the last sequence number that ended in order.
     ended_in_order: Vec<u32>,
     ends: HashMap<&'static str, u64>,
+    /// Turns that agents have been given, the last [`TURNS_REMEMBERED`] of them.
+    turns: VecDeque<u64>,
 }
 
 fn copy(bytes: &[u8]) -> AlignedVec<16> {
@@ -105,13 +110,14 @@ impl World {
             sent: (0..CONNECTIONS).map(|_| Vec::new()).collect(),
             ended_in_order: vec![0; CONNECTIONS as usize],
             ends: HashMap::new(),
+            turns: VecDeque::new(),
             random,
         }
     }
 
     fn input(&mut self, shard: usize, input: Input<'_>) {
         let mut to_edges = Vec::new();
-        let Self { cores, mesh, agents, now, .. } = self;
+        let Self { cores, mesh, agents, now, turns, .. } = self;
         cores[shard].on(*now, input, &mut |effect| match effect {
             Effect::ToEdge { kind, route, body, .. } => {
                 to_edges.push(Packet { kind, route, body: copy(body) })
@@ -123,7 +129,12 @@ impl World {
             Effect::ToAgent { instance, kind, route, body } => {
                 let agent = agents.iter_mut().find(|agent| agent.instance == Some(instance));
                 let agent = agent.expect("a message goes to a living incarnation");
+                agent.in_hand.insert(route.turn);
                 agent.inbox.push_back(Packet { kind, route, body: copy(body) });
+                turns.push_back(route.turn);
+                if turns.len() > TURNS_REMEMBERED {
+                    turns.pop_front();
+                }
             }
             Effect::AgentReady { .. } => {}
             Effect::Fence { instance, poison } => panic!("honest agent {instance:?} fenced: {poison}"),
@@ -233,12 +244,16 @@ impl World {
             (Kind::End, copy(self.encoder.encode(&EndV1 { content })))
         };
         words.push(last);
-        if self.random.u8(..) < 8 {
-            // A word about a turn that is nobody's must change nothing.
-            let stray = Route { turn: packet.route.turn ^ 0xffff, ..packet.route };
-            let (kind, body) = words[words.len() - 1].clone();
-            self.agents[agent].outbox.push_back(Packet { kind, route: stray, body });
+        if self.random.u8(..) < 24 {
+            // A word about a turn that has ended, or is another agent's, must change nothing.
+            let turn = self.turns[self.random.usize(..self.turns.len())];
+            if !self.agents[agent].in_hand.contains(&turn) {
+                let stray = copy(self.encoder.encode(&EndV1 { content: "a stray word".into() }));
+                let route = Route { turn, ..Route::default() };
+                self.agents[agent].outbox.push_back(Packet { kind: Kind::End, route, body: stray });
+            }
         }
+        self.agents[agent].in_hand.remove(&packet.route.turn);
         for (kind, body) in words {
             self.agents[agent].outbox.push_back(Packet { kind, route: packet.route, body });
         }
