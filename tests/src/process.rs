@@ -47,8 +47,16 @@ impl Gateway {
     /// # Errors
     /// If it exits instead of listening.
     pub fn start_in(state: TempDir, arguments: &[&str]) -> Result<Self, Box<Refused>> {
+        Self::start_as(Command::new(binary("openclaw")), state, arguments)
+    }
+
+    /// As [`Self::start_in`], by a command that ends with the program or with what runs it.
+    ///
+    /// # Errors
+    /// If it exits instead of listening.
+    pub fn start_as(mut command: Command, state: TempDir, arguments: &[&str]) -> Result<Self, Box<Refused>> {
         let free_port: &[&str] = if arguments.contains(&"--port") { &[] } else { &["--port", "0"] };
-        let mut child = Command::new(binary("openclaw"))
+        let mut child = command
             .args(["gateway", "run", "--state-dir"])
             .arg(state.path())
             .args(free_port)

@@ -230,6 +230,36 @@ async fn a_killed_gateway_leaves_no_orphans() {
     until("the agents have ended", || agents.iter().all(|&(_, agent)| !alive(agent)).then_some(()));
 }
 
+/// A command that runs the gateway on a kernel that refuses io_uring; `None` where there is no strace.
+fn without_io_uring() -> Option<std::process::Command> {
+    let mut command = std::process::Command::new("strace");
+    // -D: the gateway, not strace, is the child that the test waits for and ends.
+    command.args(["-D", "-f", "-qq", "-o", "/dev/null", "-e", "trace=io_uring_setup"]);
+    command.args(["-e", "inject=io_uring_setup:error=EPERM"]).arg(tests::binary("openclaw"));
+    let there = std::process::Command::new("strace").arg("-V").output().is_ok();
+    there.then_some(command)
+}
+
+/// Where io_uring is refused, `auto` runs on epoll and says why, and `uring` says so and exits.
+#[tokio::test]
+async fn refused_io_uring_falls_back_to_epoll() {
+    let Some(command) = without_io_uring() else {
+        return println!("not run: strace is not installed");
+    };
+    let gateway = Gateway::start_as(command, tempfile::tempdir().unwrap(), &[]).unwrap();
+    let mut client = Client::connect(&gateway.url()).await;
+    client.send(&json!({"type": "status"})).await;
+    assert_eq!(client.frame().await["content"]["runtime"], "epoll");
+    client.say("echo", "s", "m", "hello").await;
+    assert_eq!(client.reply().await.1["content"]["content"], "hello");
+
+    let command = without_io_uring().unwrap();
+    let refused = Gateway::start_as(command, tempfile::tempdir().unwrap(), &["--runtime", "uring"]);
+    let refused = refused.expect_err("io_uring is refused");
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(refused.stderr.contains("io_uring is refused here (io_uring_setup: "), "{}", refused.stderr);
+}
+
 /// What cannot start says so in one line that names the thing, and exits with 1.
 #[tokio::test]
 async fn what_cannot_start_says_why() {

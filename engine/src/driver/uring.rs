@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures_util::future::{Either, select};
 use glommio::timer::Timer;
 use glommio::{LocalExecutor, LocalExecutorBuilder, Placement, Task};
+use io_uring::{IoUring, opcode};
 
 use super::signal::Signal;
 use super::uring_bell::UringBell;
@@ -29,8 +30,45 @@ fn executor(placement: Placement) -> Result<LocalExecutor, String> {
         .map_err(|error| error.to_string())
 }
 
+/// What an executor of glommio uses of io_uring. It ends the process if the kernel lacks one of them.
+const OPERATIONS: [(&str, u8); 23] = [
+    ("NOP", opcode::Nop::CODE),
+    ("READV", opcode::Readv::CODE),
+    ("WRITEV", opcode::Writev::CODE),
+    ("FSYNC", opcode::Fsync::CODE),
+    ("READ_FIXED", opcode::ReadFixed::CODE),
+    ("WRITE_FIXED", opcode::WriteFixed::CODE),
+    ("POLL_ADD", opcode::PollAdd::CODE),
+    ("POLL_REMOVE", opcode::PollRemove::CODE),
+    ("SENDMSG", opcode::SendMsg::CODE),
+    ("RECVMSG", opcode::RecvMsg::CODE),
+    ("TIMEOUT", opcode::Timeout::CODE),
+    ("TIMEOUT_REMOVE", opcode::TimeoutRemove::CODE),
+    ("ACCEPT", opcode::Accept::CODE),
+    ("LINK_TIMEOUT", opcode::LinkTimeout::CODE),
+    ("CONNECT", opcode::Connect::CODE),
+    ("FALLOCATE", opcode::Fallocate::CODE),
+    ("OPENAT", opcode::OpenAt::CODE),
+    ("CLOSE", opcode::Close::CODE),
+    ("STATX", opcode::Statx::CODE),
+    ("READ", opcode::Read::CODE),
+    ("WRITE", opcode::Write::CODE),
+    ("SEND", opcode::Send::CODE),
+    ("RECV", opcode::Recv::CODE),
+];
+
 /// Whether an executor can be made here, and if not, what refused it.
 pub(super) fn probe() -> Result<(), String> {
+    // Asked of the kernel first, since glommio panics where it is refused.
+    let ring = IoUring::new(RING_DEPTH as u32).map_err(|error| format!("io_uring_setup: {error}"))?;
+    let mut supported = io_uring::Probe::new();
+    let registered = ring.submitter().register_probe(&mut supported);
+    registered.map_err(|error| format!("io_uring_register: {error}"))?;
+    for (name, code) in OPERATIONS {
+        if !supported.is_supported(code) {
+            return Err(format!("the kernel lacks the operation {name}"));
+        }
+    }
     // On a thread of its own: an executor may leave settings of the thread behind.
     std::thread::spawn(|| executor(Placement::Unbound).map(drop))
         .join()
