@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -19,7 +20,8 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Gateway {
     child: Child,
     _stdout: BufReader<ChildStdout>,
-    state: TempDir,
+    // Arc: a test may start a second gateway in the directory of the first.
+    state: Arc<TempDir>,
     port: u16,
 }
 
@@ -39,14 +41,14 @@ impl Gateway {
     /// If it exits instead of listening.
     pub fn start(arguments: &[&str]) -> Result<Self, Box<Refused>> {
         let state = tempfile::tempdir().expect("a temporary directory");
-        Self::start_in(state, arguments)
+        Self::start_in(Arc::new(state), arguments)
     }
 
     /// As [`Self::start`], in a given state directory.
     ///
     /// # Errors
     /// If it exits instead of listening.
-    pub fn start_in(state: TempDir, arguments: &[&str]) -> Result<Self, Box<Refused>> {
+    pub fn start_in(state: Arc<TempDir>, arguments: &[&str]) -> Result<Self, Box<Refused>> {
         Self::start_as(Command::new(binary("openclaw")), state, arguments)
     }
 
@@ -54,7 +56,11 @@ impl Gateway {
     ///
     /// # Errors
     /// If it exits instead of listening.
-    pub fn start_as(mut command: Command, state: TempDir, arguments: &[&str]) -> Result<Self, Box<Refused>> {
+    pub fn start_as(
+        mut command: Command,
+        state: Arc<TempDir>,
+        arguments: &[&str],
+    ) -> Result<Self, Box<Refused>> {
         let free_port: &[&str] = if arguments.contains(&"--port") { &[] } else { &["--port", "0"] };
         let mut child = command
             .args(["gateway", "run", "--state-dir"])
@@ -123,29 +129,19 @@ impl Gateway {
 
     /// The agent hosts it has now, by the name of their agent: processes whose environment names one.
     pub fn agents(&self) -> Vec<(String, u32)> {
-        let state = self.state.path().as_os_str().to_string_lossy().into_owned();
-        let keeper = processes().into_iter().find(|process| {
-            process.arguments.iter().any(|argument| argument == "keeper")
-                && process.arguments.iter().any(|argument| argument.starts_with(&state))
-        });
-        let Some(keeper) = keeper else { return Vec::new() };
+        let Some(keeper) = self.keeper() else { return Vec::new() };
         processes()
             .into_iter()
-            .filter(|process| process.parent == keeper.process_id)
+            .filter(|process| process.parent == keeper)
             .filter_map(|process| Some((process.variable("OPENCLAW_AGENT_NAME")?, process.process_id)))
             .collect()
     }
 
-    /// Its keeper's process id, if it lives.
+    /// Its keeper's process id, if both live. The one child of the gateway; a process that the keeper has
+    /// forked looks the same until it has loaded its program, but is the keeper's child.
     pub fn keeper(&self) -> Option<u32> {
-        let state = self.state.path().as_os_str().to_string_lossy().into_owned();
-        processes()
-            .into_iter()
-            .find(|process| {
-                process.arguments.iter().any(|argument| argument == "keeper")
-                    && process.arguments.iter().any(|argument| argument.starts_with(&state))
-            })
-            .map(|process| process.process_id)
+        let child = processes().into_iter().find(|process| process.parent == self.process_id())?;
+        child.arguments.iter().any(|argument| argument == "keeper").then_some(child.process_id)
     }
 }
 

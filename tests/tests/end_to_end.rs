@@ -1,5 +1,7 @@
 //! The whole path with real processes: client, gateway, keeper, agent host, agent, and back.
 
+use std::sync::Arc;
+
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tests::client::{Client, Received};
@@ -139,7 +141,7 @@ async fn bad_input_is_named() {
 /// answered by its successor.
 #[tokio::test]
 async fn a_killed_agent_is_replaced() {
-    let silent = "silent=cat /dev/zero";
+    let silent = "silent=sleep infinity";
     let gateway = Gateway::start(&["--agent", &streaming_agent(), "--agent", silent]).unwrap();
     let mut client = Client::connect(&gateway.url()).await;
     client.say("words", "s", "before", "a").await;
@@ -190,21 +192,31 @@ async fn a_crash_loop_is_quarantined() {
 #[tokio::test]
 async fn ctrl_c_leaves_nothing_behind() {
     for runtime in runtimes() {
-        let mut gateway = Gateway::start(&["--runtime", runtime, "--agent", &streaming_agent()]).unwrap();
+        let patient = ["--runtime", runtime, "--agent", &streaming_agent(), "--drain-timeout-ms", "60000"];
+        let mut gateway = Gateway::start(&patient).unwrap();
         let mut client = Client::connect(&gateway.url()).await;
         for number in 0..100 {
             client.say("words", &format!("s-{number}"), &number.to_string(), "a b c").await;
         }
-        // All hundred are accepted once one session behind them has been answered.
         let agents = until("both agents run", || Some(gateway.agents()).filter(|agents| agents.len() == 2));
         let keeper = gateway.keeper().expect("a keeper");
-        let mut ended = usize::from(client.reply().await.1["type"] == "message");
+        // Frames are taken in order: once this is answered, all hundred messages have been accepted.
+        client.send(&json!({"type": "status"})).await;
+        let mut ended = 0;
+        loop {
+            let frame = client.frame().await;
+            match frame["type"].as_str() {
+                Some("status") => break,
+                Some("message") => ended += 1,
+                _ => assert_eq!(frame["type"], "event", "{frame}"),
+            }
+        }
         gateway.signal(Signal::INT);
         let close = loop {
             match client.receive().await {
                 Received::Frame(frame) if frame["type"] == "event" => {}
                 Received::Frame(frame) => {
-                    assert!(["message", "error"].contains(&frame["type"].as_str().unwrap()), "{frame}");
+                    assert_eq!(frame["type"], "message", "{frame}");
                     ended += 1;
                 }
                 Received::Closed(code) => break code,
@@ -218,16 +230,51 @@ async fn ctrl_c_leaves_nothing_behind() {
     }
 }
 
+/// A message that nobody answers keeps a gateway that is going down, until it is told a second time; then
+/// the message is reported. New ones are refused meanwhile.
+#[tokio::test]
+async fn a_second_signal_ends_the_waiting() {
+    let forever = ["--agent", "silent=sleep infinity", "--drain-timeout-ms", "600000"];
+    let mut gateway = Gateway::start(&forever).unwrap();
+    let mut client = Client::connect(&gateway.url()).await;
+    client.say("silent", "s", "open", "x").await;
+    client.send(&json!({"type": "status"})).await;
+    assert_eq!(client.frame().await["type"], "status");
+    gateway.signal(Signal::TERM);
+    let mut number = 0;
+    let refused = loop {
+        // Until the edge has heard of it, messages are accepted.
+        number += 1;
+        client.say("echo", "t", &number.to_string(), "x").await;
+        let (_, end) = client.reply().await;
+        if end["type"] == "error" {
+            break end;
+        }
+    };
+    assert_eq!((refused["id"].as_str(), code(&refused)), (Some(&*number.to_string()), "shutting_down"));
+    gateway.signal(Signal::TERM);
+    let (_, end) = client.reply().await;
+    assert_eq!((end["id"].as_str(), code(&end)), (Some("open"), "shutting_down"));
+    assert_eq!(client.receive().await, Received::Closed(Some(1001)));
+    assert_eq!(gateway.wait().code(), Some(0));
+}
+
 /// `kill -9` of the gateway leaves no agent and no keeper behind, and a new gateway starts in its place.
 #[tokio::test]
 async fn a_killed_gateway_leaves_no_orphans() {
-    let mut gateway = Gateway::start(&["--agent", &streaming_agent()]).unwrap();
+    let state = Arc::new(tempfile::tempdir().unwrap());
+    let mut gateway = Gateway::start_in(Arc::clone(&state), &["--agent", &streaming_agent()]).unwrap();
     let agents = until("both agents run", || Some(gateway.agents()).filter(|agents| agents.len() == 2));
     let keeper = gateway.keeper().expect("a keeper");
     gateway.signal(Signal::KILL);
     assert_eq!(gateway.wait().code(), None);
     until("the keeper has ended", || (!alive(keeper)).then_some(()));
     until("the agents have ended", || agents.iter().all(|&(_, agent)| !alive(agent)).then_some(()));
+
+    let next = Gateway::start_in(state, &[]).unwrap();
+    let mut client = Client::connect(&next.url()).await;
+    client.say("echo", "s", "m", "hello").await;
+    assert_eq!(client.reply().await.1["content"]["content"], "hello");
 }
 
 /// A command that runs the gateway on a kernel that refuses io_uring; `None` where there is no strace.
@@ -246,7 +293,7 @@ async fn refused_io_uring_falls_back_to_epoll() {
     let Some(command) = without_io_uring() else {
         return println!("not run: strace is not installed");
     };
-    let gateway = Gateway::start_as(command, tempfile::tempdir().unwrap(), &[]).unwrap();
+    let gateway = Gateway::start_as(command, Arc::new(tempfile::tempdir().unwrap()), &[]).unwrap();
     let mut client = Client::connect(&gateway.url()).await;
     client.send(&json!({"type": "status"})).await;
     assert_eq!(client.frame().await["content"]["runtime"], "epoll");
@@ -254,7 +301,7 @@ async fn refused_io_uring_falls_back_to_epoll() {
     assert_eq!(client.reply().await.1["content"]["content"], "hello");
 
     let command = without_io_uring().unwrap();
-    let refused = Gateway::start_as(command, tempfile::tempdir().unwrap(), &["--runtime", "uring"]);
+    let refused = Gateway::start_as(command, Arc::new(tempfile::tempdir().unwrap()), &["--runtime", "uring"]);
     let refused = refused.expect_err("io_uring is refused");
     assert_eq!(refused.status.code(), Some(1));
     assert!(refused.stderr.contains("io_uring is refused here (io_uring_setup: "), "{}", refused.stderr);
@@ -294,7 +341,7 @@ async fn a_hundred_agents_answer() {
         .collect();
     let config = json!({"agents": {"entries": entries}});
     std::fs::write(state.path().join("openclaw.json"), config.to_string()).unwrap();
-    let gateway = Gateway::start_in(state, &[]).unwrap();
+    let gateway = Gateway::start_in(Arc::new(state), &[]).unwrap();
     let mut client = Client::connect(&gateway.url()).await;
     for number in 0..100 {
         let agent = format!("agent-{number}");
