@@ -14,7 +14,8 @@
 //! | [`envelope`] | what the messages say |
 //! | [`ports`] | the rings between edge threads and shards, and which shard owns a session |
 //!
-//! Unsafe code lives in [`mapping`], `copy` and [`doorbell`]; the ring algorithm has none.
+//! Unsafe code lives in [`mapping`], `copy` and [`doorbell`], and in the one place of [`link`] that borrows a
+//! record in place; the ring algorithm has none.
 
 pub mod sync;
 

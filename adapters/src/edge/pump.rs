@@ -29,9 +29,9 @@ pub struct Bell(AsyncFd<Arc<OwnedFd>>);
 impl Bell {
     /// Registers the bell with the reactor of this thread.
     pub fn new(ports: &ShardPorts) -> std::io::Result<Self> {
-        #[allow(
+        #[expect(
             deprecated,
-            reason = "its successor is unsafe, for types whose descriptor may change or close; that of an `OwnedFd` does not"
+            reason = "unsound only for types whose descriptor changes; an OwnedFd's never does"
         )]
         AsyncFd::with_interest(Arc::clone(&ports.bell), Interest::READABLE).map(Self)
     }
