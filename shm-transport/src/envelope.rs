@@ -77,6 +77,8 @@ macro_rules! kinds {
         impl Kind {
             /// All kinds of this build.
             pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+            /// The same as a set of bits: bit n stands for kind n.
+            pub const SET: u64 = 0 $(| 1 << $number)*;
 
             /// The kind with this number, if this build knows it.
             #[inline]

@@ -68,8 +68,15 @@ pub struct ControlWords {
     pub sleep: Line<AtomicU64>,
     /// While the owner waits for room: the head of the peer that it has seen, plus one. Zero when awake.
     pub space_wanted: Line<AtomicU64>,
-    /// Which incarnation of the owner writes here.
-    pub generation: Line<AtomicU64>,
+    /// How often the roles of this half have been taken.
+    pub epoch: Line<AtomicU64>,
+    /// What the holder of the roles understands: bit n stands for the message kind n. Zero before the first
+    /// attach, and from holders that knew nothing of this word: they understand [`KINDS_FIRST`].
+    pub kinds: Line<AtomicU64>,
+    /// Features the holder of the roles understands, see [`FEATURE_DESCRIPTORS`].
+    pub features: Line<AtomicU64>,
+    /// Why the owner does not read the peer any more, as [`crate::record::Poison::code`]; zero while it does.
+    pub poison: Line<AtomicU64>,
 }
 
 /// Why a capacity cannot be used.
@@ -200,11 +207,15 @@ pub const MAGIC: u64 = u64::from_le_bytes(*b"OCLWRING");
 /// A change here makes segments unreadable to older builds.
 pub const VERSION_MAJOR: u16 = 1;
 /// A change here is understood by older builds of the same major version.
-pub const VERSION_MINOR: u16 = 0;
+pub const VERSION_MINOR: u16 = 1;
 /// Archives are little-endian, aligned, with 32-bit relative pointers.
 pub const ARCHIVE_FORMAT: u32 = 0b111;
 /// Feature bits that this build understands.
 pub const FEATURES_KNOWN: u64 = 0;
+/// The message kinds of the first layout, as a set of bits.
+pub const KINDS_FIRST: u64 = 0b1111_1110;
+/// Bit of `features`: the holder of the roles takes large messages by descriptor.
+pub const FEATURE_DESCRIPTORS: u64 = 1;
 /// Bytes of the config page that carry meaning; the rest is zero.
 pub const CONFIG_BYTES: usize = 96;
 
@@ -355,7 +366,7 @@ mod tests {
     fn config_page_names_what_differs() {
         let mut other = page().encode();
         other[8] = 9;
-        assert_eq!(ConfigPage::decode(&other), Err(ConfigError::Version { major: 9, minor: 0 }));
+        assert_eq!(ConfigPage::decode(&other), Err(ConfigError::Version { major: 9, minor: VERSION_MINOR }));
         let features = ConfigPage { features_required: 4, ..page() }.encode();
         assert_eq!(ConfigPage::decode(&features), Err(ConfigError::Features { unknown: 4 }));
     }

@@ -17,6 +17,7 @@ use crate::envelope::{Kind, ROUTE_BYTES, Route};
 use crate::mapping::{Half, Halves};
 use crate::record::{FLAG_CONTINUED, FLAG_FRAGMENT, Poison};
 use crate::ring::{Consumer, Memory, Producer, Refused, Wake};
+use crate::sync::Ordering;
 
 /// What a link may hold outside of its rings.
 #[derive(Clone, Copy, Debug)]
@@ -88,6 +89,12 @@ impl Link {
     ) -> Result<Self, Poison> {
         let producer = Producer::attach(Halves::of_producer(own, peer))?;
         let consumer = Consumer::attach(Halves::of_consumer(own, peer))?;
+        let words = own.control();
+        // Relaxed, all of them: only the holder of the roles writes these words, and whoever reads them may
+        // find them older than they are.
+        words.epoch.0.store(words.epoch.0.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        words.kinds.0.store(Kind::SET, Ordering::Relaxed);
+        words.poison.0.store(0, Ordering::Relaxed);
         Ok(Self {
             sender: Sender {
                 producer,

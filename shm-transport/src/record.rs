@@ -166,6 +166,45 @@ pub enum Poison {
     },
 }
 
+impl Poison {
+    /// A number for each reason, for those who look at a ring from outside.
+    pub fn code(&self) -> u64 {
+        match self {
+            Self::Tail { .. } => 1,
+            Self::Own { .. } => 2,
+            Self::Head { .. } => 3,
+            Self::Position { .. } => 4,
+            Self::Length { .. } => 5,
+            Self::Padding { .. } => 6,
+            Self::Flags { .. } => 7,
+            Self::Kind { .. } => 8,
+            Self::MessageTooLarge { .. } => 9,
+            Self::Archive { .. } => 10,
+            Self::Orphan { .. } => 11,
+            Self::FragmentKind { .. } => 12,
+        }
+    }
+
+    /// What a number of [`Self::code`] stands for.
+    pub fn name(code: u64) -> Option<&'static str> {
+        let names = [
+            "tail",
+            "own position",
+            "head",
+            "position",
+            "length",
+            "padding",
+            "flags",
+            "kind",
+            "message too large",
+            "archive",
+            "orphan",
+            "fragment kind",
+        ];
+        names.get(usize::try_from(code).ok()?.checked_sub(1)?).copied()
+    }
+}
+
 /// What a checked header means.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Checked {

@@ -148,10 +148,17 @@ fn control_words_table() {
             row([&offset_of!(ControlWords, head), &"head"]),
             row([&offset_of!(ControlWords, sleep), &"sleep"]),
             row([&offset_of!(ControlWords, space_wanted), &"space_wanted"]),
-            row([&offset_of!(ControlWords, generation), &"generation"]),
+            row([&offset_of!(ControlWords, epoch), &"epoch"]),
+            row([&offset_of!(ControlWords, kinds), &"kinds"]),
+            row([&offset_of!(ControlWords, features), &"features"]),
+            row([&offset_of!(ControlWords, poison), &"poison"]),
         ],
     );
-    assert_eq!(size_of::<ControlWords>(), 5 * layout::LINE_BYTES);
+    assert_eq!(size_of::<ControlWords>(), 8 * layout::LINE_BYTES);
+    assert_eq!(layout::FEATURE_DESCRIPTORS, 1);
+    assert_eq!(layout::KINDS_FIRST, (1..=7).map(|kind| 1u64 << kind).sum::<u64>());
+    let reasons = (1..).map_while(|code| Some(row([&code, &record::Poison::name(code)?])));
+    compare("poison", &table(&["poison", "reason"]), &reasons.collect::<Vec<_>>());
     assert_eq!(layout::TAIL_CLOSED, 1);
 }
 
