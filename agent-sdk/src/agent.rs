@@ -1,8 +1,6 @@
 //! An attached agent: both directions of its link, before they are split.
 
-use std::os::fd::OwnedFd;
-
-use shm_transport::envelope::{Encoder, HelloV1, Kind, Route};
+use shm_transport::envelope::{HelloV1, Route};
 use shm_transport::link::{Limits, SendError};
 use shm_transport::segment;
 
@@ -67,8 +65,10 @@ impl Agent {
 
     /// Attaches to these rings, and says hello.
     pub fn attach_to(inherited: Inherited) -> Result<Self, AttachError> {
-        let Inherited { name, generation: expected, engine_half, agent_half, doorbell } = inherited;
-        let (link, found) = match attach(&engine_half, &agent_half, doorbell) {
+        let Inherited { name, generation: expected, engine_half, agent_half, doorbell, passage } = inherited;
+        let (link, found) = match segment::attach_agent(&engine_half, &agent_half, doorbell, passage, LIMITS)
+        {
+            // The mappings outlive the descriptors of the halves.
             Ok(attached) => (attached.link, attached.generation),
             Err(source) => return Err(AttachError::Segment { name, source }),
         };
@@ -80,13 +80,11 @@ impl Agent {
             process_id: std::process::id(),
             software: concat!("agent-sdk/", env!("CARGO_PKG_VERSION")).to_owned(),
         };
-        let mut encoder = Encoder::default();
-        let body = encoder.encode(&hello);
-        let sent = sender.send(Kind::Hello, &Route::default(), body).and_then(|()| sender.flush());
+        let sent = sender.send(&Route::default(), &hello).and_then(|()| sender.flush());
         if let Err(source) = sent {
             return Err(AttachError::Hello { name, source });
         }
-        let (inbox, outbox) = (Inbox::new(link.receiver), Outbox::new(sender, encoder));
+        let (inbox, outbox) = (Inbox::new(link.receiver), Outbox::new(sender));
         Ok(Self { name, generation: found, inbox, outbox })
     }
 
@@ -104,13 +102,4 @@ impl Agent {
     pub fn split(self) -> (Inbox, Outbox) {
         (self.inbox, self.outbox)
     }
-}
-
-fn attach(
-    engine_half: &OwnedFd,
-    agent_half: &OwnedFd,
-    doorbell: OwnedFd,
-) -> Result<segment::Attached, segment::AttachError> {
-    // The mappings outlive the descriptors of the halves.
-    segment::attach_agent(engine_half, agent_half, doorbell, LIMITS)
 }

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use shm_transport::envelope::{ArchivedMessageV1, CONTENT_JSON, Kind, Route};
-use shm_transport::link::{Message, Receiver};
+use shm_transport::envelope::{ArchivedMessageV1, CONTENT_JSON, Opened, Route};
+use shm_transport::link::Receiver;
 use shm_transport::record::Poison;
 
 /// The most records of one batch: bounds how long the first reply of a batch waits for its flush.
@@ -108,7 +108,7 @@ pub struct Inbox {
     spin: Duration,
     /// How long to look after a batch; zero on a small machine.
     spin_max: Duration,
-    /// Whether [`Kind::Stop`] has come.
+    /// Whether the gateway has said to stop.
     stopped: bool,
 }
 
@@ -158,35 +158,19 @@ impl Inbox {
         let mut handed = 0;
         let mut poison = None;
         let stopped = &mut self.stopped;
-        self.receiver.receive(BATCH_RECORDS_MAX, |message| match open(&message) {
-            Ok(Opened::Turn(turn)) => {
-                each(turn);
+        self.receiver.receive(BATCH_RECORDS_MAX, |message| match message.open() {
+            Opened::Message(archive) => {
+                each(Turn { id: TurnId { route: message.route }, message: archive });
                 handed += 1;
             }
-            Ok(Opened::Stop) => *stopped = true,
-            Err(found) => poison = Some(found),
+            Opened::Stop => *stopped = true,
+            // Nothing a gateway says to an agent.
+            _ => poison = Some(Poison::Kind { kind: message.kind().number() }),
         })?;
         self.receiver.release();
         match poison {
             Some(poison) => Err(poison.into()),
             None => Ok(handed),
         }
-    }
-}
-
-/// What a gateway may say to an agent.
-enum Opened<'a> {
-    Turn(Turn<'a>),
-    Stop,
-}
-
-fn open<'a>(message: &Message<'a>) -> Result<Opened<'a>, Poison> {
-    match message.kind {
-        Kind::Message => {
-            let id = TurnId { route: message.route };
-            Ok(Opened::Turn(Turn { id, message: message.as_message()? }))
-        }
-        Kind::Stop => Ok(Opened::Stop),
-        other => Err(Poison::Kind { kind: other.number() }),
     }
 }

@@ -1,10 +1,11 @@
-//! What the keeper hands to an agent: three descriptors at fixed numbers and five variables.
+//! What the keeper hands to an agent: four descriptors at fixed numbers and six variables.
 //!
 //! | descriptor | variable | what |
 //! |---|---|---|
 //! | 3 | `OPENCLAW_AGENT_ENGINE_HALF_FD` | the half the engine writes, read-only |
 //! | 4 | `OPENCLAW_AGENT_AGENT_HALF_FD` | the half the agent writes |
 //! | 5 | `OPENCLAW_AGENT_DOORBELL_FD` | the eventfd that wakes the engine |
+//! | 6 | `OPENCLAW_AGENT_PASSAGE_FD` | the socket on which large messages travel by descriptor; older keepers have none |
 //! |   | `OPENCLAW_AGENT_NAME` | the agent's name in the configuration |
 //! |   | `OPENCLAW_AGENT_GENERATION` | which incarnation this is |
 
@@ -23,10 +24,18 @@ pub const ENGINE_HALF_VARIABLE: &str = "OPENCLAW_AGENT_ENGINE_HALF_FD";
 pub const AGENT_HALF_VARIABLE: &str = "OPENCLAW_AGENT_AGENT_HALF_FD";
 /// Variable: number of the descriptor of the doorbell.
 pub const DOORBELL_VARIABLE: &str = "OPENCLAW_AGENT_DOORBELL_FD";
+/// Variable: number of the descriptor of the side channel for large messages. May be absent.
+pub const PASSAGE_VARIABLE: &str = "OPENCLAW_AGENT_PASSAGE_FD";
 
 /// All of them; a host removes them from the environment of the command it runs.
-pub const VARIABLES: [&str; 5] =
-    [NAME_VARIABLE, GENERATION_VARIABLE, ENGINE_HALF_VARIABLE, AGENT_HALF_VARIABLE, DOORBELL_VARIABLE];
+pub const VARIABLES: [&str; 6] = [
+    NAME_VARIABLE,
+    GENERATION_VARIABLE,
+    ENGINE_HALF_VARIABLE,
+    AGENT_HALF_VARIABLE,
+    DOORBELL_VARIABLE,
+    PASSAGE_VARIABLE,
+];
 
 /// Where the keeper puts the engine's half.
 pub const ENGINE_HALF_FD: RawFd = 3;
@@ -34,6 +43,8 @@ pub const ENGINE_HALF_FD: RawFd = 3;
 pub const AGENT_HALF_FD: RawFd = 4;
 /// Where the keeper puts the doorbell.
 pub const DOORBELL_FD: RawFd = 5;
+/// Where the keeper puts the side channel for large messages.
+pub const PASSAGE_FD: RawFd = 6;
 
 /// Standard input, output and error are never ring descriptors.
 const FD_MIN: RawFd = 3;
@@ -97,6 +108,8 @@ pub struct Inherited {
     pub agent_half: OwnedFd,
     /// Wakes the engine.
     pub doorbell: OwnedFd,
+    /// Carries the descriptors of large messages, if the keeper has made one.
+    pub passage: Option<OwnedFd>,
 }
 
 impl Inherited {
@@ -108,10 +121,10 @@ impl Inherited {
             let (variable, expected) = (GENERATION_VARIABLE, "a number");
             return Err(InheritError::Invalid { variable, value, expected });
         };
-        let mut numbers = [0; 3];
-        for (index, variable) in
-            [ENGINE_HALF_VARIABLE, AGENT_HALF_VARIABLE, DOORBELL_VARIABLE].into_iter().enumerate()
-        {
+        let variables = [ENGINE_HALF_VARIABLE, AGENT_HALF_VARIABLE, DOORBELL_VARIABLE, PASSAGE_VARIABLE];
+        let has_passage = std::env::var_os(PASSAGE_VARIABLE).is_some();
+        let mut numbers = [0; 4];
+        for (index, variable) in variables.into_iter().enumerate().take(3 + usize::from(has_passage)) {
             let fd = number(variable)?;
             if numbers.contains(&fd) {
                 return Err(InheritError::Shared { variable, fd });
@@ -122,13 +135,14 @@ impl Inherited {
         if TAKEN.swap(true, Ordering::Relaxed) {
             return Err(InheritError::Taken);
         }
-        let [engine_half, agent_half, doorbell] = numbers;
+        let [engine_half, agent_half, doorbell, passage] = numbers;
         Ok(Self {
             name,
             generation,
             engine_half: own(ENGINE_HALF_VARIABLE, engine_half)?,
             agent_half: own(AGENT_HALF_VARIABLE, agent_half)?,
             doorbell: own(DOORBELL_VARIABLE, doorbell)?,
+            passage: if has_passage { Some(own(PASSAGE_VARIABLE, passage)?) } else { None },
         })
     }
 }
@@ -160,7 +174,7 @@ fn number(name: &'static str) -> Result<RawFd, InheritError> {
 /// Takes ownership of one inherited descriptor, and sees that it is open.
 fn own(variable: &'static str, fd: RawFd) -> Result<OwnedFd, InheritError> {
     // SAFETY: nobody else owns the number: the keeper's variables hand it to this process, `TAKEN` lets one
-    // caller pass, and the three numbers differ. Whether it is open is asked next, before any other
+    // caller pass, and the numbers differ. Whether it is open is asked next, before any other
     // use; if it is not, the value is given up without being closed.
     let owned = unsafe { OwnedFd::from_raw_fd(fd) };
     match rustix::io::fcntl_setfd(&owned, FdFlags::CLOEXEC) {

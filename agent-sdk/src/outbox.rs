@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use shm_transport::envelope::{BlockType, BlockV1, Encoder, EndV1, FailureCode, FailureV1, Kind, Route};
+use shm_transport::envelope::{BlockType, BlockV1, Content, EndV1, FailureCode, FailureV1, Route};
 use shm_transport::link::{SendError, Sender};
 use shm_transport::record::Poison;
 
@@ -45,23 +45,21 @@ pub enum ReplyError {
 #[derive(Debug)]
 pub struct Outbox {
     sender: Sender,
-    encoder: Encoder,
     // Reused for every reply, so that a reply allocates nothing once they have grown.
     block: BlockV1,
     end: EndV1,
 }
 
 impl Outbox {
-    pub(crate) fn new(sender: Sender, encoder: Encoder) -> Self {
-        Self { sender, encoder, block: BlockV1::default(), end: EndV1::default() }
+    pub(crate) fn new(sender: Sender) -> Self {
+        Self { sender, block: BlockV1::default(), end: EndV1::default() }
     }
 
     /// Adds a block to a reply. Blocks arrive in the order in which they are sent.
     pub fn block(&mut self, id: &TurnId, block_type: BlockType, content: &str) -> Result<(), ReplyError> {
         self.block.block_type = block_type as u8;
         refill(&mut self.block.content, content);
-        let body = self.encoder.encode(&self.block);
-        send(&mut self.sender, Kind::Block, &id.route, body)
+        send(&mut self.sender, &id.route, &self.block)
     }
 
     /// Ends a reply. `content` is what remains to be said after the blocks.
@@ -69,15 +67,13 @@ impl Outbox {
     /// HOT: no allocation, lock or syscall while there is room.
     pub fn end(&mut self, id: &TurnId, content: &str) -> Result<(), ReplyError> {
         refill(&mut self.end.content, content);
-        let body = self.encoder.encode(&self.end);
-        send(&mut self.sender, Kind::End, &id.route, body)
+        send(&mut self.sender, &id.route, &self.end)
     }
 
     /// Says that a message gets no reply. `text` is a sentence that names the reason.
     pub fn fail(&mut self, id: &TurnId, code: FailureCode, text: &str) -> Result<(), ReplyError> {
         let failure = FailureV1 { code: code as u16, retry_after_ms: 0, text: text.to_owned() };
-        let body = self.encoder.encode(&failure);
-        send(&mut self.sender, Kind::Failure, &id.route, body)
+        send(&mut self.sender, &id.route, &failure)
     }
 
     /// Makes everything visible to the gateway, and wakes it if it sleeps. Waits for room where it must.
@@ -103,12 +99,12 @@ fn refill(text: &mut String, content: &str) {
     text.push_str(content);
 }
 
-fn send(sender: &mut Sender, kind: Kind, route: &Route, body: &[u8]) -> Result<(), ReplyError> {
-    match sender.send(kind, route, body) {
+fn send<T: Content>(sender: &mut Sender, route: &Route, value: &T) -> Result<(), ReplyError> {
+    match sender.send(route, value) {
         Ok(()) => Ok(()),
         Err(SendError::Full { .. }) => {
             drain(sender)?;
-            sender.send(kind, route, body).map_err(|error| refused(&error, route, sender))
+            sender.send(route, value).map_err(|error| refused(&error, route, sender))
         }
         Err(error) => Err(refused(&error, route, sender)),
     }

@@ -4,10 +4,10 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use agent_sdk::{Agent, AttachError, BlockType, FailureCode, Inherited, Received};
-use shm_transport::envelope::{Encoder, Kind, MessageV1, Route, schema_hash};
+use shm_transport::envelope::{Body, Kind, MessageV1, Opened, Route, schema_hash};
 use shm_transport::layout::{ConfigPage, Geometry};
 use shm_transport::link::{Limits, Link};
-use shm_transport::{doorbell, segment};
+use shm_transport::{doorbell, passage, segment};
 
 const WAIT: Duration = Duration::from_secs(10);
 
@@ -23,14 +23,16 @@ fn pair(capacity_bytes: u64) -> (Link, Inherited) {
     };
     let engine_half = segment::create("engine", &page).unwrap();
     let agent_half = segment::create("agent", &page).unwrap();
-    let engine =
-        segment::attach_engine(engine_half.writable.as_fd(), agent_half.read_only.as_fd(), Limits::default());
+    let (ours, theirs) = passage::pair().unwrap();
+    let (writable, read_only) = (engine_half.writable.as_fd(), agent_half.read_only.as_fd());
+    let engine = segment::attach_engine(writable, read_only, Some(ours), Limits::default());
     let inherited = Inherited {
         name: "test".to_owned(),
         generation: 3,
         engine_half: engine_half.read_only,
         agent_half: agent_half.writable,
         doorbell: doorbell::eventfd().unwrap(),
+        passage: Some(theirs),
     };
     (engine.unwrap().link, inherited)
 }
@@ -38,7 +40,7 @@ fn pair(capacity_bytes: u64) -> (Link, Inherited) {
 fn say(engine: &mut Link, turn: u64, content: &str) {
     let message = MessageV1 { agent: "test".into(), content: content.into(), ..MessageV1::default() };
     let route = Route { turn, session: 5, origin: 6, sequence: 8, attempt: 2 };
-    engine.sender.send(Kind::Message, &route, Encoder::default().encode(&message)).unwrap();
+    engine.sender.send(&route, &message).unwrap();
     engine.sender.flush().unwrap();
 }
 
@@ -48,14 +50,14 @@ fn replies(engine: &mut Link) -> Vec<(Kind, Route, String)> {
     engine
         .receiver
         .receive(1000, |message| {
-            let text = match message.kind {
-                Kind::Block => message.as_block().unwrap().content.to_string(),
-                Kind::End => message.as_end().unwrap().content.to_string(),
-                Kind::Failure => message.as_failure().unwrap().text.to_string(),
-                Kind::Hello => message.as_hello().unwrap().software.to_string(),
-                _ => String::new(),
+            let text = match message.open() {
+                Opened::Block(block) => block.content.as_str(),
+                Opened::End(end) => end.content.as_str(),
+                Opened::Failure(failure) => failure.text.as_str(),
+                Opened::Hello(hello) => hello.software.as_str(),
+                _ => "",
             };
-            seen.push((message.kind, message.route, text));
+            seen.push((message.kind(), message.route, text.to_owned()));
         })
         .unwrap();
     engine.receiver.release();
@@ -75,7 +77,7 @@ fn replies_echo_the_route() {
     assert_eq!(inbox.receive(Duration::ZERO, |_| {}).unwrap(), Received::Idle);
     say(&mut engine, 41, "one");
     say(&mut engine, 42, "two");
-    engine.sender.send(Kind::Stop, &Route::default(), &[]).unwrap();
+    engine.sender.forward(&Route::default(), Body::STOP).unwrap();
     engine.sender.flush().unwrap();
     let received = inbox.receive(WAIT, |turn| {
         assert_eq!((turn.agent(), turn.is_json(), turn.id().attempt()), ("test", false, 2));

@@ -1,11 +1,11 @@
-//! Archives: writing one, and validating one that came from somewhere else.
+//! Archives: writing one, in a buffer and in its slot, and validating one that came from somewhere else.
 
 use std::hint::black_box;
 use std::sync::Arc;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use shm_transport::doorbell::eventfd;
-use shm_transport::envelope::{BlockV1, Encoder, Kind, MessageV1, Route};
+use shm_transport::envelope::{BlockV1, Encoder, Message, MessageV1, Opened, Route};
 use shm_transport::layout::Geometry;
 use shm_transport::link::{Limits, Link};
 use shm_transport::segment::in_process;
@@ -31,9 +31,11 @@ fn encode(c: &mut Criterion) {
         let (message, block) = (message(size), BlockV1 { block_type: 0, content: "x".repeat(size) });
         let mut encoder = Encoder::default();
         group.bench_function(format!("message/{size}"), |b| {
-            b.iter(|| encoder.encode(black_box(&message)).len());
+            b.iter(|| encoder.encode(black_box(&message)).bytes().len());
         });
-        group.bench_function(format!("block/{size}"), |b| b.iter(|| encoder.encode(black_box(&block)).len()));
+        group.bench_function(format!("block/{size}"), |b| {
+            b.iter(|| encoder.encode(black_box(&block)).bytes().len());
+        });
     }
     group.finish();
 }
@@ -47,13 +49,18 @@ fn access(c: &mut Criterion) {
         let bell = || Arc::new(eventfd().expect("an eventfd"));
         let (mut from, mut to): (Link, Link) =
             in_process(geometry, &bell(), &bell(), Limits::default()).expect("two anonymous halves");
-        let mut encoder = Encoder::default();
-        let body = encoder.encode(&message(size));
-        from.sender.send(Kind::Message, &Route::default(), body).expect("an empty ring has room");
+        from.sender.send(&Route::default(), &message(size)).expect("an empty ring has room");
         from.sender.flush().expect("a sound peer");
         let taken = to.receiver.receive(1, |message| {
             group.bench_function(format!("message/{size}"), |b| {
-                b.iter(|| black_box(message).as_message().expect("a valid archive").content.len());
+                let (kind, bytes) = (message.kind().number(), message.body().bytes());
+                b.iter(|| {
+                    let seen = Message::checked(kind, Route::default(), black_box(bytes));
+                    match seen.expect("a valid archive").open() {
+                        Opened::Message(seen) => seen.content.len(),
+                        _ => 0,
+                    }
+                });
             });
         });
         assert_eq!(taken, Ok(1));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use shm_transport::doorbell::eventfd;
-use shm_transport::envelope::{Kind, ROUTE_BYTES, Route};
+use shm_transport::envelope::{BlockV1, Body, Encoder, Route};
 use shm_transport::layout::Geometry;
 use shm_transport::link::{Limits, Link};
 use shm_transport::segment::in_process;
@@ -20,16 +20,16 @@ fn links() -> (Link, Link) {
 }
 
 /// Sends, publishes, receives and releases `batch` messages.
-fn pass(from: &mut Link, to: &mut Link, body: &[u8], batch: u64) {
+fn pass(from: &mut Link, to: &mut Link, body: Body<'_>, batch: u64) {
     let mut seen = 0;
     for sequence in 0..batch {
         let route = Route { turn: sequence, ..Route::default() };
-        from.sender.send(Kind::Block, &route, black_box(body)).expect("room for a batch");
+        from.sender.forward(&route, black_box(body)).expect("room for a batch");
     }
     from.sender.flush().expect("a sound peer");
     while seen < batch {
         let taken = to.receiver.receive(64, |message| {
-            black_box((message.route, message.body));
+            black_box((message.route, message.body()));
         });
         seen += taken.expect("a sound peer") as u64;
     }
@@ -42,8 +42,9 @@ fn ring(c: &mut Criterion) {
         group.throughput(Throughput::Elements(batch));
         for size in [64usize, 1024] {
             let (mut from, mut to) = links();
-            let body = vec![0x5a; size - ROUTE_BYTES];
-            group.bench_function(format!("{size}"), |b| b.iter(|| pass(&mut from, &mut to, &body, batch)));
+            let mut encoder = Encoder::default();
+            let body = encoder.encode(&BlockV1 { block_type: 0, content: "x".repeat(size) });
+            group.bench_function(format!("{size}"), |b| b.iter(|| pass(&mut from, &mut to, body, batch)));
         }
         group.finish();
     }

@@ -25,8 +25,10 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use shm_transport::envelope::{Encoder, FLAG_NO_REPLY, FailureCode, FailureV1, Kind, Route};
-use shm_transport::link::Message;
+use shm_transport::envelope::{
+    Body, Encoder, FLAG_NO_REPLY, FailureCode, FailureV1, Kind, Message, Opened, Route,
+};
+use shm_transport::record::Poison;
 
 use crate::event::{AgentIndex, EdgeIndex, Effect, Input, InstanceId, ShardIndex};
 use crate::stats::Counters;
@@ -164,11 +166,7 @@ impl ShardCore {
 
     /// Session role: a client's message.
     fn accept(&mut self, now: Moment, edge: EdgeIndex, message: &Message<'_>, effects: &mut Effects<'_>) {
-        let archive = match message.kind {
-            Kind::Message => message.as_message(),
-            _ => return self.counters.invalid_internal += 1,
-        };
-        let Ok(archive) = archive else {
+        let Opened::Message(archive) = message.open() else {
             self.counters.invalid_internal += 1;
             return;
         };
@@ -193,13 +191,13 @@ impl ShardCore {
         let turn = self.turns.insert(Turn { edge, origin, sequence, session: slot, agent, wants_reply });
         if !wants_reply {
             let route = Route { turn, session: hash, origin, sequence, attempt: 0 };
-            effects(Effect::ToEdge { edge, kind: Kind::Accepted, route, body: &[] });
+            effects(Effect::ToEdge { edge, route, body: Body::ACCEPTED });
         }
         let route = Route { turn, session: hash, origin: 0, sequence: 0, attempt: 1 };
         let priority = archive.priority;
-        let store = || Waiting { route, priority, body: message.body.into() };
+        let store = || Waiting { route, priority, body: message.body().to_stored() };
         if self.sessions.begin_or_wait(slot, turn, store) {
-            self.dispatch(now, agent, route, priority, message.body, effects);
+            self.dispatch(now, agent, route, priority, message.body(), effects);
         }
     }
 
@@ -210,14 +208,14 @@ impl ShardCore {
         agent: AgentIndex,
         route: Route,
         priority: u8,
-        body: &[u8],
+        body: Body<'_>,
         effects: &mut Effects<'_>,
     ) {
         let home = agent.home(self.shard_count);
         if home == self.shard {
             self.submit(now, agent, route, priority, body, effects);
         } else {
-            effects(Effect::ToShard { shard: home, kind: Kind::Message, route, body });
+            effects(Effect::ToShard { shard: home, route, body });
         }
     }
 
@@ -228,7 +226,7 @@ impl ShardCore {
         agent: AgentIndex,
         route: Route,
         priority: u8,
-        body: &[u8],
+        body: Body<'_>,
         effects: &mut Effects<'_>,
     ) {
         match self.agents.submit(agent, route, priority, body, effects) {
@@ -248,23 +246,17 @@ impl ShardCore {
 
     /// Either role: something from another shard.
     fn heard_from_shard(&mut self, now: Moment, message: &Message<'_>, effects: &mut Effects<'_>) {
-        match message.kind {
-            Kind::Message => {
-                let found = message
-                    .as_message()
-                    .ok()
-                    .and_then(|archive| Some((*self.by_name.get(archive.agent.as_str())?, archive.priority)));
-                match found {
-                    Some((agent, priority)) => {
-                        self.submit(now, agent, message.route, priority, message.body, effects);
-                    }
-                    None => self.counters.invalid_internal += 1,
+        match message.open() {
+            Opened::Message(archive) => match self.by_name.get(archive.agent.as_str()) {
+                Some(&agent) => {
+                    self.submit(now, agent, message.route, archive.priority, message.body(), effects);
                 }
+                None => self.counters.invalid_internal += 1,
+            },
+            Opened::Block(_) | Opened::End(_) | Opened::Failure(_) => {
+                self.reply(now, message.route, message.body(), effects);
             }
-            Kind::Block | Kind::End | Kind::Failure => {
-                self.reply(now, message.kind, message.route, message.body, effects);
-            }
-            Kind::Accepted | Kind::Hello | Kind::Stop => self.counters.invalid_internal += 1,
+            Opened::Accepted | Opened::Hello(_) | Opened::Stop => self.counters.invalid_internal += 1,
         }
     }
 
@@ -276,54 +268,48 @@ impl ShardCore {
         message: &Message<'_>,
         effects: &mut Effects<'_>,
     ) {
-        let valid = match message.kind {
-            Kind::Block => message.as_block().map(|_| ()),
-            Kind::End => message.as_end().map(|_| ()),
-            Kind::Failure => message.as_failure().map(|_| ()),
-            Kind::Hello => message.as_hello().map(|_| ()),
-            Kind::Message | Kind::Accepted | Kind::Stop => {
-                Err(shm_transport::record::Poison::Kind { kind: message.kind.number() })
+        let ends = match message.open() {
+            Opened::Block(_) => false,
+            Opened::End(_) | Opened::Failure(_) => true,
+            Opened::Hello(_) => return effects(Effect::AgentReady { instance }),
+            Opened::Message(_) | Opened::Accepted | Opened::Stop => {
+                let poison = Poison::Kind { kind: message.kind().number() };
+                return effects(Effect::Fence { instance, poison });
             }
         };
-        if let Err(poison) = valid {
-            return effects(Effect::Fence { instance, poison });
-        }
-        if message.kind == Kind::Hello {
-            return effects(Effect::AgentReady { instance });
-        }
         let turn = message.route.turn;
-        let ends = matches!(message.kind, Kind::End | Kind::Failure);
         if !self.agents.owns(instance, turn) {
             self.counters.agent_strays += 1;
             return;
         }
         let route = Route { turn, ..Route::default() };
-        self.answer(now, message.kind, route, message.body, effects);
+        self.answer(now, route, message.body(), effects);
         if ends {
             self.agents.finish(instance, turn, effects);
         }
     }
 
     /// Agent role: a piece of a reply goes to the shard that owns the session.
-    fn answer(&mut self, now: Moment, kind: Kind, route: Route, body: &[u8], effects: &mut Effects<'_>) {
+    fn answer(&mut self, now: Moment, route: Route, body: Body<'_>, effects: &mut Effects<'_>) {
         let owner = turns::owner(route.turn);
         if owner == self.shard {
-            self.reply(now, kind, route, body, effects);
+            self.reply(now, route, body, effects);
         } else {
-            effects(Effect::ToShard { shard: owner, kind, route, body });
+            effects(Effect::ToShard { shard: owner, route, body });
         }
     }
 
     /// Session role: a piece of a reply goes to the client, and its end frees the session.
-    fn reply(&mut self, now: Moment, kind: Kind, route: Route, body: &[u8], effects: &mut Effects<'_>) {
+    fn reply(&mut self, now: Moment, route: Route, body: Body<'_>, effects: &mut Effects<'_>) {
         let Some(turn) = self.turns.get(route.turn) else {
             self.counters.agent_strays += 1;
             return;
         };
+        let kind = body.kind();
         let ends = kind != Kind::Block;
         if turn.wants_reply || ends {
             let route = Route { turn: route.turn, origin: turn.origin, sequence: turn.sequence, ..route };
-            effects(Effect::ToEdge { edge: turn.edge, kind, route, body });
+            effects(Effect::ToEdge { edge: turn.edge, route, body });
         }
         if ends {
             match kind {
@@ -346,7 +332,7 @@ impl ShardCore {
         };
         let agent = turn.agent;
         // Between the messages of one session order is by arrival; the class acts between sessions.
-        self.dispatch(now, agent, route, priority, &body, effects);
+        self.dispatch(now, agent, route, priority, body.as_body(), effects);
     }
 
     /// A message that never became a turn.
@@ -356,7 +342,7 @@ impl ShardCore {
         let route = Route { origin, sequence, ..Route::default() };
         let failure = self.failure(code, text);
         let body = self.encoder.encode(&failure);
-        effects(Effect::ToEdge { edge, kind: Kind::Failure, route, body });
+        effects(Effect::ToEdge { edge, route, body });
     }
 
     /// A turn that ends without a reply.
@@ -364,7 +350,7 @@ impl ShardCore {
         let failure = self.failure(code, text);
         let mut encoder = std::mem::take(&mut self.encoder);
         let route = Route { turn, ..Route::default() };
-        self.answer(now, Kind::Failure, route, encoder.encode(&failure), effects);
+        self.answer(now, route, encoder.encode(&failure), effects);
         self.encoder = encoder;
     }
 

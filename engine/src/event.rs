@@ -1,7 +1,6 @@
 //! What can wake a shard, and what it can do about it: two closed enums.
 
-use shm_transport::envelope::{Kind, Route};
-use shm_transport::link::Message;
+use shm_transport::envelope::{Body, Message, Route};
 use shm_transport::record::Poison;
 
 /// Names a shard, from 0.
@@ -89,34 +88,28 @@ pub enum Effect<'a> {
     ToEdge {
         /// Which.
         edge: EdgeIndex,
-        /// What it is.
-        kind: Kind,
         /// Its routing words.
         route: Route,
-        /// Its archive.
-        body: &'a [u8],
+        /// What it says.
+        body: Body<'a>,
     },
     /// Send to another shard.
     ToShard {
         /// Which.
         shard: ShardIndex,
-        /// What it is.
-        kind: Kind,
         /// Its routing words.
         route: Route,
-        /// Its archive.
-        body: &'a [u8],
+        /// What it says.
+        body: Body<'a>,
     },
     /// Send to an agent.
     ToAgent {
         /// Which incarnation.
         instance: InstanceId,
-        /// What it is.
-        kind: Kind,
         /// Its routing words.
         route: Route,
-        /// Its archive.
-        body: &'a [u8],
+        /// What it says.
+        body: Body<'a>,
     },
     /// An agent has said its first words.
     AgentReady {

@@ -20,7 +20,8 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use crossbeam_channel::Receiver as Mailbox;
-use shm_transport::link::{Link, Message, Receiver, SendError, Sender};
+use shm_transport::envelope::Message;
+use shm_transport::link::{Link, Receiver, SendError, Sender};
 use shm_transport::ports::EdgePorts;
 use shm_transport::record::Poison;
 use tokio::sync::mpsc::UnboundedSender as Notices;
@@ -127,18 +128,18 @@ struct Outputs {
 impl Outputs {
     fn apply(&mut self, effect: Effect<'_>) {
         match effect {
-            Effect::ToEdge { edge, kind, route, body } => {
-                taken(self.edges[edge.0 as usize].send(kind, &route, body), "an edge");
+            Effect::ToEdge { edge, route, body } => {
+                taken(self.edges[edge.0 as usize].forward(&route, body), "an edge");
             }
-            Effect::ToShard { shard, kind, route, body } => {
+            Effect::ToShard { shard, route, body } => {
                 if let Some(Some(sender)) = self.shards.get_mut(shard.0 as usize) {
-                    taken(sender.send(kind, &route, body), "a shard");
+                    taken(sender.forward(&route, body), "a shard");
                 }
             }
-            Effect::ToAgent { instance, kind, route, body } => {
+            Effect::ToAgent { instance, route, body } => {
                 // An agent that is gone meanwhile has been or will be reported down.
                 let Some(sender) = self.agents.get_mut(&instance) else { return };
-                match sender.send(kind, &route, body) {
+                match sender.forward(&route, body) {
                     Err(SendError::Poisoned(poison)) => self.fenced.push((instance, poison)),
                     sent => {
                         // Its credit bounds what can wait for it.
@@ -296,8 +297,7 @@ impl Shard {
                     self.input(now, Input::AgentUp { agent, instance });
                 }
                 Command::Down { agent, instance, detail } => {
-                    // Its last words count: they may be the replies to what it had in its hands.
-                    self.receive_agent(now, instance);
+                    self.hear_last_words(now, instance);
                     self.detach(instance);
                     self.input(now, Input::AgentDown { agent, detail: &detail });
                 }
@@ -356,6 +356,16 @@ impl Shard {
             work += self.receive_agent(now, instance);
         }
         work
+    }
+
+    /// Receives all that a dead agent has left in its ring: it may be the replies to what it had in its hands.
+    fn hear_last_words(&mut self, now: Moment, instance: InstanceId) {
+        // Ends: nobody adds to the ring any more, and a poisoned one gives nothing.
+        while self.receive_agent(now, instance) > 0 {
+            if let Some(agent) = self.agents.get_mut(&instance) {
+                agent.receiver.release();
+            }
+        }
     }
 
     fn receive_agent(&mut self, now: Moment, instance: InstanceId) -> usize {

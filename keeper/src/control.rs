@@ -89,8 +89,9 @@ pub enum Event {
         /// A sentence that names the thing.
         reason: String,
     },
-    /// An agent runs. Comes with three descriptors: the engine's half, writable; the agent's half,
-    /// read-only; the eventfd on which the agent rings.
+    /// An agent runs. Comes with four descriptors: the engine's half, writable; the agent's half,
+    /// read-only; the eventfd on which the agent rings; the engine's end of the socket on which large
+    /// messages travel by descriptor.
     Spawned {
         /// Which agent.
         instance: u64,

@@ -26,12 +26,23 @@ pub(crate) struct Held {
     pub(crate) engine_half: Segment,
     pub(crate) agent_half: Segment,
     pub(crate) doorbell: OwnedFd,
+    /// The engine's end of the side channel for large messages.
+    pub(crate) engine_passage: OwnedFd,
+    /// The agent's end of it.
+    pub(crate) agent_passage: OwnedFd,
 }
 
 impl Held {
     /// What the gateway gets.
-    pub(crate) fn of_gateway(&self) -> [BorrowedFd<'_>; 3] {
-        [self.engine_half.writable.as_fd(), self.agent_half.read_only.as_fd(), self.doorbell.as_fd()]
+    pub(crate) fn of_gateway(&self) -> [BorrowedFd<'_>; 4] {
+        let halves = (self.engine_half.writable.as_fd(), self.agent_half.read_only.as_fd());
+        [halves.0, halves.1, self.doorbell.as_fd(), self.engine_passage.as_fd()]
+    }
+
+    /// What the agent gets, in the order of the numbers at which it finds them.
+    pub(crate) fn of_agent(&self) -> [BorrowedFd<'_>; 4] {
+        let halves = (self.engine_half.read_only.as_fd(), self.agent_half.writable.as_fd());
+        [halves.0, halves.1, self.doorbell.as_fd(), self.agent_passage.as_fd()]
     }
 }
 
@@ -67,6 +78,12 @@ pub(crate) enum LaunchError {
         #[source]
         source: io::Error,
     },
+    #[error("the socket for large messages of agent {name} cannot be made")]
+    Passage {
+        name: String,
+        #[source]
+        source: io::Error,
+    },
     #[error("log file {} cannot be opened", path.display())]
     Log {
         path: PathBuf,
@@ -98,7 +115,9 @@ impl LaunchError {
     pub(crate) fn step(&self) -> &'static str {
         match self {
             Self::NoCommand { .. } => "command",
-            Self::Geometry { .. } | Self::Segment { .. } | Self::Doorbell { .. } => "rings",
+            Self::Geometry { .. } | Self::Segment { .. } | Self::Doorbell { .. } | Self::Passage { .. } => {
+                "rings"
+            }
             Self::Log { .. } => "log",
             Self::WorkingDirectory { .. } => "working directory",
             Self::Run { .. } => "run",
@@ -146,7 +165,11 @@ fn hold(request: &Spawn) -> Result<Held, LaunchError> {
         segment::create(&format!("openclaw-{label}-{}", request.instance), &page)
             .map_err(|source| LaunchError::Segment { name: name(), source })
     };
+    let failed = |source| LaunchError::Passage { name: request.name.clone(), source };
+    let (engine_passage, agent_passage) = shm_transport::passage::pair().map_err(failed)?;
     Ok(Held {
+        engine_passage,
+        agent_passage,
         engine_half: half("to_agent_bytes", "engine", request.to_agent_bytes)?,
         agent_half: half("from_agent_bytes", "agent", request.from_agent_bytes)?,
         doorbell: shm_transport::doorbell::eventfd()
@@ -172,7 +195,8 @@ fn command(request: &Spawn) -> Result<(Command, &str), LaunchError> {
         .env(names::GENERATION_VARIABLE, request.generation.to_string())
         .env(names::ENGINE_HALF_VARIABLE, names::ENGINE_HALF_FD.to_string())
         .env(names::AGENT_HALF_VARIABLE, names::AGENT_HALF_FD.to_string())
-        .env(names::DOORBELL_VARIABLE, names::DOORBELL_FD.to_string());
+        .env(names::DOORBELL_VARIABLE, names::DOORBELL_FD.to_string())
+        .env(names::PASSAGE_VARIABLE, names::PASSAGE_FD.to_string());
     if let Some(path) = &request.working_directory {
         // Looked at here, since a failed change of directory and a missing program are told alike.
         let source = match std::fs::metadata(path) {

@@ -112,7 +112,7 @@ impl Keeper {
             .map_err(|errno| failed("becoming subreaper")(errno.into()))?;
         let open_files = rustix::process::getrlimit(Resource::Nofile);
         let raised = Rlimit { current: open_files.maximum, maximum: open_files.maximum };
-        // Six descriptors an agent; with the old limit there are just fewer agents.
+        // Eight descriptors an agent; with the old limit there are just fewer agents.
         let _ = rustix::process::setrlimit(Resource::Nofile, raised); // As above.
         rustix::io::ioctl_fionbio(&listener, true).map_err(|errno| failed("fionbio")(errno.into()))?;
         let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(|errno| failed("epoll")(errno.into()))?;

@@ -10,26 +10,29 @@
 use std::fs::File;
 use std::io;
 use std::mem::ManuallyDrop;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
 use std::sync::Arc;
 
-use agent_sdk::inherited::{AGENT_HALF_FD, DOORBELL_FD, ENGINE_HALF_FD};
+use agent_sdk::inherited::{AGENT_HALF_FD, DOORBELL_FD, ENGINE_HALF_FD, PASSAGE_FD};
 use rustix::io::FdFlags;
 use rustix::process::{Pid, Resource, Rlimit, Signal};
 
 use crate::launch::Held;
 
 /// The numbers at which an agent finds its descriptors.
-const TARGETS: [RawFd; 3] = [ENGINE_HALF_FD, AGENT_HALF_FD, DOORBELL_FD];
+const TARGETS: [RawFd; 4] = [ENGINE_HALF_FD, AGENT_HALF_FD, DOORBELL_FD, PASSAGE_FD];
 /// The highest of them.
-const TARGET_MAX: RawFd = 5;
+const TARGET_MAX: RawFd = 6;
 
-const _: () = assert!(
-    ENGINE_HALF_FD <= TARGET_MAX && AGENT_HALF_FD <= TARGET_MAX && DOORBELL_FD <= TARGET_MAX,
-    "the reservation covers every target"
-);
+const _: () = {
+    let mut index = 0;
+    while index < TARGETS.len() {
+        assert!(TARGETS[index] <= TARGET_MAX, "the reservation covers every target");
+        index += 1;
+    }
+};
 
 /// Keeps the numbers of [`TARGETS`] occupied in the keeper (rule 1).
 #[derive(Debug)]
@@ -90,7 +93,7 @@ pub(crate) fn start(
 fn enter(
     keeper: Pid,
     held: &Held,
-    targets: &mut [ManuallyDrop<OwnedFd>; 3],
+    targets: &mut [ManuallyDrop<OwnedFd>; TARGETS.len()],
     open_files: Rlimit,
 ) -> io::Result<()> {
     rustix::process::setsid()?;
@@ -100,9 +103,7 @@ fn enter(
         return Err(io::Error::from_raw_os_error(rustix::io::Errno::SRCH.raw_os_error()));
     }
     rustix::process::setrlimit(Resource::Nofile, open_files)?;
-    let sources =
-        [held.engine_half.read_only.as_fd(), held.agent_half.writable.as_fd(), held.doorbell.as_fd()];
-    for (source, target) in sources.into_iter().zip(targets) {
+    for (source, target) in held.of_agent().into_iter().zip(targets) {
         // The copy is not close-on-exec, the source is.
         rustix::io::dup2(source, target)?;
     }

@@ -11,7 +11,7 @@ use keeper::control::{Event, Exit, Request, Spawn};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{Pid, Signal};
-use shm_transport::envelope::{Encoder, Kind, MessageV1, Route};
+use shm_transport::envelope::{Body, MessageV1, Opened, Route};
 use shm_transport::link::{Limits, Link};
 use shm_transport::{doorbell, segment};
 use tempfile::TempDir;
@@ -75,8 +75,9 @@ impl Fixture {
             panic!("{event:?}");
         };
         assert_eq!(found, instance);
-        let [engine_half, agent_half, bell] = <[OwnedFd; 3]>::try_from(fds).unwrap();
-        let attached = segment::attach_engine(engine_half, agent_half, Limits::default()).unwrap();
+        let [engine_half, agent_half, bell, passage] = <[OwnedFd; 4]>::try_from(fds).unwrap();
+        let limits = Limits::default();
+        let attached = segment::attach_engine(engine_half, agent_half, Some(passage), limits).unwrap();
         assert_eq!((attached.instance, attached.generation), (instance, 2));
         Probe { link: attached.link, bell, process_id }
     }
@@ -116,12 +117,13 @@ impl Probe {
             let mut answer = None;
             self.link
                 .receiver
-                .receive(16, |message| match message.kind {
-                    Kind::End => {
+                .receive(16, |message| match message.open() {
+                    Opened::End(end) => {
                         assert_eq!((message.route.turn, message.route.origin), (77, 5));
-                        answer = Some(message.as_end().unwrap().content.to_string());
+                        answer = Some(end.content.to_string());
                     }
-                    other => assert_eq!(other, Kind::Hello),
+                    Opened::Hello(_) => {}
+                    _ => panic!("{:?} from an agent", message.kind()),
                 })
                 .unwrap();
             self.link.receiver.release();
@@ -140,7 +142,7 @@ impl Probe {
     fn say(&mut self, content: &str) {
         let message = MessageV1 { content: content.to_owned(), ..MessageV1::default() };
         let route = Route { turn: 77, session: 1, origin: 5, sequence: 9, attempt: 1 };
-        self.link.sender.send(Kind::Message, &route, Encoder::default().encode(&message)).unwrap();
+        self.link.sender.send(&route, &message).unwrap();
         self.link.sender.flush().unwrap();
     }
 }
@@ -167,8 +169,8 @@ fn an_agent_answers() {
     let mut fixture = Fixture::start();
     let mut probe = fixture.spawn(11);
     assert_eq!(probe.ask("are you there"), "echo are you there");
-    // 5 is the doorbell, 3 the listing itself; the halves are closed once they are mapped.
-    assert_eq!(probe.ask("descriptors"), "[0, 1, 2, 3, 5]");
+    // 5 is the doorbell, 6 the side channel, 3 the listing itself; the halves are closed once they are mapped.
+    assert_eq!(probe.ask("descriptors"), "[0, 1, 2, 3, 5, 6]");
     assert_eq!(probe.ask("variable GREETING"), "hello there");
     assert_eq!(probe.ask("variable OPENCLAW_AGENT_NAME"), "probe");
     assert_eq!(probe.ask("variable CARGO_MANIFEST_DIR"), "absent");
@@ -247,7 +249,7 @@ fn deaths_are_reported() {
 
     let mut probe = fixture.spawn(1);
     assert_eq!(probe.ask("x"), "echo x");
-    probe.link.sender.send(Kind::Stop, &Route::default(), &[]).unwrap();
+    probe.link.sender.forward(&Route::default(), Body::STOP).unwrap();
     probe.link.sender.flush().unwrap();
     assert_eq!(fixture.event().0, died(probe.process_id, Exit::Code(0)));
 }

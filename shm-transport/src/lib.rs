@@ -10,12 +10,13 @@
 //! | [`mapping`] | the mapped halves the ring runs over |
 //! | [`segment`] | memfds: created and sealed by the keeper, checked by whoever attaches |
 //! | [`doorbell`] | futex and eventfd |
-//! | [`link`] | whole messages: fragments, reassembly, backlog |
+//! | [`passage`], `sealed` | large messages in files of their own, and the side channel for their descriptors |
+//! | [`link`] | whole messages: fragments, reassembly, backlog, large ones by descriptor |
 //! | [`envelope`] | what the messages say |
 //! | [`ports`] | the rings between edge threads and shards, and which shard owns a session |
 //!
-//! Unsafe code lives in [`mapping`], `copy` and [`doorbell`], and in the one place of [`link`] that borrows a
-//! record in place; the ring algorithm has none.
+//! Unsafe code lives in [`mapping`], `copy` and [`doorbell`], in the one place of [`link`] that borrows a record in
+//! place, and in the one of [`envelope`] that opens an archive known to be valid; the ring algorithm has none.
 
 pub mod sync;
 
@@ -34,6 +35,10 @@ pub mod link;
 #[cfg(not(loom))]
 pub mod mapping;
 #[cfg(not(loom))]
+pub mod passage;
+#[cfg(not(loom))]
 pub mod ports;
+#[cfg(not(loom))]
+mod sealed;
 #[cfg(not(loom))]
 pub mod segment;

@@ -20,7 +20,7 @@ use memmap2::{MmapMut, MmapOptions, MmapRaw};
 
 use crate::copy::copy_from_shared;
 use crate::layout::{CONTROL_OFFSET, ControlWords, DATA_OFFSET, Geometry};
-use crate::ring::Memory;
+use crate::ring::{Memory, Slot};
 
 /// One mapped half: config page, control words, data.
 #[derive(Debug)]
@@ -130,6 +130,23 @@ impl Halves {
         // SAFETY: inside one live mapping that keeps its pages (T4), and initialised (a new file is
         // zero-filled), by the bound in the contract; not written while borrowed by T2.
         unsafe { std::slice::from_raw_parts(start.as_ptr(), len) }
+    }
+}
+
+impl Slot<'_, Halves> {
+    /// Lets `write` fill the rest of the reservation in place, and say how much of it it used.
+    #[inline]
+    pub(crate) fn fill(&mut self, write: impl FnOnce(&mut [u8]) -> usize) {
+        let (memory, offset, room) = self.rest();
+        assert!(offset + room <= memory.own.geometry.capacity as usize);
+        let at = memory.own.data(offset);
+        // SAFETY: in bounds by the check above, and initialised, since a new file is zero-filled; a reservation lies
+        // outside of `head..tail`, so it is ours alone by ring rule 1, and the only producer of the half (T3) is
+        // borrowed. A peer that reads there meanwhile is another process and breaks only itself.
+        let space = unsafe { std::slice::from_raw_parts_mut(at.as_ptr(), room) };
+        let used = write(space);
+        assert!(used <= room);
+        self.wrote(used);
     }
 }
 

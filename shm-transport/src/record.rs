@@ -4,7 +4,7 @@
 //! |---|---|---|---|
 //! | 0 | 4 | `len` | payload bytes, without header and alignment |
 //! | 4 | 2 | `kind` | 0 is padding; others are envelope kinds |
-//! | 6 | 2 | `flags` | bit 0: the message goes on in the next record; bit 1: it began in an earlier one |
+//! | 6 | 2 | `flags` | bit 0: the message goes on in the next record; bit 1: it began in an earlier one; bit 2: its archive travels by descriptor |
 //! | 8 | 8 | `position` | the record's own position: a stale lap or a wild write is seen at once |
 
 use crate::layout::{Geometry, RECORD_ALIGN};
@@ -18,8 +18,10 @@ pub const FLAG_FRAGMENT: u16 = 1;
 /// Flag: the message began in an earlier record. Without it a sender that died in the middle of a message
 /// and its successor would glue halves of two messages together.
 pub const FLAG_CONTINUED: u16 = 2;
+/// Flag: the archive is in a file of its own, whose descriptor travels beside the ring.
+pub const FLAG_DESCRIPTOR: u16 = 4;
 /// Flags this build understands; others poison the ring.
-pub const FLAGS_KNOWN: u16 = FLAG_FRAGMENT | FLAG_CONTINUED;
+pub const FLAGS_KNOWN: u16 = FLAG_FRAGMENT | FLAG_CONTINUED | FLAG_DESCRIPTOR;
 
 const _: () = assert!(HEADER_BYTES == RECORD_ALIGN, "an archive behind a header is aligned");
 
@@ -164,6 +166,14 @@ pub enum Poison {
         /// The kind of this record.
         found: u16,
     },
+    /// A message by descriptor whose descriptor is not as announced.
+    #[error("the descriptor of the record at {position} is refused: {reason}")]
+    Descriptor {
+        /// Where it was read.
+        position: u64,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
 }
 
 impl Poison {
@@ -182,6 +192,7 @@ impl Poison {
             Self::Archive { .. } => 10,
             Self::Orphan { .. } => 11,
             Self::FragmentKind { .. } => 12,
+            Self::Descriptor { .. } => 13,
         }
     }
 
@@ -200,6 +211,7 @@ impl Poison {
             "archive",
             "orphan",
             "fragment kind",
+            "descriptor",
         ];
         names.get(usize::try_from(code).ok()?.checked_sub(1)?).copied()
     }
@@ -264,7 +276,7 @@ mod tests {
         /// also near the end of the position space.
         #[test]
         fn checked_records_stay_inside(
-            len in any::<u32>(), kind in any::<u16>(), flags in 0u16..5,
+            len in any::<u32>(), kind in any::<u16>(), flags in 0u16..10,
             lap in 0u64..8, slot in 0u64..256, units in 1u64..256, high in any::<bool>(),
         ) {
             let geometry = Geometry::new(4096).unwrap();
@@ -300,7 +312,7 @@ mod tests {
             check(Header { len: u32::MAX, ..good }),
             Err(Poison::Length { position: 64, len: u32::MAX, max: 48 })
         );
-        assert_eq!(check(Header { flags: 4, ..good }), Err(Poison::Flags { position: 64, flags: 4 }));
+        assert_eq!(check(Header { flags: 8, ..good }), Err(Poison::Flags { position: 64, flags: 8 }));
         assert_eq!(check(Header { kind: 0, ..good }), Err(Poison::Padding { position: 64, len: 16 }));
         let last = Header { len: 0, kind: 0, flags: 0, position: 4080 };
         assert_eq!(super::check(last, geometry, 4080, 16), Ok(Checked::Padding(16)));

@@ -12,8 +12,9 @@ use rustix::fs::{FallocateFlags, MemfdFlags, Mode, OFlags, SealFlags};
 
 use crate::doorbell::Bell;
 use crate::layout::{CONFIG_BYTES, ConfigError, ConfigPage, Geometry};
-use crate::link::{Limits, Link, ReadMode};
+use crate::link::{Limits, Link, ReadMode, Side};
 use crate::mapping::Half;
+use crate::passage;
 use crate::record::Poison;
 
 /// The seals every segment carries. No write seal: the next gateway must be able to map for writing.
@@ -161,25 +162,34 @@ pub struct Attached {
     pub generation: u64,
 }
 
-/// Attaches the engine: writes the engine half, distrusts the agent half.
+/// Attaches the engine: writes the engine half, distrusts the agent half. Also a successor of the engine that has
+/// attached before and is gone: it goes on at the positions it finds, and wakes the agent.
+///
+/// `passage` is the engine's end of the side channel for large messages, if there is one.
 pub fn attach_engine(
     engine_half: impl AsFd,
     agent_half: impl AsFd,
+    passage: Option<OwnedFd>,
     limits: Limits,
 ) -> Result<Attached, AttachError> {
     // The agent sleeps on a futex in our half.
-    attach(engine_half, agent_half, Role::Engine, Bell::Futex, ReadMode::CopyAndCheck, limits)
+    let side = Side { bell: Bell::Futex, passage: passage.map(Arc::new), mode: ReadMode::CopyAndCheck };
+    attach(engine_half, agent_half, Role::Engine, &side, limits)
 }
 
 /// Attaches an agent: writes the agent half, reads the engine half in place.
+///
+/// `passage` is the agent's end of the side channel for large messages, if there is one.
 pub fn attach_agent(
     engine_half: impl AsFd,
     agent_half: impl AsFd,
     doorbell: OwnedFd,
+    passage: Option<OwnedFd>,
     limits: Limits,
 ) -> Result<Attached, AttachError> {
     let bell = Bell::Event(Arc::new(doorbell));
-    attach(engine_half, agent_half, Role::Agent, bell, ReadMode::InPlace, limits)
+    let side = Side { bell, passage: passage.map(Arc::new), mode: ReadMode::CheckInPlace };
+    attach(engine_half, agent_half, Role::Agent, &side, limits)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -192,8 +202,7 @@ fn attach(
     engine_half: impl AsFd,
     agent_half: impl AsFd,
     role: Role,
-    bell: Bell,
-    mode: ReadMode,
+    side: &Side,
     limits: Limits,
 ) -> Result<Attached, AttachError> {
     let engine = inspect("engine", &engine_half)?;
@@ -216,7 +225,7 @@ fn attach(
             Half::map_peer(engine_half, engine.geometry).map_err(failed("engine"))?,
         ),
     };
-    let link = Link::new(&Arc::new(own), &Arc::new(peer), bell, mode, limits)?;
+    let link = Link::new(&Arc::new(own), &Arc::new(peer), side, limits)?;
     Ok(Attached { link, instance: engine.instance, generation: engine.generation })
 }
 
@@ -231,11 +240,14 @@ pub fn in_process(
 ) -> std::io::Result<(Link, Link)> {
     let a = Arc::new(Half::anonymous(geometry)?);
     let b = Arc::new(Half::anonymous(geometry)?);
-    let invalid = |poison: Poison| std::io::Error::other(poison);
-    let first =
-        Link::new(&a, &b, Bell::Event(Arc::clone(b_bell)), ReadMode::InPlace, limits).map_err(invalid)?;
-    let second =
-        Link::new(&b, &a, Bell::Event(Arc::clone(a_bell)), ReadMode::InPlace, limits).map_err(invalid)?;
+    let (a_passage, b_passage) = passage::pair()?;
+    let side = |bell: &Arc<OwnedFd>, passage: OwnedFd| Side {
+        bell: Bell::Event(Arc::clone(bell)),
+        passage: Some(Arc::new(passage)),
+        mode: ReadMode::Trust,
+    };
+    let first = Link::new(&a, &b, &side(b_bell, a_passage), limits).map_err(std::io::Error::other)?;
+    let second = Link::new(&b, &a, &side(a_bell, b_passage), limits).map_err(std::io::Error::other)?;
     Ok((first, second))
 }
 

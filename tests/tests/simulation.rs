@@ -17,9 +17,8 @@ use engine::event::{AgentIndex, EdgeIndex, Effect, Input, InstanceId, ShardIndex
 use engine::time::Moment;
 use rkyv::util::AlignedVec;
 use shm_transport::envelope::{
-    ArchivedFailureV1, BlockV1, Encoder, EndV1, FailureCode, FailureV1, Kind, MessageV1, Route,
+    BlockV1, Body, Encoder, EndV1, FailureCode, FailureV1, Kind, Message, MessageV1, Opened, Route,
 };
-use shm_transport::link::Message;
 use shm_transport::ports::{session_hash, shard_of};
 
 const SEEDS_DEFAULT: u64 = 300;
@@ -34,6 +33,18 @@ struct Packet {
     kind: Kind,
     route: Route,
     body: AlignedVec<16>,
+}
+
+impl Packet {
+    fn new(route: Route, body: Body<'_>) -> Self {
+        let mut copy = AlignedVec::new();
+        copy.extend_from_slice(body.bytes());
+        Self { kind: body.kind(), route, body: copy }
+    }
+
+    fn message(&self) -> Message<'_> {
+        Message::checked(self.kind.number(), self.route, &self.body).unwrap()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -69,12 +80,6 @@ struct World {
     ends: HashMap<&'static str, u64>,
     /// Turns that agents have been given, the last [`TURNS_REMEMBERED`] of them.
     turns: VecDeque<u64>,
-}
-
-fn copy(bytes: &[u8]) -> AlignedVec<16> {
-    let mut body = AlignedVec::new();
-    body.extend_from_slice(bytes);
-    body
 }
 
 impl World {
@@ -119,18 +124,16 @@ impl World {
         let mut to_edges = Vec::new();
         let Self { cores, mesh, agents, now, turns, .. } = self;
         cores[shard].on(*now, input, &mut |effect| match effect {
-            Effect::ToEdge { kind, route, body, .. } => {
-                to_edges.push(Packet { kind, route, body: copy(body) })
-            }
-            Effect::ToShard { shard: other, kind, route, body } => {
+            Effect::ToEdge { route, body, .. } => to_edges.push(Packet::new(route, body)),
+            Effect::ToShard { shard: other, route, body } => {
                 assert_ne!(usize::from(other.0), shard, "a shard needs no mesh to reach itself");
-                mesh[shard][usize::from(other.0)].push_back(Packet { kind, route, body: copy(body) });
+                mesh[shard][usize::from(other.0)].push_back(Packet::new(route, body));
             }
-            Effect::ToAgent { instance, kind, route, body } => {
+            Effect::ToAgent { instance, route, body } => {
                 let agent = agents.iter_mut().find(|agent| agent.instance == Some(instance));
                 let agent = agent.expect("a message goes to a living incarnation");
                 agent.in_hand.insert(route.turn);
-                agent.inbox.push_back(Packet { kind, route, body: copy(body) });
+                agent.inbox.push_back(Packet::new(route, body));
                 turns.push_back(route.turn);
                 if turns.len() > TURNS_REMEMBERED {
                     turns.pop_front();
@@ -146,32 +149,26 @@ impl World {
 
     /// The safety properties, for one packet to an edge.
     fn check(&mut self, packet: &Packet) {
-        let Packet { kind, route, body } = packet;
+        let Packet { kind, route, .. } = packet;
         let (connection, sequence) = (route.origin as usize, route.sequence);
         let sent = &mut self.sent[connection][sequence as usize - 1];
         assert!(!sent.ended, "{kind:?} after the end of message {sequence} of connection {connection}");
-        if *kind == Kind::Block {
-            return;
-        }
-        sent.ended = true;
-        let outcome = match kind {
-            Kind::End => "replied",
-            Kind::Failure => {
-                let failure = rkyv::access::<ArchivedFailureV1, rkyv::rancor::Error>(body).unwrap();
-                FailureCode::from_number(failure.code.to_native()).unwrap().name()
+        let outcome = match packet.message().open() {
+            Opened::Block(_) => return,
+            Opened::End(end) => {
+                // The reply carries what its message said: nobody got another's.
+                assert_eq!(end.content.as_str(), format!("{connection}/{sequence}"));
+                "replied"
             }
-            other => panic!("{other:?} for an edge"),
+            Opened::Failure(failure) => FailureCode::from_number(failure.code.to_native()).unwrap().name(),
+            _ => panic!("{kind:?} for an edge"),
         };
+        sent.ended = true;
         *self.ends.entry(outcome).or_default() += 1;
         if outcome != FailureCode::Overloaded.name() && outcome != FailureCode::UnknownAgent.name() {
             let last = &mut self.ended_in_order[connection];
             assert!(sequence > *last, "message {sequence} of connection {connection} ended after {last}");
             *last = sequence;
-        }
-        if *kind == Kind::End {
-            // The reply carries what its message said: nobody got another's.
-            let end = Message { kind: *kind, route: *route, body };
-            assert_eq!(end.as_end().unwrap().content.as_str(), format!("{connection}/{sequence}"));
         }
     }
 
@@ -194,9 +191,9 @@ impl World {
         let session = session_hash("simulated", "u", &thread);
         let shard = shard_of(session, self.cores.len());
         let route = Route { session, origin: connection, sequence, ..Route::default() };
-        let body = copy(self.encoder.encode(&message));
+        let packet = Packet::new(route, self.encoder.encode(&message));
         let edge = connection as usize % EDGES;
-        self.to_shards[edge][shard].push_back(Packet { kind: Kind::Message, route, body });
+        self.to_shards[edge][shard].push_back(packet);
     }
 
     fn home(&self, agent: usize) -> usize {
@@ -230,51 +227,49 @@ impl World {
 
     fn agent_works(&mut self, agent: usize) {
         let Some(packet) = self.agents[agent].inbox.pop_front() else { return };
-        let message = Message { kind: packet.kind, route: packet.route, body: &packet.body };
-        let content = message.as_message().unwrap().content.as_str().to_owned();
+        let Opened::Message(message) = packet.message().open() else { return };
+        let (content, route) = (message.content.as_str().to_owned(), packet.route);
         let mut words = Vec::new();
         for _ in 0..self.random.usize(..3) {
             let block = BlockV1 { block_type: 0, content: content.clone() };
-            words.push((Kind::Block, copy(self.encoder.encode(&block))));
+            words.push(Packet::new(route, self.encoder.encode(&block)));
         }
         let last = if self.random.u8(..) < 16 {
             let failure = FailureV1 { code: FailureCode::AgentError as u16, ..FailureV1::default() };
-            (Kind::Failure, copy(self.encoder.encode(&failure)))
+            Packet::new(route, self.encoder.encode(&failure))
         } else {
-            (Kind::End, copy(self.encoder.encode(&EndV1 { content })))
+            Packet::new(route, self.encoder.encode(&EndV1 { content }))
         };
         words.push(last);
         if self.random.u8(..) < 24 {
             // A word about a turn that has ended, or is another agent's, must change nothing.
             let turn = self.turns[self.random.usize(..self.turns.len())];
             if !self.agents[agent].in_hand.contains(&turn) {
-                let stray = copy(self.encoder.encode(&EndV1 { content: "a stray word".into() }));
+                let stray = self.encoder.encode(&EndV1 { content: "a stray word".into() });
                 let route = Route { turn, ..Route::default() };
-                self.agents[agent].outbox.push_back(Packet { kind: Kind::End, route, body: stray });
+                self.agents[agent].outbox.push_back(Packet::new(route, stray));
             }
         }
         self.agents[agent].in_hand.remove(&packet.route.turn);
-        for (kind, body) in words {
-            self.agents[agent].outbox.push_back(Packet { kind, route: packet.route, body });
-        }
+        self.agents[agent].outbox.extend(words);
     }
 
     fn deliver_from_agent(&mut self, agent: usize) {
         let Some(instance) = self.agents[agent].instance else { return };
         let Some(packet) = self.agents[agent].outbox.pop_front() else { return };
-        let message = Message { kind: packet.kind, route: packet.route, body: &packet.body };
+        let message = packet.message();
         self.input(self.home(agent), Input::FromAgent { instance, message });
     }
 
     fn deliver_from_edge(&mut self, edge: usize, shard: usize) {
         let Some(packet) = self.to_shards[edge][shard].pop_front() else { return };
-        let message = Message { kind: packet.kind, route: packet.route, body: &packet.body };
+        let message = packet.message();
         self.input(shard, Input::FromEdge { edge: EdgeIndex(edge as u8), message });
     }
 
     fn deliver_on_mesh(&mut self, from: usize, to: usize) {
         let Some(packet) = self.mesh[from][to].pop_front() else { return };
-        let message = Message { kind: packet.kind, route: packet.route, body: &packet.body };
+        let message = packet.message();
         self.input(to, Input::FromShard { shard: ShardIndex(from as u8), message });
     }
 

@@ -7,6 +7,7 @@ use shm_transport::envelope::{
     ArchivedBlockV1, ArchivedEndV1, ArchivedFailureV1, ArchivedHelloV1, ArchivedMessageV1,
 };
 use shm_transport::layout::{self, ConfigPage, ControlWords, Geometry};
+use shm_transport::link;
 use shm_transport::record::{self, Header};
 
 const DOCUMENT: &str = include_str!("../../docs/wire-format.md");
@@ -175,9 +176,15 @@ fn record_header_table() {
     compare(
         "flags",
         &table(&["flag", "value", "meaning"]),
-        &[row([&"FRAGMENT", &record::FLAG_FRAGMENT]), row([&"CONTINUED", &record::FLAG_CONTINUED])],
+        &[
+            row([&"FRAGMENT", &record::FLAG_FRAGMENT]),
+            row([&"CONTINUED", &record::FLAG_CONTINUED]),
+            row([&"DESCRIPTOR", &record::FLAG_DESCRIPTOR]),
+        ],
     );
-    assert_eq!(record::FLAGS_KNOWN, record::FLAG_FRAGMENT | record::FLAG_CONTINUED);
+    let all = record::FLAG_FRAGMENT | record::FLAG_CONTINUED | record::FLAG_DESCRIPTOR;
+    assert_eq!(record::FLAGS_KNOWN, all);
+    assert_eq!(link::DESCRIPTOR_BYTES, 16);
     assert_eq!((record::HEADER_BYTES, record::KIND_PADDING), (16, 0));
 }
 

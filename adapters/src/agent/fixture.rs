@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use agent_sdk::{BlockType, Inherited};
 use rustix::event::{PollFd, PollFlags, Timespec};
-use shm_transport::envelope::{Encoder, FailureCode, Kind, MessageV1, Route, schema_hash};
+use shm_transport::envelope::{Body, FailureCode, MessageV1, Opened, Route, schema_hash};
 use shm_transport::layout::{ConfigPage, Geometry};
 use shm_transport::link::{Limits, Link};
-use shm_transport::{doorbell, segment};
+use shm_transport::{doorbell, passage, segment};
 
 /// How long a test waits for what must come.
 pub(super) const WAIT: Duration = Duration::from_secs(20);
@@ -40,7 +40,8 @@ pub(super) fn pair(capacity_bytes: u64) -> (Engine, Inherited) {
     let engine_half = segment::create("engine", &page).unwrap();
     let agent_half = segment::create("agent", &page).unwrap();
     let halves = (engine_half.writable.as_fd(), agent_half.read_only.as_fd());
-    let link = segment::attach_engine(halves.0, halves.1, Limits::default()).unwrap().link;
+    let (ours, theirs) = passage::pair().unwrap();
+    let link = segment::attach_engine(halves.0, halves.1, Some(ours), Limits::default()).unwrap().link;
     let bell = doorbell::eventfd().unwrap();
     let inherited = Inherited {
         name: "test".to_owned(),
@@ -48,6 +49,7 @@ pub(super) fn pair(capacity_bytes: u64) -> (Engine, Inherited) {
         engine_half: engine_half.read_only,
         agent_half: agent_half.writable,
         doorbell: bell.try_clone().unwrap(),
+        passage: Some(theirs),
     };
     (Engine { link, bell }, inherited)
 }
@@ -59,12 +61,12 @@ impl Engine {
 
     pub(super) fn say_all(&mut self, turn: u64, message: &MessageV1) {
         let route = Route { turn, attempt: 1, ..Route::default() };
-        self.link.sender.send(Kind::Message, &route, Encoder::default().encode(message)).unwrap();
+        self.link.sender.send(&route, message).unwrap();
         self.link.sender.flush().unwrap();
     }
 
     pub(super) fn stop(&mut self) {
-        self.link.sender.send(Kind::Stop, &Route::default(), &[]).unwrap();
+        self.link.sender.forward(&Route::default(), Body::STOP).unwrap();
         self.link.sender.flush().unwrap();
     }
 
@@ -75,19 +77,18 @@ impl Engine {
             .receiver
             .receive(1000, |message| {
                 let turn = message.route.turn;
-                replies.push(match message.kind {
-                    Kind::Block => {
-                        let block = message.as_block().unwrap();
+                replies.push(match message.open() {
+                    Opened::Block(block) => {
                         let block_type = BlockType::from_number(block.block_type).unwrap();
                         Reply::Block(turn, block_type, block.content.to_string())
                     }
-                    Kind::End => Reply::End(turn, message.as_end().unwrap().content.to_string()),
-                    Kind::Failure => {
-                        let failure = message.as_failure().unwrap();
+                    Opened::End(end) => Reply::End(turn, end.content.to_string()),
+                    Opened::Failure(failure) => {
                         let code = FailureCode::from_number(failure.code.to_native()).unwrap();
                         Reply::Failure(turn, code, failure.text.to_string())
                     }
-                    other => return assert_eq!(other, Kind::Hello),
+                    Opened::Hello(_) => return,
+                    _ => panic!("{:?} from an agent", message.kind()),
                 });
             })
             .unwrap();

@@ -79,19 +79,10 @@ fn turn(edge: &Edge) -> Result<usize, (usize, Poison)> {
     let now_ms = unix_ms();
     let mut count = 0;
     for (shard_index, link) in edge.ports.borrow_mut().links.iter_mut().enumerate() {
-        let at = |poison| (shard_index, poison);
-        let mut broken = None;
         count += link
             .receiver
-            .receive(RECORDS_PER_TURN, |message| {
-                if let Err(poison) = turns::deliver(edge, &message, now_ms) {
-                    broken = Some(poison);
-                }
-            })
-            .map_err(at)?;
-        if let Some(poison) = broken {
-            return Err((shard_index, poison));
-        }
+            .receive(RECORDS_PER_TURN, |message| turns::deliver(edge, &message, now_ms))
+            .map_err(|poison| (shard_index, poison))?;
         link.receiver.release();
         if link.sender.backlog_bytes() > 0 {
             // An error here is found again, and told, by whoever sends next.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use shm_transport::envelope::{Encoder, MessageV1};
+use shm_transport::envelope::MessageV1;
 use shm_transport::link::SendError;
 use shm_transport::ports::ShardPorts;
 use shm_transport::record::Poison;
@@ -98,8 +98,6 @@ pub struct ConnectionState {
 /// Buffers that are filled and emptied within one call.
 #[derive(Debug, Default)]
 pub struct Scratch {
-    /// Makes archives.
-    pub encoder: Encoder,
     /// The envelope at hand.
     pub envelope: MessageV1,
     /// The frame at hand.
@@ -123,7 +121,6 @@ impl Scratch {
         }
         if self.envelope.content.capacity() > SCRATCH_BYTES_MAX {
             self.envelope = MessageV1::default();
-            self.encoder = Encoder::default();
         }
     }
 }

@@ -9,10 +9,9 @@
 use std::hash::{BuildHasherDefault, Hasher};
 use std::rc::Rc;
 
-use shm_transport::envelope::{BlockType, FLAG_NO_REPLY, FailureCode, Kind, MessageV1, Route};
-use shm_transport::link::{Message, SendError};
+use shm_transport::envelope::{BlockType, FLAG_NO_REPLY, FailureCode, Message, MessageV1, Opened, Route};
+use shm_transport::link::SendError;
 use shm_transport::ports::{session_hash, shard_of};
-use shm_transport::record::Poison;
 
 use super::Phase;
 use super::state::{Connection, ConnectionId, ConnectionState, Edge, Scratch};
@@ -104,14 +103,11 @@ pub fn submit(edge: &Edge, connection: &Connection, text: &str, now_ms: u64) -> 
     let sequence = connection.state.borrow().next_sequence;
     let route = Route { turn: 0, session, origin: connection.id.origin(), sequence, attempt: 0 };
     let sent = {
-        let Scratch { encoder, envelope, .. } = &mut *edge.scratch.borrow_mut();
+        let Scratch { envelope, .. } = &mut *edge.scratch.borrow_mut();
         fill(envelope, &message, thread, now_ms);
         let links = &mut edge.ports.borrow_mut().links;
         let shard_index = shard_of(session, links.len());
-        links[shard_index]
-            .sender
-            .send(Kind::Message, &route, encoder.encode(envelope))
-            .map_err(|error| (shard_index, error))
+        links[shard_index].sender.send(&route, envelope).map_err(|error| (shard_index, error))
     };
     match sent {
         Ok(()) => open(edge, connection, &message, thread),
@@ -209,16 +205,16 @@ enum Outcome {
 /// Gives what a shard sent to the connection it is for. An error means that the archive is broken.
 ///
 /// HOT: no allocation once the buffers have grown, no syscall.
-pub fn deliver(edge: &Edge, message: &Message<'_>, now_ms: u64) -> Result<(), Poison> {
+pub fn deliver(edge: &Edge, message: &Message<'_>, now_ms: u64) {
     let route = message.route;
     let Some(connection) = edge.find(ConnectionId::from_origin(route.origin)) else {
         edge.stats().late.add(1);
-        return Ok(());
+        return;
     };
     let state = &mut *connection.state.borrow_mut();
     let Some(turn) = state.turns.get_mut(&route.sequence).filter(|turn| route.attempt >= turn.attempt) else {
         edge.stats().late.add(1);
-        return Ok(());
+        return;
     };
     if route.attempt > turn.attempt {
         turn.attempt = route.attempt;
@@ -226,7 +222,7 @@ pub fn deliver(edge: &Edge, message: &Message<'_>, now_ms: u64) -> Result<(), Po
     }
     let scratch = &mut *edge.scratch.borrow_mut();
     scratch.json.clear();
-    let outcome = apply(turn, message, &mut scratch.json, edge.options.reply_bytes_max, now_ms)?;
+    let outcome = apply(turn, message, &mut scratch.json, edge.options.reply_bytes_max, now_ms);
     if outcome != Outcome::Open {
         if let Some(turn) = state.turns.remove(&route.sequence) {
             scratch.recycle(turn);
@@ -239,7 +235,6 @@ pub fn deliver(edge: &Edge, message: &Message<'_>, now_ms: u64) -> Result<(), Po
         edge.enqueue(state, &scratch.json);
         edge.mark_dirty(Rc::clone(&connection), state);
     }
-    Ok(())
 }
 
 /// Writes the frame that a piece of a reply becomes, if any.
@@ -249,17 +244,16 @@ fn apply(
     json: &mut Vec<u8>,
     reply_bytes_max: usize,
     now_ms: u64,
-) -> Result<Outcome, Poison> {
-    let outcome = match message.kind {
-        Kind::Block => {
-            let block = message.as_block()?;
+) -> Outcome {
+    match message.open() {
+        Opened::Block(block) => {
             if !turn.requires_response {
-                return Ok(Outcome::Open);
+                return Outcome::Open;
             }
             let block_type = BlockType::from_number(block.block_type).unwrap_or_default();
             if block_type.is_text() {
                 if turn.text.len() + block.content.len() > reply_bytes_max {
-                    return Ok(too_long(turn, json, reply_bytes_max, now_ms));
+                    return too_long(turn, json, reply_bytes_max, now_ms);
                 }
                 turn.text.push_str(&block.content);
             }
@@ -267,32 +261,29 @@ fn apply(
             turn.blocks += 1;
             Outcome::Open
         }
-        Kind::End => {
-            let end = message.as_end()?;
+        Opened::End(end) => {
             if !turn.requires_response {
                 tell_accepted(turn, json, now_ms);
             } else if turn.text.len() + end.content.len() > reply_bytes_max {
-                return Ok(too_long(turn, json, reply_bytes_max, now_ms));
+                return too_long(turn, json, reply_bytes_max, now_ms);
             } else {
                 frames::write_reply(json, &turn.labels, &turn.text, &end.content, now_ms);
             }
             Outcome::Answered
         }
-        Kind::Failure => {
-            let failure = message.as_failure()?;
+        Opened::Failure(failure) => {
             let (code, retry) = (failure.code.to_native(), failure.retry_after_ms.to_native());
             let refusal = Refusal::of_failure(code, &failure.text, retry);
             frames::write_error(json, &turn.labels, &refusal, now_ms);
             Outcome::Refused
         }
-        Kind::Accepted if !turn.requires_response => {
+        Opened::Accepted if !turn.requires_response => {
             tell_accepted(turn, json, now_ms);
             Outcome::Open
         }
         // Nothing that a client is told.
-        Kind::Accepted | Kind::Message | Kind::Hello | Kind::Stop => Outcome::Open,
-    };
-    Ok(outcome)
+        Opened::Accepted | Opened::Message(_) | Opened::Hello(_) | Opened::Stop => Outcome::Open,
+    }
 }
 
 /// Once, whoever says it first.

@@ -11,9 +11,9 @@ use adapters::edge::{EdgeError, EdgeOptions, EdgeShared, HealthReport, HealthSta
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::Value;
 use shm_transport::doorbell::silence;
-use shm_transport::envelope::{BlockV1, Encoder, EndV1, FailureV1, Kind, Route};
+use shm_transport::envelope::{BlockV1, Body, EndV1, FailureV1, Message, Opened, Route};
 use shm_transport::layout::Geometry;
-use shm_transport::link::{Limits, Message, Sender};
+use shm_transport::link::{Limits, Sender};
 use shm_transport::ports::{EdgePorts, connect};
 use tokio::sync::watch;
 
@@ -26,7 +26,6 @@ pub type Answer = fn(&mut Replies<'_>, text: &str);
 /// Writes replies to one message.
 pub struct Replies<'a> {
     sender: &'a mut Sender,
-    encoder: &'a mut Encoder,
     route: Route,
 }
 
@@ -36,18 +35,18 @@ impl Replies<'_> {
     }
     pub fn block(&mut self, block_type: u8, content: &str) {
         let block = BlockV1 { block_type, content: content.into() };
-        self.sender.send(Kind::Block, &self.route, self.encoder.encode(&block)).unwrap();
+        self.sender.send(&self.route, &block).unwrap();
     }
     pub fn end(&mut self, content: &str) {
         let end = EndV1 { content: content.into() };
-        self.sender.send(Kind::End, &self.route, self.encoder.encode(&end)).unwrap();
+        self.sender.send(&self.route, &end).unwrap();
     }
     pub fn failure(&mut self, code: u16, text: &str) {
         let failure = FailureV1 { code, retry_after_ms: 250, text: text.into() };
-        self.sender.send(Kind::Failure, &self.route, self.encoder.encode(&failure)).unwrap();
+        self.sender.send(&self.route, &failure).unwrap();
     }
     pub fn accepted(&mut self) {
-        self.sender.send(Kind::Accepted, &self.route, &[]).unwrap();
+        self.sender.forward(&self.route, Body::ACCEPTED).unwrap();
     }
 }
 
@@ -129,16 +128,14 @@ fn health() -> HealthReport {
 }
 
 fn shard(mut ports: EdgePorts, answer: Answer, stop: &AtomicBool) {
-    let mut encoder = Encoder::default();
     while !stop.load(Ordering::Acquire) {
         let mut count = 0;
         for link in &mut ports.edges {
             let sender = &mut link.sender;
             let each = |message: Message<'_>| {
-                let text = message.as_message().unwrap().content.as_str();
-                let mut replies =
-                    Replies { sender: &mut *sender, encoder: &mut encoder, route: message.route };
-                answer(&mut replies, text);
+                let Opened::Message(said) = message.open() else { panic!("{:?}", message.kind()) };
+                let mut replies = Replies { sender: &mut *sender, route: message.route };
+                answer(&mut replies, said.content.as_str());
             };
             count += link.receiver.receive(512, each).unwrap();
             link.receiver.release();

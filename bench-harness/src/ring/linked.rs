@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use shm_transport::doorbell::{eventfd, silence};
-use shm_transport::envelope::{Kind, ROUTE_BYTES, Route, schema_hash};
+use shm_transport::envelope::{BlockV1, Encoder, ROUTE_BYTES, Route, StoredBody, schema_hash};
 use shm_transport::layout::{ConfigPage, Geometry};
 use shm_transport::link::{Limits, Link};
+use shm_transport::passage;
 use shm_transport::segment::{Segment, attach_agent, attach_engine, create};
 
 use super::endpoint::{Endpoint, RECEIVE_MAX};
@@ -34,10 +35,12 @@ enum Rest {
 pub struct LinkEnd {
     link: Link,
     rest: Rest,
+    /// What is sent, made at the first send.
+    body: Option<StoredBody>,
 }
 
 /// What the agent's process has to be given, in this order.
-pub type AgentFiles = [OwnedFd; 3];
+pub type AgentFiles = [OwnedFd; 4];
 
 impl LinkEnd {
     /// Makes the segments and attaches the engine.
@@ -53,17 +56,19 @@ impl LinkEnd {
         let engine: Segment = create("bench-engine", &page).map_err(io::Error::other)?;
         let agent: Segment = create("bench-agent", &page).map_err(io::Error::other)?;
         let bell = eventfd()?;
-        let attached =
-            attach_engine(&engine.writable, &agent.read_only, Limits::default()).map_err(io::Error::other)?;
-        let files = [engine.read_only, agent.writable, bell.try_clone()?];
-        Ok((Self { link: attached.link, rest: Rest::Eventfd(bell) }, files))
+        let (ours, theirs) = passage::pair()?;
+        let attached = attach_engine(&engine.writable, &agent.read_only, Some(ours), Limits::default())
+            .map_err(io::Error::other)?;
+        let files = [engine.read_only, agent.writable, bell.try_clone()?, theirs];
+        Ok((Self { link: attached.link, rest: Rest::Eventfd(bell), body: None }, files))
     }
 
     /// Attaches the agent to what the engine's process gave it.
     pub fn agent(files: AgentFiles) -> io::Result<Self> {
-        let [engine, agent, bell] = files;
-        let attached = attach_agent(&engine, &agent, bell, Limits::default()).map_err(io::Error::other)?;
-        Ok(Self { link: attached.link, rest: Rest::Futex })
+        let [engine, agent, bell, passage] = files;
+        let attached = attach_agent(&engine, &agent, bell, Some(passage), Limits::default())
+            .map_err(io::Error::other)?;
+        Ok(Self { link: attached.link, rest: Rest::Futex, body: None })
     }
 }
 
@@ -94,15 +99,24 @@ fn wait_for_room(sender: &mut shm_transport::link::Sender) -> io::Result<()> {
     Ok(())
 }
 
+/// A block whose archive has exactly so many bytes, a multiple of 4.
+fn block_of(archive_bytes: usize) -> StoredBody {
+    // Behind a text of more than 8 bytes lies its root.
+    const ROOT_BYTES: usize = 12;
+    let block = BlockV1 { block_type: 0, content: "x".repeat(archive_bytes.saturating_sub(ROOT_BYTES)) };
+    Encoder::default().encode(&block).to_stored()
+}
+
 impl Endpoint for LinkEnd {
     #[inline]
     fn send(&mut self, message: &[u8]) -> io::Result<()> {
         // The first bytes of a message are its routing words, so that as many bytes travel as asked for.
-        let Some((route, body)) = message.split_first_chunk::<ROUTE_BYTES>() else {
+        let Some((route, rest)) = message.split_first_chunk::<ROUTE_BYTES>() else {
             return Err(io::Error::from(io::ErrorKind::InvalidInput));
         };
+        let body = self.body.get_or_insert_with(|| block_of(rest.len()));
         let sender = &mut self.link.sender;
-        sender.send(Kind::Block, &Route::decode(route), body).map_err(io::Error::other)?;
+        sender.forward(&Route::decode(route), body.as_body()).map_err(io::Error::other)?;
         if sender.backlog_bytes() > 0 { flush(sender) } else { Ok(()) }
     }
 
@@ -116,7 +130,7 @@ impl Endpoint for LinkEnd {
         let receiver = &mut self.link.receiver;
         let taken = receiver
             .receive(RECEIVE_MAX, |message| {
-                std::hint::black_box(message.body);
+                std::hint::black_box(message.body().bytes());
                 each(message.route.turn);
             })
             .map_err(io::Error::other)?;
@@ -131,7 +145,7 @@ impl Endpoint for LinkEnd {
         let taken = receiver
             .receive(RECEIVE_MAX, |message| {
                 each(message.route.turn);
-                sent = sender.send(message.kind, &message.route, message.body);
+                sent = sender.forward(&message.route, message.body());
             })
             .map_err(io::Error::other)?;
         sent.map_err(io::Error::other)?;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-use shm_transport::envelope::{Kind, Priority, Route};
+use shm_transport::envelope::{Body, Priority, Route, StoredBody};
 
 use super::{AgentDefinition, CoreLimits, Effects};
 use crate::event::{AgentIndex, Effect, InstanceId};
@@ -39,7 +39,7 @@ struct Agent {
     in_flight: BTreeMap<u64, usize>,
     in_flight_bytes: usize,
     /// By class, in the order of [`CLASSES`].
-    queues: [VecDeque<(Route, Box<[u8]>)>; CLASSES.len()],
+    queues: [VecDeque<(Route, StoredBody)>; CLASSES.len()],
     queued_bytes: usize,
 }
 
@@ -55,10 +55,11 @@ impl Agent {
                 && self.in_flight_bytes + bytes <= limits.in_flight_bytes_max)
     }
 
-    fn give(&mut self, instance: InstanceId, route: Route, body: &[u8], effects: &mut Effects<'_>) {
-        self.in_flight.insert(route.turn, body.len());
-        self.in_flight_bytes += body.len();
-        effects(Effect::ToAgent { instance, kind: Kind::Message, route, body });
+    fn give(&mut self, instance: InstanceId, route: Route, body: Body<'_>, effects: &mut Effects<'_>) {
+        let bytes = body.bytes().len();
+        self.in_flight.insert(route.turn, bytes);
+        self.in_flight_bytes += bytes;
+        effects(Effect::ToAgent { instance, route, body });
     }
 }
 
@@ -141,16 +142,17 @@ impl Agents {
         index: AgentIndex,
         route: Route,
         priority: u8,
-        body: &[u8],
+        body: Body<'_>,
         effects: &mut Effects<'_>,
     ) -> Admission {
         let limits = self.limits;
+        let bytes = body.bytes().len();
         let Some(agent) = self.agents.get_mut(index.0 as usize) else {
             return Admission::Unavailable(format!("agent {} is not in the table", index.0));
         };
         match &agent.presence {
             Presence::Unavailable(detail) => return Admission::Unavailable(detail.clone()),
-            Presence::Up(instance) if agent.queued_bytes == 0 && agent.has_credit(body.len(), limits) => {
+            Presence::Up(instance) if agent.queued_bytes == 0 && agent.has_credit(bytes, limits) => {
                 let instance = *instance;
                 agent.give(instance, route, body, effects);
                 return Admission::Taken;
@@ -158,12 +160,12 @@ impl Agents {
             Presence::Up(_) | Presence::Down => {}
         }
         if agent.queued() >= limits.agent_queue_max
-            || agent.queued_bytes + body.len() > limits.agent_queue_bytes_max
+            || agent.queued_bytes + bytes > limits.agent_queue_bytes_max
         {
             return Admission::Full;
         }
-        agent.queued_bytes += body.len();
-        agent.queues[class(priority)].push_back((route, body.into()));
+        agent.queued_bytes += bytes;
+        agent.queues[class(priority)].push_back((route, body.to_stored()));
         self.waiting += 1;
         Admission::Taken
     }
@@ -191,14 +193,14 @@ impl Agents {
         let agent = &mut self.agents[index.0 as usize];
         let Presence::Up(instance) = agent.presence else { return };
         while let Some(class) = agent.queues.iter().position(|queue| !queue.is_empty()) {
-            let bytes = agent.queues[class].front().map_or(0, |(_, body)| body.len());
+            let bytes = agent.queues[class].front().map_or(0, |(_, body)| body.bytes_len());
             if !agent.has_credit(bytes, limits) {
                 return;
             }
             let Some((route, body)) = agent.queues[class].pop_front() else { return };
-            agent.queued_bytes -= body.len();
+            agent.queued_bytes -= bytes;
             self.waiting -= 1;
-            agent.give(instance, route, &body, effects);
+            agent.give(instance, route, body.as_body(), effects);
         }
     }
 
@@ -206,7 +208,7 @@ impl Agents {
     pub fn stop(&mut self, effects: &mut Effects<'_>) {
         for agent in &self.agents {
             if let Presence::Up(instance) = agent.presence {
-                effects(Effect::ToAgent { instance, kind: Kind::Stop, route: Route::default(), body: &[] });
+                effects(Effect::ToAgent { instance, route: Route::default(), body: Body::STOP });
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-use shm_transport::envelope::Route;
+use shm_transport::envelope::{Route, StoredBody};
 
 use crate::time::Moment;
 
@@ -17,8 +17,8 @@ pub struct Waiting {
     pub route: Route,
     /// Its class, for the queue of its agent.
     pub priority: u8,
-    /// Its archive.
-    pub body: Box<[u8]>,
+    /// What it says.
+    pub body: StoredBody,
 }
 
 #[derive(Debug)]

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use rkyv::util::AlignedVec;
 use shm_transport::envelope::{
-    ArchivedFailureV1, BlockV1, Encoder, EndV1, FLAG_NO_REPLY, FailureCode, Kind, MessageV1, Priority, Route,
+    BlockV1, Body, Content, Encoder, EndV1, FLAG_NO_REPLY, FailureCode, FailureV1, HelloV1, Kind, Message,
+    MessageV1, Opened, Priority, Route,
 };
-use shm_transport::link::Message;
 
 use super::{AgentDefinition, CoreLimits, ShardCore};
 use crate::event::{AgentIndex, EdgeIndex, Effect, Input, InstanceId, ShardIndex};
@@ -27,13 +27,29 @@ enum Seen {
 
 struct Bench {
     core: ShardCore,
-    encoder: Encoder,
 }
 
-fn aligned(bytes: &[u8]) -> AlignedVec<16> {
-    let mut copy = AlignedVec::new();
-    copy.extend_from_slice(bytes);
-    copy
+/// A message as a receiver has it.
+struct Packet {
+    kind: Kind,
+    route: Route,
+    bytes: AlignedVec<16>,
+}
+
+impl Packet {
+    fn new(route: Route, body: Body<'_>) -> Self {
+        let mut bytes = AlignedVec::new();
+        bytes.extend_from_slice(body.bytes());
+        Self { kind: body.kind(), route, bytes }
+    }
+
+    fn of<T: Content>(route: Route, value: &T) -> Self {
+        Self::new(route, Encoder::default().encode(value))
+    }
+
+    fn message(&self) -> Message<'_> {
+        Message::checked(self.kind.number(), self.route, &self.bytes).unwrap()
+    }
 }
 
 impl Bench {
@@ -42,19 +58,18 @@ impl Bench {
             .map(|(name, in_flight_max)| AgentDefinition { name: name.into(), in_flight_max })
             .into();
         let core = ShardCore::new(ShardIndex(shard), shard_count, definitions, limits);
-        Self { core, encoder: Encoder::default() }
+        Self { core }
     }
 
     fn on(&mut self, input: Input<'_>) -> Vec<Seen> {
         let mut seen = Vec::new();
         self.core.on(Moment::ZERO, input, &mut |effect| {
             seen.push(match effect {
-                Effect::ToEdge { kind, route, body, .. } => {
-                    let code = (kind == Kind::Failure).then(|| failure_name(body));
-                    Seen::Edge(kind, route.origin, route.sequence, code)
+                Effect::ToEdge { route, body, .. } => {
+                    Seen::Edge(body.kind(), route.origin, route.sequence, failure_name(body))
                 }
-                Effect::ToAgent { instance, kind, route, .. } => Seen::Agent(instance, kind, route.turn),
-                Effect::ToShard { shard, kind, route, .. } => Seen::Shard(shard, kind, route.turn),
+                Effect::ToAgent { instance, route, body } => Seen::Agent(instance, body.kind(), route.turn),
+                Effect::ToShard { shard, route, body } => Seen::Shard(shard, body.kind(), route.turn),
                 Effect::AgentReady { instance } => Seen::Ready(instance),
                 Effect::Fence { instance, .. } => Seen::Fenced(instance),
             });
@@ -73,19 +88,22 @@ impl Bench {
             ..MessageV1::default()
         };
         change(&mut value);
-        let body = aligned(self.encoder.encode(&value));
-        let route = Route { origin: 9, sequence, ..Route::default() };
-        self.on(Input::FromEdge { edge: EDGE, message: Message { kind: Kind::Message, route, body: &body } })
+        let packet = Packet::of(Route { origin: 9, sequence, ..Route::default() }, &value);
+        self.on(Input::FromEdge { edge: EDGE, message: packet.message() })
     }
 
     fn agent_says(&mut self, kind: Kind, turn: u64) -> Vec<Seen> {
-        let body = match kind {
-            Kind::Block => aligned(self.encoder.encode(&BlockV1::default())),
-            Kind::End => aligned(self.encoder.encode(&EndV1::default())),
-            _ => aligned(&[0xff; 5]),
-        };
         let route = Route { turn, ..Route::default() };
-        self.on(Input::FromAgent { instance: FIRST, message: Message { kind, route, body: &body } })
+        let packet = match kind {
+            Kind::Message => Packet::of(route, &MessageV1::default()),
+            Kind::Block => Packet::of(route, &BlockV1::default()),
+            Kind::End => Packet::of(route, &EndV1::default()),
+            Kind::Failure => Packet::of(route, &FailureV1::default()),
+            Kind::Hello => Packet::of(route, &HelloV1::default()),
+            Kind::Accepted => Packet::new(route, Body::ACCEPTED),
+            Kind::Stop => Packet::new(route, Body::STOP),
+        };
+        self.on(Input::FromAgent { instance: FIRST, message: packet.message() })
     }
 
     fn up(&mut self) -> Vec<Seen> {
@@ -93,10 +111,10 @@ impl Bench {
     }
 }
 
-fn failure_name(body: &[u8]) -> &'static str {
-    let body = aligned(body);
-    let failure = rkyv::access::<ArchivedFailureV1, rkyv::rancor::Error>(&body).unwrap();
-    FailureCode::from_number(failure.code.to_native()).unwrap().name()
+fn failure_name(body: Body<'_>) -> Option<&'static str> {
+    let packet = Packet::new(Route::default(), body);
+    let Opened::Failure(failure) = packet.message().open() else { return None };
+    Some(FailureCode::from_number(failure.code.to_native()).unwrap().name())
 }
 
 fn turn_of(seen: &[Seen]) -> u64 {
@@ -205,8 +223,10 @@ fn agents_are_not_believed() {
     bench.up();
     let turn = turn_of(&bench.message("a", 1, |_| {}));
     assert_eq!(bench.agent_says(Kind::End, turn + 1), []);
-    assert_eq!(bench.agent_says(Kind::Failure, turn), [Seen::Fenced(FIRST)]);
-    assert_eq!(bench.agent_says(Kind::Message, turn), [Seen::Fenced(FIRST)]);
+    for kind in [Kind::Message, Kind::Accepted, Kind::Stop] {
+        assert_eq!(bench.agent_says(kind, turn), [Seen::Fenced(FIRST)]);
+    }
+    assert_eq!(bench.agent_says(Kind::Hello, turn), [Seen::Ready(FIRST)]);
     assert_eq!(bench.core.counters().turns_open, 1);
     assert_eq!(bench.agent_says(Kind::End, turn), [Seen::Edge(Kind::End, 9, 1, None)]);
     assert_eq!(bench.agent_says(Kind::End, turn), []);
@@ -222,15 +242,14 @@ fn agents_elsewhere_are_reached_over_the_mesh() {
     let mut there = Bench::new(CoreLimits::default(), 1, 2);
     there.on(Input::AgentUp { agent: AgentIndex(1), instance: FIRST });
     let value = MessageV1 { agent: "other".into(), ..MessageV1::default() };
-    let body = aligned(there.encoder.encode(&value));
-    let message = Message { kind: Kind::Message, route: Route { turn, ..Route::default() }, body: &body };
-    let seen = there.on(Input::FromShard { shard: ShardIndex(0), message });
+    let route = Route { turn, ..Route::default() };
+    let packet = Packet::of(route, &value);
+    let seen = there.on(Input::FromShard { shard: ShardIndex(0), message: packet.message() });
     assert_eq!(seen, [Seen::Agent(FIRST, Kind::Message, turn)]);
     assert_eq!(there.agent_says(Kind::End, turn), [Seen::Shard(ShardIndex(0), Kind::End, turn)]);
 
-    let body = aligned(here.encoder.encode(&EndV1::default()));
-    let message = Message { kind: Kind::End, route: Route { turn, ..Route::default() }, body: &body };
-    let seen = here.on(Input::FromShard { shard: ShardIndex(1), message });
+    let packet = Packet::of(route, &EndV1::default());
+    let seen = here.on(Input::FromShard { shard: ShardIndex(1), message: packet.message() });
     assert_eq!(seen, [Seen::Edge(Kind::End, 9, 1, None)]);
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use shm_transport::envelope::{Encoder, Kind, MessageV1, Route};
+use shm_transport::envelope::{Kind, MessageV1, Route};
 use shm_transport::layout::Geometry;
 use shm_transport::link::{Limits, Link};
 use shm_transport::ports::{connect, session_hash};
@@ -50,8 +50,7 @@ fn a_turn_carries_effects_to_the_edge() {
     let mut bench = bench();
     let message = MessageV1 { agent: "echo".into(), ..MessageV1::default() };
     let route = Route { session: session_hash("", "", ""), origin: 3, sequence: 7, ..Route::default() };
-    let mut encoder = Encoder::default();
-    bench.edge.sender.send(Kind::Message, &route, encoder.encode(&message)).unwrap();
+    bench.edge.sender.send(&route, &message).unwrap();
     bench.edge.sender.flush().unwrap();
     assert_eq!(bench.shard.turn(at(0)), Progress::Busy);
     assert_eq!(bench.shard.turn(at(1)), Progress::Idle);
@@ -61,6 +60,6 @@ fn a_turn_carries_effects_to_the_edge() {
     assert!(!bench.shard.prepare_sleep(), "a command waits");
     assert_eq!(bench.shard.turn(at(2)), Progress::Busy);
     let mut seen = Vec::new();
-    let count = bench.edge.receiver.receive(8, |m| seen.push((m.kind, m.route.origin, m.route.sequence)));
+    let count = bench.edge.receiver.receive(8, |m| seen.push((m.kind(), m.route.origin, m.route.sequence)));
     assert_eq!((count, seen), (Ok(1), vec![(Kind::Failure, 3, 7)]));
 }

@@ -106,11 +106,15 @@ impl Agents {
         let Some(&index) = self.by_instance.get(&instance) else { return };
         let name = self.agents[index].config.name.clone();
         let limits = Limits { backlog_bytes_max: AGENT_BACKLOG_BYTES_MAX, ..Limits::default() };
-        let Ok([engine_half, agent_half, doorbell]) = <[OwnedFd; 3]>::try_from(descriptors) else {
-            tracing::error!(agent = name, "the keeper sent other descriptors than three; the agent is ended");
+        let mut descriptors = descriptors.into_iter();
+        let (Some(engine_half), Some(agent_half), Some(doorbell)) =
+            (descriptors.next(), descriptors.next(), descriptors.next())
+        else {
+            tracing::error!(agent = name, "the keeper sent less than three descriptors; the agent is ended");
             return kill(parts, instance);
         };
-        match attach_engine(engine_half, agent_half, limits) {
+        // An older keeper makes no side channel for large messages.
+        match attach_engine(engine_half, agent_half, descriptors.next(), limits) {
             Ok(attached) => {
                 tracing::info!(agent = name, process_id, "agent started");
                 let agent = AgentIndex(u32::try_from(index).unwrap_or(u32::MAX));

@@ -91,23 +91,30 @@ impl<M: Memory> Consumer<M> {
     }
 
     /// Gives everything we advanced over back to the producer.
+    #[inline]
+    pub fn release(&mut self) -> Wake {
+        self.release_to(self.position)
+    }
+
+    /// Gives what we advanced over back to the producer, up to `until`.
     ///
     /// HOT: one Release store, one fence and one load for a batch of any size; nothing when there is none.
     #[inline]
-    pub fn release(&mut self) -> Wake {
-        if self.position == self.released {
+    pub fn release_to(&mut self, until: u64) -> Wake {
+        debug_assert!(until <= self.position && until.is_multiple_of(HEADER_BYTES as u64));
+        if until <= self.released {
             return Wake::Quiet;
         }
-        self.released = self.position;
+        self.released = until;
         // SYNC: pairs with the Acquire fence in `Producer::refresh_head`: our reads are done.
-        self.memory.own().head.0.store(self.position, Ordering::Release);
+        self.memory.own().head.0.store(until, Ordering::Release);
         // SYNC: SeqCst, pairs with the fence in `Producer::arm_space`: either the producer sees this head
         // or we see that it waits (rule 5).
         fence(Ordering::SeqCst);
         // Relaxed: ordered by the fence; the value is only compared.
         let wanted = self.memory.peer().space_wanted.0.load(Ordering::Relaxed);
         // A waiting producer is woken when half the ring is free, not for every record.
-        if wanted & 1 == 0 || self.tail_seen - self.position > self.memory.geometry().capacity_bytes() / 2 {
+        if wanted & 1 == 0 || self.tail_seen - self.released > self.memory.geometry().capacity_bytes() / 2 {
             return Wake::Quiet;
         }
         self.waiter.decide(wanted, self.released)

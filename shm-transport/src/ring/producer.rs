@@ -73,6 +73,11 @@ impl<M: Memory> Producer<M> {
         &self.memory
     }
 
+    /// End of what has been committed, published or not.
+    pub fn tail(&self) -> u64 {
+        self.tail
+    }
+
     /// Bytes published so far.
     pub fn published(&self) -> u64 {
         self.published
@@ -228,6 +233,20 @@ impl<M: Memory> Slot<'_, M> {
     /// Payload bytes written so far.
     pub fn filled(&self) -> usize {
         self.filled
+    }
+
+    /// The memory, the offset of the first free byte of the reservation, and how many are free.
+    #[cfg(not(loom))]
+    pub(crate) fn rest(&mut self) -> (&mut M, usize, usize) {
+        let at = self.producer.memory.geometry().offset(self.start) + HEADER_BYTES + self.filled;
+        (&mut self.producer.memory, at, self.room - self.filled)
+    }
+
+    /// Takes note of what was written into [`Self::rest`].
+    #[cfg(not(loom))]
+    pub(crate) fn wrote(&mut self, bytes: usize) {
+        debug_assert!(bytes <= self.room - self.filled);
+        self.filled += bytes;
     }
 
     /// Completes the record with what has been put. It becomes visible with the next publish. The flags are

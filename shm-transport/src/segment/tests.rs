@@ -7,7 +7,7 @@ use rustix::io::Errno;
 
 use super::*;
 use crate::doorbell::{eventfd, silence};
-use crate::envelope::{Kind, Route};
+use crate::envelope::{EndV1, Opened, Route};
 use crate::layout::{DATA_OFFSET, PAGE_BYTES};
 
 fn page(instance: u64) -> ConfigPage {
@@ -71,7 +71,10 @@ fn files_are_refused_by_name() {
     };
     let mut version = good;
     version[8] = 2;
-    assert_eq!(config(&version), Some(ConfigError::Version { major: 2, minor: 0 }));
+    assert_eq!(
+        config(&version),
+        Some(ConfigError::Version { major: 2, minor: crate::layout::VERSION_MINOR })
+    );
     let mut magic = good;
     magic[0] = 0;
     assert!(matches!(config(&magic), Some(ConfigError::Magic { .. })));
@@ -87,7 +90,7 @@ fn files_are_refused_by_name() {
 #[test]
 fn halves_of_different_instances_are_refused() {
     let (a, b) = (create("a", &page(1)).unwrap(), create("b", &page(2)).unwrap());
-    let refused = attach_engine(&a.writable, &b.read_only, Limits::default()).err();
+    let refused = attach_engine(&a.writable, &b.read_only, None, Limits::default()).err();
     assert!(
         matches!(refused, Some(AttachError::Mismatch { field: "instance", engine: 1, agent: 2 })),
         "{refused:?}"
@@ -111,16 +114,14 @@ fn engine_and_agent_talk_and_sleep() {
     let (e, a) = (create("engine", &page(1)).unwrap(), create("agent", &page(1)).unwrap());
     let bell = eventfd().unwrap();
     let agent_bell = bell.try_clone().unwrap();
-    let mut engine = attach_engine(&e.writable, &a.read_only, Limits::default()).unwrap().link;
-    let mut agent = attach_agent(&e.read_only, &a.writable, agent_bell, Limits::default()).unwrap().link;
+    let mut engine = attach_engine(&e.writable, &a.read_only, None, Limits::default()).unwrap().link;
+    let mut agent =
+        attach_agent(&e.read_only, &a.writable, agent_bell, None, Limits::default()).unwrap().link;
     let agent = std::thread::spawn(move || {
         loop {
-            let mut answers = Vec::new();
-            agent.receiver.receive(64, |m| answers.push((m.route, m.body.to_vec()))).unwrap();
+            let sender = &mut agent.sender;
+            agent.receiver.receive(64, |m| sender.forward(&m.route, m.body()).unwrap()).unwrap();
             agent.receiver.release();
-            for (route, body) in answers {
-                agent.sender.send(Kind::End, &route, &body).unwrap();
-            }
             agent.sender.flush().unwrap();
             if !agent.receiver.wait(Duration::ZERO, Duration::from_secs(600)).unwrap()
                 && agent.receiver.peer_closed()
@@ -132,13 +133,14 @@ fn engine_and_agent_talk_and_sleep() {
     let mut answered = 0;
     for sequence in 0..ROUNDS {
         let route = Route { sequence, ..Route::default() };
-        engine.sender.send(Kind::Message, &route, &sequence.to_le_bytes()).unwrap();
+        engine.sender.send(&route, &EndV1 { content: format!("question {sequence}") }).unwrap();
         engine.sender.flush().unwrap();
         while answered <= sequence {
             let got = engine.receiver.receive(64, |m| {
+                let Opened::End(end) = m.open() else { panic!("{:?}", m.kind()) };
                 assert_eq!(
-                    (m.kind, m.route.sequence, m.body),
-                    (Kind::End, answered, &answered.to_le_bytes()[..])
+                    (m.route.sequence, end.content.as_str()),
+                    (answered, &*format!("question {answered}"))
                 );
                 answered += 1;
             });

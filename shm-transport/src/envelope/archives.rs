@@ -1,0 +1,227 @@
+//! The archives behind the routing words: what each kind of message says.
+//!
+//! A struct here is frozen once released: an addition is a new kind with its own number.
+
+use std::io;
+
+use rkyv::rancor::{Error, Strategy};
+use rkyv::ser::writer::{Buffer, IoWriter};
+use rkyv::{Archive, Serialize};
+
+use super::Kind;
+
+/// How the content of a message is to be read.
+pub const CONTENT_TEXT: u8 = 0;
+/// The content is JSON text: an object, array, number, boolean or null, as the client sent it.
+pub const CONTENT_JSON: u8 = 1;
+
+/// The sender wants no reply, only to know that the message has been taken.
+pub const FLAG_NO_REPLY: u8 = 1;
+
+/// A user's message.
+#[derive(Archive, Serialize, Clone, Debug, Default, PartialEq, Eq)]
+pub struct MessageV1 {
+    /// Name of the agent it is for.
+    pub agent: String,
+    /// First part of the session key: where it came from.
+    pub channel: String,
+    /// Second part of the session key: from whom.
+    pub user: String,
+    /// Third part of the session key: in which conversation.
+    pub thread: String,
+    /// The id the client gave it, or an empty string.
+    pub client_id: String,
+    /// What it says, see [`CONTENT_TEXT`] and [`CONTENT_JSON`].
+    pub content: String,
+    /// The client's metadata as JSON text, or an empty string.
+    pub metadata: String,
+    /// When it reached the edge, Unix milliseconds.
+    pub received_at_ms: u64,
+    /// [`CONTENT_TEXT`] or [`CONTENT_JSON`].
+    pub content_kind: u8,
+    /// A [`Priority`].
+    pub priority: u8,
+    /// [`FLAG_NO_REPLY`].
+    pub flags: u8,
+}
+
+/// How urgent a message is. Acted on by the queues of a shard.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+#[repr(u8)]
+pub enum Priority {
+    /// Served when nothing else waits.
+    Low = 0,
+    /// The default.
+    #[default]
+    Normal = 1,
+    /// Before normal ones.
+    High = 2,
+}
+
+/// A piece of a reply.
+#[derive(Archive, Serialize, Clone, Debug, Default, PartialEq, Eq)]
+pub struct BlockV1 {
+    /// A [`BlockType`].
+    pub block_type: u8,
+    /// Its text.
+    pub content: String,
+}
+
+/// Declares an enum of numbers with names on the wire, once.
+macro_rules! named {
+    ($(#[$meta:meta])* $type:ident: $number_type:ty { $($(#[$doc:meta])* $name:ident = $number:literal $text:literal,)* }) => {
+        $(#[$meta])*
+        pub enum $type { $($(#[$doc])* $name = $number,)* }
+
+        impl $type {
+            /// All of them.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// Its name on the wire.
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$name => $text,)* }
+            }
+
+            /// The one with this number.
+            pub fn from_number(number: $number_type) -> Option<Self> {
+                match number { $($number => Some(Self::$name),)* _ => None }
+            }
+
+            /// The one with this name on the wire.
+            pub fn from_name(name: &str) -> Option<Self> {
+                match name { $($text => Some(Self::$name),)* _ => None }
+            }
+        }
+    };
+}
+
+named! {
+    /// What a block of a reply holds.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+    #[repr(u8)]
+    BlockType: u8 {
+    /// A plain paragraph.
+    #[default]
+    Text = 0 "text",
+    /// Source code.
+    Code = 1 "code",
+    /// Formatted Markdown.
+    Markdown = 2 "markdown",
+    /// A tool is being called.
+    ToolCall = 3 "tool_call",
+    /// What a tool answered.
+    ToolResult = 4 "tool_result",
+    /// A push to a canvas.
+    Canvas = 5 "canvas",
+    /// An image.
+    Image = 6 "image",
+    /// A voice message.
+    Audio = 7 "audio",
+    /// What the agent is doing.
+    Status = 8 "status",
+    }
+}
+
+impl BlockType {
+    /// Whether the block is part of the text of the reply, which the closing frame repeats.
+    pub fn is_text(self) -> bool {
+        matches!(self, Self::Text | Self::Code | Self::Markdown)
+    }
+}
+
+/// The end of a reply.
+#[derive(Archive, Serialize, Clone, Debug, Default, PartialEq, Eq)]
+pub struct EndV1 {
+    /// What remains to be said after the blocks; often the whole reply, sometimes nothing.
+    pub content: String,
+}
+
+/// Why a message gets no reply.
+#[derive(Archive, Serialize, Clone, Debug, Default, PartialEq, Eq)]
+pub struct FailureV1 {
+    /// A [`FailureCode`].
+    pub code: u16,
+    /// When another try makes sense, in milliseconds; zero if that is unknown.
+    pub retry_after_ms: u32,
+    /// A sentence that names the thing.
+    pub text: String,
+}
+
+named! {
+    /// Why a message gets no reply.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    #[repr(u16)]
+    FailureCode: u16 {
+    /// No agent has that name.
+    UnknownAgent = 1 "unknown_agent",
+    /// The agent exists but is not running, and will not be soon.
+    AgentUnavailable = 2 "agent_unavailable",
+    /// The agent died while it worked on the message.
+    AgentDied = 3 "agent_died",
+    /// The agent answered with an error.
+    AgentError = 4 "agent_error",
+    /// A queue is full.
+    Overloaded = 5 "overloaded",
+    /// The gateway is going down.
+    ShuttingDown = 6 "shutting_down",
+    /// The message does not fit.
+    TooLarge = 7 "too_large",
+    }
+}
+
+/// First words of an agent.
+#[derive(Archive, Serialize, Clone, Debug, Default, PartialEq, Eq)]
+pub struct HelloV1 {
+    /// Its process id, in its own namespace.
+    pub process_id: u32,
+    /// Name and version of what it links.
+    pub software: String,
+}
+
+/// A value that travels as an archive.
+///
+/// Sealed: an archive is read without validation where its sender is trusted, so its bytes are made here only.
+pub trait Content:
+    sealed::Sealed
+    + for<'a> Serialize<Strategy<Buffer<'a>, Error>>
+    + for<'a> Serialize<Strategy<IoWriter<&'a mut dyn io::Write>, Error>>
+{
+    /// The kind of message it is the archive of.
+    const KIND: Kind;
+
+    /// A size that its archive does not exceed.
+    fn archive_bytes_max(&self) -> usize;
+}
+
+mod sealed {
+    pub trait Sealed {}
+}
+
+/// Bytes that the alignment of the root may add behind the texts.
+const ROOT_ALIGN: usize = 8;
+
+/// Declares the contents with their kinds and texts.
+macro_rules! contents {
+    ($($type:ident as $archived:ident is $kind:ident: $($text:ident),+;)*) => {$(
+        impl sealed::Sealed for $type {}
+
+        impl Content for $type {
+            const KIND: Kind = Kind::$kind;
+
+            #[inline]
+            fn archive_bytes_max(&self) -> usize {
+                size_of::<$archived>() + ROOT_ALIGN $(+ self.$text.len())+
+            }
+        }
+
+        const _: () = assert!(align_of::<$archived>() <= ROOT_ALIGN, "the bound has room for its alignment");
+    )*};
+}
+
+contents! {
+    MessageV1 as ArchivedMessageV1 is Message: agent, channel, user, thread, client_id, content, metadata;
+    BlockV1 as ArchivedBlockV1 is Block: content;
+    EndV1 as ArchivedEndV1 is End: content;
+    FailureV1 as ArchivedFailureV1 is Failure: text;
+    HelloV1 as ArchivedHelloV1 is Hello: software;
+}

@@ -1,0 +1,148 @@
+//! Round trips, pinned bytes, damage.
+
+use proptest::prelude::*;
+use rkyv::util::AlignedVec;
+
+use super::*;
+use crate::record::Poison;
+
+fn message() -> MessageV1 {
+    MessageV1 {
+        agent: "echo".into(),
+        channel: "websocket".into(),
+        user: "u".into(),
+        thread: "t-1".into(),
+        client_id: "c1-2".into(),
+        content: "hello, wörld 🦞".into(),
+        metadata: String::new(),
+        received_at_ms: 1_700_000_000_000,
+        content_kind: CONTENT_TEXT,
+        priority: Priority::High as u8,
+        flags: 0,
+    }
+}
+
+/// The bytes as a receiver has them: 16-aligned.
+fn aligned(bytes: &[u8]) -> AlignedVec<16> {
+    let mut aligned = AlignedVec::new();
+    aligned.extend_from_slice(bytes);
+    aligned
+}
+
+/// Routing words survive encoding.
+#[test]
+fn route_round_trips() {
+    let route = Route { turn: 1, session: u64::MAX, origin: 3, sequence: 4, attempt: u32::MAX };
+    assert_eq!(Route::decode(&route.encode()), route);
+}
+
+/// An archive reads back as what was written, and its size keeps to the bound.
+#[test]
+fn archives_round_trip() {
+    let mut encoder = Encoder::default();
+    let body = encoder.encode(&message());
+    assert!(body.bytes().len() <= message().archive_bytes_max());
+    let bytes = aligned(body.bytes());
+    let seen = Message::checked(1, Route::default(), &bytes).unwrap();
+    let Opened::Message(seen) = seen.open() else { panic!("another kind") };
+    assert_eq!(seen.agent, "echo");
+    assert_eq!(seen.content, "hello, wörld 🦞");
+    assert_eq!(seen.received_at_ms.to_native(), 1_700_000_000_000);
+}
+
+/// Numbers and names of block types and failure codes lead back to them.
+#[test]
+fn names_round_trip() {
+    for &block in BlockType::ALL {
+        assert_eq!(BlockType::from_name(block.name()), Some(block));
+        assert_eq!(BlockType::from_number(block as u8), Some(block));
+    }
+    for &code in FailureCode::ALL {
+        assert_eq!(FailureCode::from_name(code.name()), Some(code));
+        assert_eq!(FailureCode::from_number(code as u16), Some(code));
+    }
+    assert_eq!((BlockType::from_name("txt"), FailureCode::from_number(0)), (None, None));
+}
+
+/// Kinds without an archive have no bytes; unknown kinds, and bytes at another place than a receiver puts them, are
+/// refused.
+#[test]
+fn what_is_no_message_is_refused() {
+    let check = |kind, bytes: &[u8]| Message::checked(kind, Route::default(), bytes).map(|m| m.kind());
+    let empty: &[u8] = &[];
+    assert_eq!((check(5, empty), check(7, empty)), (Ok(Kind::Accepted), Ok(Kind::Stop)));
+    assert_eq!(check(5, &[0]), Err(Poison::Archive { kind: 5, len: 1 }));
+    assert_eq!(check(8, empty), Err(Poison::Kind { kind: 8 }));
+    assert_eq!(check(3, empty), Err(Poison::Archive { kind: 3, len: 0 }));
+    let mut encoder = Encoder::default();
+    let mut shifted = AlignedVec::<16>::new();
+    shifted.push(0);
+    shifted.extend_from_slice(encoder.encode(&message()).bytes());
+    assert_eq!(check(1, &shifted[1..]), Err(Poison::Archive { kind: 1, len: shifted.len() - 1 }));
+}
+
+/// The bytes of one archive of each kind: an accidental change of the layout fails here. A constant is never
+/// edited; a changed struct is a new kind.
+#[test]
+fn archives_are_pinned_byte_by_byte() {
+    let mut encoder = Encoder::default();
+    let mut hex = |kind: Kind| {
+        let body = match kind {
+            Kind::Message => encoder.encode(&message()),
+            Kind::Block => encoder.encode(&BlockV1 { block_type: 4, content: "a tool's answer".into() }),
+            Kind::End => encoder.encode(&EndV1 { content: "the whole reply".into() }),
+            Kind::Failure => {
+                encoder.encode(&FailureV1 { code: 5, retry_after_ms: 1500, text: "queue is full".into() })
+            }
+            Kind::Hello => encoder.encode(&HelloV1 { process_id: 42, software: "agent-sdk 0.1.0".into() }),
+            Kind::Accepted => Body::ACCEPTED,
+            Kind::Stop => Body::STOP,
+        };
+        assert_eq!(body.kind(), kind);
+        body.bytes().iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+    };
+    let found: Vec<_> = Kind::ALL.iter().map(|&kind| (kind, hex(kind))).collect();
+    assert_eq!(found, GOLDEN.map(|(kind, bytes)| (kind, bytes.to_owned())));
+}
+
+const GOLDEN: [(Kind, &str); 7] = [
+    (
+        Kind::Message,
+        concat!(
+            "776562736f636b657468656c6c6f2c2077c3b6726c6420f09fa69e0000000000",
+            "6563686fffffffff89000000d8ffffff75ffffffffffffff742d31ffffffffff",
+            "63312d32ffffffff92000000c1ffffffffffffffffffffff0068e5cf8b010000",
+            "0002000000000000",
+        ),
+    ),
+    (Kind::Block, "6120746f6f6c277320616e7377657200040000008f000000ecffffff"),
+    (Kind::End, "7468652077686f6c65207265706c79008f000000f0ffffff"),
+    (Kind::Failure, "71756575652069732066756c6c00000005000000dc0500008d000000e8ffffff"),
+    (Kind::Accepted, ""),
+    (Kind::Hello, "6167656e742d73646b20302e312e30002a0000008f000000ecffffff"),
+    (Kind::Stop, ""),
+];
+
+proptest! {
+    /// Any damage to an archive gives either a readable value or a named error, never a crash.
+    #[test]
+    fn damaged_archives_are_read_or_refused(
+        damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
+        cut in any::<prop::sample::Index>(), shorten in any::<bool>(),
+    ) {
+        let mut encoder = Encoder::default();
+        let mut bytes = aligned(encoder.encode(&message()).bytes());
+        for (at, value) in damage {
+            let at = at.index(bytes.len());
+            bytes[at] ^= value;
+        }
+        let end = if shorten { cut.index(bytes.len()) } else { bytes.len() };
+        match Message::checked(1, Route::default(), &bytes[..end]).map(|m| m.open()) {
+            Ok(Opened::Message(seen)) => {
+                prop_assert!(seen.content.len() + seen.agent.len() <= 2 * bytes.len());
+            }
+            Ok(_) => prop_assert!(false, "another kind"),
+            Err(poison) => prop_assert_eq!(poison, Poison::Archive { kind: 1, len: end }),
+        }
+    }
+}
