@@ -3,6 +3,7 @@
 //! A driver only waits: for the bell of the shard, for the doorbells of its cold agents, and for the next
 //! deadline of the core. Everything else is [`Shard::turn`].
 
+mod doorbells;
 mod epoll;
 mod signal;
 mod uring;

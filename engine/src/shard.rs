@@ -15,21 +15,25 @@
 //! another shard is behind. What other shards send is only held back by edges, which always catch up, so
 //! no two shards can wait for each other. What may be on its way to an agent is bounded by its credit.
 
+mod outputs;
+
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crossbeam_channel::Receiver as Mailbox;
 use shm_transport::envelope::Message;
-use shm_transport::link::{Link, Receiver, SendError, Sender};
+use shm_transport::link::{Link, Receiver, SendError};
 use shm_transport::ports::EdgePorts;
 use shm_transport::record::Poison;
 use tokio::sync::mpsc::UnboundedSender as Notices;
 
 use crate::core::ShardCore;
-use crate::event::{AgentIndex, EdgeIndex, Effect, Input, InstanceId, ShardIndex};
+use crate::event::{AgentIndex, EdgeIndex, Input, InstanceId, ShardIndex};
 use crate::stats::SharedCounters;
 use crate::time::Moment;
+use outputs::{Outputs, taken};
 
 /// Records taken from one ring in one turn of the loop.
 pub const RECORDS_PER_TURN: usize = 128;
@@ -39,6 +43,12 @@ pub const BACKLOG_HIGH_BYTES: usize = 1024 * 1024;
 const COMMANDS_PER_TURN: usize = 64;
 /// How often a hot agent may have nothing to say when the shard goes to sleep before it turns cold.
 const QUIET_SLEEPS_MAX: u8 = 8;
+/// How often in a row an agent may ring without a message, and without having made room for one.
+pub const EMPTY_RINGS_MAX: u32 = 64;
+/// For how long the bell of one that did is not listened to, at first; each time twice as long.
+pub const DEAF_MIN: Duration = Duration::from_millis(10);
+/// The longest that a bell is not listened to.
+pub const DEAF_MAX: Duration = Duration::from_secs(1);
 
 /// What the control thread tells a shard.
 #[derive(Debug)]
@@ -113,72 +123,24 @@ pub struct NewDoorbell {
     pub doorbell: OwnedFd,
 }
 
-/// The sending sides, apart from the receiving ones: while a record is read, its effects are written.
-#[derive(Debug)]
-struct Outputs {
-    edges: Vec<Sender>,
-    shards: Vec<Option<Sender>>,
-    agents: HashMap<InstanceId, Sender>,
-    /// Agents with unpublished records.
-    touched: Vec<InstanceId>,
-    fenced: Vec<(InstanceId, Poison)>,
-    notices: Notices<Notice>,
-}
-
-impl Outputs {
-    fn apply(&mut self, effect: Effect<'_>) {
-        match effect {
-            Effect::ToEdge { edge, route, body } => {
-                taken(self.edges[edge.0 as usize].forward(&route, body), "an edge");
-            }
-            Effect::ToShard { shard, route, body } => {
-                if let Some(Some(sender)) = self.shards.get_mut(shard.0 as usize) {
-                    taken(sender.forward(&route, body), "a shard");
-                }
-            }
-            Effect::ToAgent { instance, route, body } => {
-                // An agent that is gone meanwhile has been or will be reported down.
-                let Some(sender) = self.agents.get_mut(&instance) else { return };
-                match sender.forward(&route, body) {
-                    Err(SendError::Poisoned(poison)) => self.fenced.push((instance, poison)),
-                    sent => {
-                        // Its credit bounds what can wait for it.
-                        taken(sent, "an agent");
-                        self.touch(instance);
-                    }
-                }
-            }
-            Effect::AgentReady { instance } => self.notify(Notice::AgentReady { instance }),
-            Effect::Fence { instance, poison } => self.fenced.push((instance, poison)),
-        }
-    }
-
-    fn touch(&mut self, instance: InstanceId) {
-        if self.touched.last() != Some(&instance) {
-            self.touched.push(instance);
-        }
-    }
-
-    fn notify(&self, notice: Notice) {
-        // The control thread is gone only when the process ends.
-        let _ = self.notices.send(notice);
-    }
-
-    fn edges_behind(&self) -> bool {
-        self.edges.iter().any(|sender| sender.backlog_bytes() > BACKLOG_HIGH_BYTES)
-    }
-
-    fn shards_behind(&self) -> bool {
-        self.shards.iter().flatten().any(|sender| sender.backlog_bytes() > BACKLOG_HIGH_BYTES)
-    }
-}
-
 /// The receiving side of one agent.
 #[derive(Debug)]
 struct AgentInput {
     receiver: Receiver,
     hot: bool,
     quiet_sleeps: u8,
+    /// Rings since it last said something or made room.
+    empty_rings: u32,
+    /// For how long its bell is not listened to the next time.
+    deaf: Duration,
+}
+
+impl AgentInput {
+    /// It said something, or made room for something.
+    fn useful(&mut self) {
+        self.empty_rings = 0;
+        self.deaf = DEAF_MIN;
+    }
 }
 
 /// A shard without its thread.
@@ -291,7 +253,9 @@ impl Shard {
                 Command::Attach { agent, instance, link, doorbell } => {
                     let Link { sender, receiver } = *link;
                     self.outputs.agents.insert(instance, sender);
-                    self.agents.insert(instance, AgentInput { receiver, hot: true, quiet_sleeps: 0 });
+                    let heard =
+                        AgentInput { receiver, hot: true, quiet_sleeps: 0, empty_rings: 0, deaf: DEAF_MIN };
+                    self.agents.insert(instance, heard);
                     self.hot.push(instance);
                     self.new_doorbells.push(NewDoorbell { instance, doorbell });
                     self.input(now, Input::AgentUp { agent, instance });
@@ -378,6 +342,7 @@ impl Shard {
             Ok(0) => 0,
             Ok(count) => {
                 agent.quiet_sleeps = 0;
+                agent.useful();
                 count
             }
             Err(poison) => {
@@ -421,8 +386,13 @@ impl Shard {
 
     fn flush_agent(&mut self, instance: InstanceId) {
         let Some(sender) = self.outputs.agents.get_mut(&instance) else { return };
+        let before = sender.backlog_bytes();
         if let Err(SendError::Poisoned(poison)) = sender.flush() {
             self.outputs.fenced.push((instance, poison));
+        } else if sender.backlog_bytes() < before
+            && let Some(agent) = self.agents.get_mut(&instance)
+        {
+            agent.useful();
         }
     }
 
@@ -437,9 +407,19 @@ impl Shard {
         }
     }
 
-    /// An agent has rung its doorbell.
-    pub fn rung(&mut self, instance: InstanceId) {
+    /// An agent has rung its doorbell. If it does so too often without a cause: for how long the driver should not
+    /// listen to it.
+    pub fn rung(&mut self, instance: InstanceId) -> Option<Duration> {
         self.warm(instance);
+        let agent = self.agents.get_mut(&instance)?;
+        agent.empty_rings += 1;
+        if agent.empty_rings <= EMPTY_RINGS_MAX {
+            return None;
+        }
+        let deaf = agent.deaf;
+        agent.empty_rings = 0;
+        agent.deaf = (deaf * 2).min(DEAF_MAX);
+        Some(deaf)
     }
 
     /// Arms all rings before the thread sleeps. `false`: something came meanwhile, take another turn.
@@ -481,13 +461,6 @@ impl Shard {
                 agent.receiver.disarm();
             }
         }
-    }
-}
-
-/// What may wait is bounded before it is sent: a refusal is a bug, and going on would lose a message.
-fn taken(sent: Result<(), SendError>, peer: &str) {
-    if let Err(error) = sent {
-        panic!("a message to {peer} was not taken: {error}");
     }
 }
 

@@ -1,6 +1,5 @@
 //! The epoll driver: tokio, one current-thread runtime.
 
-use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
@@ -8,6 +7,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::task::{AbortHandle, LocalSet};
 
+use super::doorbells::{Deaf, Doorbells};
 use super::signal::Signal;
 use super::{TURNS_PER_YIELD, rest};
 use crate::event::InstanceId;
@@ -25,22 +25,14 @@ pub(super) fn run(shard: Shard, clock: Clock, spin: Duration) {
 
 async fn turn_after_turn(mut shard: Shard, clock: Clock, spin: Duration) {
     let signal = Signal::default();
-    let mut doorbells: HashMap<InstanceId, AbortHandle> = HashMap::new();
-    listen(duplicate(shard.bell()), signal.clone(), None);
+    let mut doorbells = Doorbells::new();
+    let _own_bell = listen(duplicate(shard.bell()), signal.clone(), None, Deaf::default());
     let mut turns = 0u32;
     loop {
-        for instance in signal.take_rung() {
-            shard.rung(instance);
-        }
+        doorbells.hear(&mut shard, &signal);
         let progress = shard.turn(clock.now());
-        for new in shard.take_new_doorbells() {
-            doorbells.insert(new.instance, listen(new.doorbell, signal.clone(), Some(new.instance)));
-        }
-        for gone in shard.take_gone_doorbells() {
-            if let Some(task) = doorbells.remove(&gone) {
-                task.abort();
-            }
-        }
+        doorbells
+            .follow(&mut shard, |bell, instance, deaf| listen(bell, signal.clone(), Some(instance), deaf));
         if progress == Progress::Ended {
             return;
         }
@@ -61,29 +53,54 @@ async fn turn_after_turn(mut shard: Shard, clock: Clock, spin: Duration) {
     }
 }
 
-/// Listens to an eventfd for good.
+/// A task that ends when this is dropped.
+#[derive(Debug)]
+struct Listening(AbortHandle);
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Listens to an eventfd until dropped.
 ///
 /// The counter is never read: registration is edge-triggered, so each ring is an edge of its own, and a
-/// peer that drains or blocks its bell cannot stop this thread.
-#[expect(deprecated, reason = "unsound only for types whose descriptor changes; an OwnedFd's never does")]
-fn listen(bell: OwnedFd, signal: Signal, instance: Option<InstanceId>) -> AbortHandle {
+/// peer that drains or blocks its bell cannot stop this thread. While deaf it is not registered at all.
+fn listen(mut bell: OwnedFd, signal: Signal, instance: Option<InstanceId>, deaf: Deaf) -> Listening {
     let task = tokio::task::spawn_local(async move {
-        let bell = match AsyncFd::with_interest(bell, Interest::READABLE) {
-            Ok(bell) => bell,
-            Err(error) => {
-                tracing::error!(%error, "a doorbell cannot be watched: its agent is heard late or not at all");
-                return;
-            }
-        };
-        while let Ok(mut ready) = bell.readable().await {
-            ready.clear_ready();
-            match instance {
-                Some(instance) => signal.ring(instance),
-                None => signal.raise(),
-            }
+        loop {
+            let registered = match register(bell) {
+                Ok(registered) => registered,
+                Err(error) => {
+                    tracing::error!(
+                        %error,
+                        "a doorbell cannot be watched: its agent is heard late or not at all"
+                    );
+                    return;
+                }
+            };
+            let pause = loop {
+                let Ok(mut ready) = registered.readable().await else { return };
+                ready.clear_ready();
+                match instance {
+                    Some(instance) => signal.ring(instance),
+                    None => signal.raise(),
+                }
+                if let Some(pause) = deaf.take() {
+                    break pause;
+                }
+            };
+            bell = registered.into_inner();
+            tokio::time::sleep(pause).await;
         }
     });
-    task.abort_handle()
+    Listening(task.abort_handle())
+}
+
+#[expect(deprecated, reason = "unsound only for types whose descriptor changes; an OwnedFd's never does")]
+fn register(bell: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::with_interest(bell, Interest::READABLE)
 }
 
 fn duplicate(bell: &impl AsFd) -> OwnedFd {

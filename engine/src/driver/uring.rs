@@ -1,6 +1,5 @@
 //! The io_uring driver: glommio, one executor per shard.
 
-use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
@@ -9,6 +8,7 @@ use glommio::timer::Timer;
 use glommio::{LocalExecutor, LocalExecutorBuilder, Placement, Task};
 use io_uring::{IoUring, opcode};
 
+use super::doorbells::{Deaf, Doorbells};
 use super::signal::Signal;
 use super::uring_bell::UringBell;
 use super::{TURNS_PER_YIELD, rest};
@@ -88,27 +88,18 @@ async fn turn_after_turn(mut shard: Shard, clock: Clock, spin: Duration) {
     // The first sleep of an executor is late by milliseconds; spend it here.
     Timer::new(Duration::from_micros(1)).await;
     let signal = Signal::default();
-    let mut doorbells: HashMap<InstanceId, Task<()>> = HashMap::new();
+    let mut doorbells = Doorbells::new();
     let bell = match shard.bell().as_fd().try_clone_to_owned() {
         Ok(bell) => bell,
         Err(error) => panic!("no descriptor left for the bell of a shard: {error}"),
     };
-    let _own_bell = listen(bell, signal.clone(), None);
+    let _own_bell = listen(bell, signal.clone(), None, Deaf::default());
     let mut turns = 0u32;
     loop {
-        for instance in signal.take_rung() {
-            shard.rung(instance);
-        }
+        doorbells.hear(&mut shard, &signal);
         let progress = shard.turn(clock.now());
-        for new in shard.take_new_doorbells() {
-            doorbells.insert(new.instance, listen(new.doorbell, signal.clone(), Some(new.instance)));
-        }
-        for gone in shard.take_gone_doorbells() {
-            if let Some(task) = doorbells.remove(&gone) {
-                // Dropping the task cancels its pending read.
-                drop(task);
-            }
-        }
+        doorbells
+            .follow(&mut shard, |bell, instance, deaf| listen(bell, signal.clone(), Some(instance), deaf));
         if progress == Progress::Ended {
             return;
         }
@@ -133,8 +124,8 @@ async fn turn_after_turn(mut shard: Shard, clock: Clock, spin: Duration) {
     }
 }
 
-/// Keeps a read of an eventfd pending until the task is dropped.
-fn listen(bell: OwnedFd, signal: Signal, instance: Option<InstanceId>) -> Task<()> {
+/// Keeps a read of an eventfd pending, unless deaf. Dropping the task cancels it.
+fn listen(bell: OwnedFd, signal: Signal, instance: Option<InstanceId>, deaf: Deaf) -> Task<()> {
     glommio::spawn_local(async move {
         let bell = match UringBell::new(bell) {
             Ok(bell) => bell,
@@ -147,6 +138,9 @@ fn listen(bell: OwnedFd, signal: Signal, instance: Option<InstanceId>) -> Task<(
             match instance {
                 Some(instance) => signal.ring(instance),
                 None => signal.raise(),
+            }
+            if let Some(pause) = deaf.take() {
+                Timer::new(pause).await;
             }
         }
         // Only the peer can have made its bell unreadable; its messages then wait for other wake-ups.

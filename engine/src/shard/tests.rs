@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use shm_transport::envelope::{Kind, MessageV1, Route};
+use shm_transport::envelope::{BlockV1, EndV1, HelloV1, Kind, MessageV1, Route};
 use shm_transport::layout::Geometry;
 use shm_transport::link::{Limits, Link};
 use shm_transport::ports::{connect, session_hash};
+use shm_transport::segment::in_process;
 
 use super::*;
 use crate::core::{AgentDefinition, CoreLimits};
@@ -14,6 +15,20 @@ struct Bench {
     shard: Shard,
     commands: crossbeam_channel::Sender<Command>,
     edge: Link,
+}
+
+impl Bench {
+    /// Attaches an incarnation of the one agent, and gives its end of the link.
+    fn attach(&mut self, instance: InstanceId) -> Link {
+        let bell = || Arc::new(shm_transport::doorbell::eventfd().unwrap());
+        let geometry = Geometry::new(64 * 1024).unwrap();
+        let (ours, theirs) = in_process(geometry, &bell(), &bell(), Limits::default()).unwrap();
+        let doorbell = shm_transport::doorbell::eventfd().unwrap();
+        let attach = Command::Attach { agent: AgentIndex(0), instance, link: Box::new(ours), doorbell };
+        self.commands.send(attach).unwrap();
+        assert_eq!(self.shard.turn(at(0)), Progress::Busy);
+        theirs
+    }
 }
 
 fn bench() -> Bench {
@@ -41,6 +56,62 @@ fn the_end_is_final() {
     for moment in 1..4 {
         assert_eq!(bench.shard.turn(at(moment)), Progress::Ended);
     }
+}
+
+/// An agent that rings without a cause is not listened to for a while, each time for longer, up to a limit; a
+/// message makes up for it.
+#[test]
+fn rings_without_cause_are_throttled() {
+    let mut bench = bench();
+    let mut agent = bench.attach(InstanceId(1));
+    let storm = |shard: &mut Shard| {
+        for _ in 0..EMPTY_RINGS_MAX {
+            assert_eq!(shard.rung(InstanceId(1)), None);
+        }
+        shard.rung(InstanceId(1)).expect("one ring more than allowed")
+    };
+    let mut pauses: Vec<_> = (0..9).map(|_| storm(&mut bench.shard)).collect();
+    assert_eq!((pauses[0], pauses[1]), (DEAF_MIN, 2 * DEAF_MIN));
+    assert_eq!(pauses.pop(), Some(DEAF_MAX));
+    agent.sender.send(&Route::default(), &HelloV1::default()).unwrap();
+    agent.sender.flush().unwrap();
+    assert_eq!(bench.shard.turn(at(1)), Progress::Busy);
+    assert_eq!(storm(&mut bench.shard), DEAF_MIN);
+    assert_eq!(bench.shard.rung(InstanceId(2)), None, "of one that is gone");
+}
+
+/// Everything that a dead agent has published is heard, however much that is and however it travels.
+#[test]
+fn the_last_words_are_heard_to_the_end() {
+    let mut bench = bench();
+    let mut agent = bench.attach(InstanceId(1));
+    let message = MessageV1 { agent: "echo".into(), ..MessageV1::default() };
+    let route = Route { session: session_hash("", "", ""), origin: 3, sequence: 7, ..Route::default() };
+    bench.edge.sender.send(&route, &message).unwrap();
+    bench.edge.sender.flush().unwrap();
+    bench.shard.turn(at(1));
+    let mut turn = 0;
+    agent.receiver.receive(1, |m| turn = m.route.turn).unwrap();
+    let route = Route { turn, ..Route::default() };
+    for n in 0..3 * RECORDS_PER_TURN {
+        // The first by descriptor.
+        let content = "x".repeat(if n == 0 { 40_000 } else { 1 });
+        agent.sender.send(&route, &BlockV1 { block_type: 0, content }).unwrap();
+    }
+    agent.sender.send(&route, &EndV1::default()).unwrap();
+    agent.sender.flush().unwrap();
+    assert_eq!(agent.sender.backlog_bytes(), 0);
+    drop(agent);
+    let down = Command::Down { agent: AgentIndex(0), instance: InstanceId(1), detail: "killed".into() };
+    bench.commands.send(down).unwrap();
+    bench.shard.turn(at(2));
+    let mut seen = Vec::new();
+    while bench.edge.receiver.receive(1000, |m| seen.push(m.kind())).unwrap() > 0 {
+        bench.edge.receiver.release();
+        bench.shard.turn(at(3));
+    }
+    assert_eq!(seen.len(), 3 * RECORDS_PER_TURN + 1);
+    assert_eq!(seen.last(), Some(&Kind::End));
 }
 
 /// A message for an agent that never comes up waits, and is refused when that is known for good; the edge

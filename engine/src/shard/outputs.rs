@@ -1,0 +1,77 @@
+//! Where effects go: the sending ends of all rings of a shard.
+
+use std::collections::HashMap;
+
+use shm_transport::link::{SendError, Sender};
+use shm_transport::record::Poison;
+use tokio::sync::mpsc::UnboundedSender as Notices;
+
+use super::{BACKLOG_HIGH_BYTES, Notice};
+use crate::event::{Effect, InstanceId};
+
+/// The sending sides, apart from the receiving ones: while a record is read, its effects are written.
+#[derive(Debug)]
+pub(super) struct Outputs {
+    pub(super) edges: Vec<Sender>,
+    pub(super) shards: Vec<Option<Sender>>,
+    pub(super) agents: HashMap<InstanceId, Sender>,
+    /// Agents with unpublished records.
+    pub(super) touched: Vec<InstanceId>,
+    pub(super) fenced: Vec<(InstanceId, Poison)>,
+    pub(super) notices: Notices<Notice>,
+}
+
+impl Outputs {
+    pub(super) fn apply(&mut self, effect: Effect<'_>) {
+        match effect {
+            Effect::ToEdge { edge, route, body } => {
+                taken(self.edges[edge.0 as usize].forward(&route, body), "an edge");
+            }
+            Effect::ToShard { shard, route, body } => {
+                if let Some(Some(sender)) = self.shards.get_mut(shard.0 as usize) {
+                    taken(sender.forward(&route, body), "a shard");
+                }
+            }
+            Effect::ToAgent { instance, route, body } => {
+                // An agent that is gone meanwhile has been or will be reported down.
+                let Some(sender) = self.agents.get_mut(&instance) else { return };
+                match sender.forward(&route, body) {
+                    Err(SendError::Poisoned(poison)) => self.fenced.push((instance, poison)),
+                    sent => {
+                        // Its credit bounds what can wait for it.
+                        taken(sent, "an agent");
+                        self.touch(instance);
+                    }
+                }
+            }
+            Effect::AgentReady { instance } => self.notify(Notice::AgentReady { instance }),
+            Effect::Fence { instance, poison } => self.fenced.push((instance, poison)),
+        }
+    }
+
+    pub(super) fn touch(&mut self, instance: InstanceId) {
+        if self.touched.last() != Some(&instance) {
+            self.touched.push(instance);
+        }
+    }
+
+    pub(super) fn notify(&self, notice: Notice) {
+        // The control thread is gone only when the process ends.
+        let _ = self.notices.send(notice);
+    }
+
+    pub(super) fn edges_behind(&self) -> bool {
+        self.edges.iter().any(|sender| sender.backlog_bytes() > BACKLOG_HIGH_BYTES)
+    }
+
+    pub(super) fn shards_behind(&self) -> bool {
+        self.shards.iter().flatten().any(|sender| sender.backlog_bytes() > BACKLOG_HIGH_BYTES)
+    }
+}
+
+/// What may wait is bounded before it is sent: a refusal is a bug, and going on would lose a message.
+pub(super) fn taken(sent: Result<(), SendError>, peer: &str) {
+    if let Err(error) = sent {
+        panic!("a message to {peer} was not taken: {error}");
+    }
+}
