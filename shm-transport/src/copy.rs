@@ -36,14 +36,27 @@ pub(crate) unsafe fn copy_from_shared(source: NonNull<u8>, into: &mut [u8]) {
         return;
     }
     let words = source.cast::<AtomicU64>();
-    for (index, chunk) in into.chunks_mut(8).enumerate() {
+    let (chunks, rest) = into.as_chunks_mut::<8>();
+    let full = chunks.len();
+    for (index, chunk) in chunks.iter_mut().enumerate() {
         // SAFETY: `index * 8` is below the length, which the contract says is mapped.
         let at = unsafe { words.add(index) };
-        // SAFETY: mapped and aligned by the contract; an atomic allows others to write meanwhile, and a relaxed
-        // load is defined on a read-only mapping too (T6).
-        let word = unsafe { at.as_ref() };
-        // Relaxed: the Acquire load of the tail ordered the bytes already.
-        let bytes = word.load(Ordering::Relaxed).to_le_bytes();
-        chunk.copy_from_slice(&bytes[..chunk.len()]);
+        *chunk = load(at);
     }
+    if !rest.is_empty() {
+        // SAFETY: the word that holds the rest begins below the length, and the contract says that the length
+        // rounded up is mapped.
+        let at = unsafe { words.add(full) };
+        rest.copy_from_slice(&load(at)[..rest.len()]);
+    }
+}
+
+/// One word, which another process may be writing.
+#[inline]
+fn load(at: NonNull<AtomicU64>) -> [u8; 8] {
+    // SAFETY: mapped and aligned by the contract of the only caller; an atomic allows others to write meanwhile, and
+    // a relaxed load is defined on a read-only mapping too (T6).
+    let word = unsafe { at.as_ref() };
+    // Relaxed: the Acquire fence after the load of the tail ordered the bytes already.
+    word.load(Ordering::Relaxed).to_le_bytes()
 }

@@ -41,12 +41,14 @@ impl Route {
     /// As stored, little-endian.
     #[inline]
     pub fn encode(&self) -> [u8; ROUTE_BYTES] {
+        // Whole words only: bytes that are read wider than they were written wait for the store.
+        let last = u64::from(self.sequence) | u64::from(self.attempt) << 32;
         let mut bytes = [0u8; ROUTE_BYTES];
-        bytes[0..8].copy_from_slice(&self.turn.to_le_bytes());
-        bytes[8..16].copy_from_slice(&self.session.to_le_bytes());
-        bytes[16..24].copy_from_slice(&self.origin.to_le_bytes());
-        bytes[24..28].copy_from_slice(&self.sequence.to_le_bytes());
-        bytes[28..32].copy_from_slice(&self.attempt.to_le_bytes());
+        for (chunk, word) in
+            bytes.as_chunks_mut().0.iter_mut().zip([self.turn, self.session, self.origin, last])
+        {
+            *chunk = word.to_le_bytes();
+        }
         bytes
     }
 

@@ -147,6 +147,13 @@ impl Geometry {
         share - crate::record::HEADER_BYTES
     }
 
+    /// A quarter of the ring: the most that a producer may wait for, and how often a consumer looks for one that
+    /// waits. The tiny rings of models have quarters of one record.
+    #[inline]
+    pub fn quarter_bytes(self) -> u64 {
+        self.capacity / 4
+    }
+
     /// Where a position lies in the data.
     #[inline]
     pub fn offset(self, position: u64) -> usize {

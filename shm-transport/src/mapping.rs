@@ -22,6 +22,10 @@ use crate::copy::copy_from_shared;
 use crate::layout::{CONTROL_OFFSET, ControlWords, DATA_OFFSET, Geometry};
 use crate::ring::{Memory, Slot};
 
+/// Distance of two prefetches.
+#[cfg(target_arch = "x86_64")]
+const CACHE_LINE_BYTES: usize = 64;
+
 /// One mapped half: config page, control words, data.
 #[derive(Debug)]
 pub struct Half {
@@ -183,5 +187,19 @@ impl Memory for Halves {
         // SAFETY: in bounds and 8-aligned by the check above, and the pages stay (T4); the capacity is a
         // multiple of 8, so rounding the length up stays inside.
         unsafe { copy_from_shared(at, into) };
+    }
+
+    #[inline]
+    fn prefetch(&self, offset: usize, bytes: usize) {
+        debug_assert!(offset + bytes <= self.peer.geometry.capacity as usize);
+        #[cfg(target_arch = "x86_64")]
+        for at in (offset..offset + bytes).step_by(CACHE_LINE_BYTES) {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            let line = self.peer.data(at).as_ptr().cast_const().cast::<i8>();
+            // SAFETY: a hint; no address makes it fault, and this one is inside the map by the check in `data`.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(line) };
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = (offset, bytes);
     }
 }

@@ -58,6 +58,8 @@ pub trait Memory {
     fn write(&self, offset: usize, bytes: &[u8]);
     /// Copies from the data of the peer's half. `offset + into.len()` is at most the capacity.
     fn read(&self, offset: usize, into: &mut [u8]);
+    /// Says that data of the peer's half will be read soon. `offset + bytes` is at most the capacity.
+    fn prefetch(&self, offset: usize, bytes: usize);
 }
 
 /// Whether the other side sleeps and has to be woken.

@@ -21,7 +21,7 @@ use super::{Scenario, Subject};
 
 /// The hidden subcommand the second process runs.
 pub const SUBCOMMAND: &str = "ring-peer";
-const FILES_MAX: usize = 3;
+const FILES_MAX: usize = 4;
 const NOTE_BYTES_MAX: usize = 4096;
 /// Bytes of messages between two looks at the clock.
 const WINDOW_BYTES: usize = 1 << 18;
@@ -150,7 +150,7 @@ impl Peer {
             }
             Subject::ShmTransport => {
                 let (mut end, files) = LinkEnd::engine(job.ring_bytes as u64)?;
-                self.begin(&Note::Run(job), &[files[0].as_fd(), files[1].as_fd(), files[2].as_fd()])?;
+                self.begin(&Note::Run(job), &files.each_ref().map(OwnedFd::as_fd))?;
                 self.end(measure(&mut end, job))
             }
             Subject::UnixStream | Subject::Pipe => {

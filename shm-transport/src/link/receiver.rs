@@ -208,11 +208,16 @@ impl Receiver {
             None => self.consumer.position(),
             Some(partial) => self.keep_partial(partial),
         };
-        if self.consumer.release_to(until) == Wake::Ring {
-            self.bell.ring(&self.consumer.memory().own().head.0);
-        }
+        let mut wake = self.consumer.release_to(until);
         if self.descriptor_seen {
             self.drop_descriptor();
+            // The sender may wait for the number of descriptors under way, which is no matter of quarters.
+            if wake == Wake::Quiet {
+                wake = self.consumer.look_for_waiter();
+            }
+        }
+        if wake == Wake::Ring {
+            self.bell.ring(&self.consumer.memory().own().head.0);
         }
     }
 

@@ -70,6 +70,8 @@ impl Memory for View {
         }
     }
 
+    fn prefetch(&self, _offset: usize, _bytes: usize) {}
+
     fn read(&self, offset: usize, into: &mut [u8]) {
         for (index, chunk) in into.chunks_exact_mut(8).enumerate() {
             let word = self.shared.data[offset / 8 + index].with(|cell| {

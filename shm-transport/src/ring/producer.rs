@@ -146,7 +146,8 @@ impl<M: Memory> Producer<M> {
 
     /// Announces that we wait for room, and says whether `needed` bytes are free after all.
     ///
-    /// `true`: go on, and call [`Self::disarm_space`]. `false`: the consumer will ring.
+    /// `true`: go on, and call [`Self::disarm_space`]. `false`: the consumer will ring. For more than a quarter of the
+    /// ring it does so only where it looks after each release ([`super::Consumer::look_for_waiter`]).
     pub fn arm_space(&mut self, needed: u64) -> Result<bool, Poison> {
         // Ends: the head moves at most up to our tail, which stands still.
         loop {
