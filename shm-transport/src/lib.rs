@@ -12,6 +12,7 @@
 //! | [`doorbell`] | futex and eventfd |
 //! | [`link`] | whole messages: fragments, reassembly, backlog |
 //! | [`envelope`] | what the messages say |
+//! | [`observe`] | what a ring looks like to somebody who takes no part in it |
 //! | [`ports`] | the rings between edge threads and shards, and which shard owns a session |
 //!
 //! Unsafe code lives in [`mapping`], `copy` and [`doorbell`], and in the one place of [`link`] that borrows a
@@ -33,6 +34,8 @@ pub mod envelope;
 pub mod link;
 #[cfg(not(loom))]
 pub mod mapping;
+#[cfg(not(loom))]
+pub mod observe;
 #[cfg(not(loom))]
 pub mod ports;
 #[cfg(not(loom))]
