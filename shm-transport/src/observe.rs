@@ -67,6 +67,23 @@ pub struct Words {
     pub poison: u64,
 }
 
+impl Words {
+    /// Whether the owner said that it will publish nothing more.
+    pub fn closed(&self) -> bool {
+        self.tail & TAIL_CLOSED != 0
+    }
+
+    /// Whether the owner sleeps until there is data.
+    pub fn sleeper(&self) -> Sleeper {
+        Sleeper::of(self.sleep)
+    }
+
+    /// Whether the owner sleeps until there is room.
+    pub fn room_sleeper(&self) -> Sleeper {
+        Sleeper::of(self.space_wanted)
+    }
+}
+
 /// What `head` and `tail` of a direction say together.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Impossible {
