@@ -84,13 +84,19 @@ pub enum RingError {
 
 /// Does what one of the `ring` commands says.
 pub fn run(command: &RingCommand) -> Result<ExitCode, RingError> {
-    match command {
+    let done = match command {
         RingCommand::List(options) => list::run(&mut Sight::open(&options.place)?, options.json),
         RingCommand::Inspect(options) => {
             inspect::run(&mut Sight::open(&options.place)?, &options.name, options.json)
         }
         RingCommand::Watch(options) => watch::run(&mut Sight::open(&options.place)?, options),
-    }
+    };
+    match done {
+        // Whoever read along has seen enough: `ring watch | head`.
+        Err(RingError::Print(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        done => done,
+    }?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// A gateway that is looked at.

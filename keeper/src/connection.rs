@@ -85,7 +85,7 @@ impl Connection {
     pub(crate) fn show(&mut self, name: String, descriptors: Vec<OwnedFd>) {
         let Self::Gateway { shown, .. } = self else { return };
         if let Err(error) = shown.add(name, descriptors) {
-            self.push(Event::Refused { reason: sentence(&error) }.into());
+            self.push(Event::NotShown { reason: sentence(&error) }.into());
         }
     }
 

@@ -118,6 +118,11 @@ pub enum Event {
         /// A sentence that names the thing.
         reason: String,
     },
+    /// A ring of [`Request::Show`] is not shown to observers.
+    NotShown {
+        /// A sentence that names the ring.
+        reason: String,
+    },
     /// An agent runs. Comes with three descriptors: the engine's half, writable; the agent's half,
     /// read-only; the eventfd on which the agent rings.
     Spawned {

@@ -84,7 +84,7 @@ impl Words {
     }
 }
 
-/// What `head` and `tail` of a direction say together.
+/// Why `head` and `tail` of a direction cannot both be true.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Impossible {
     /// More is released than published.

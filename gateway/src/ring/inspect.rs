@@ -2,7 +2,6 @@
 
 use std::fmt::Write as _;
 use std::io::Write;
-use std::process::ExitCode;
 
 use serde::Serialize;
 use shm_transport::envelope::Kind;
@@ -110,7 +109,7 @@ impl From<&Header> for Record {
     }
 }
 
-pub(super) fn run(sight: &mut Sight, name: &str, json: bool) -> Result<ExitCode, RingError> {
+pub(super) fn run(sight: &mut Sight, name: &str, json: bool) -> Result<(), RingError> {
     let viewed = sight.find(name)?;
     let inspected = inspect(&viewed);
     let printed = if json {
@@ -118,8 +117,7 @@ pub(super) fn run(sight: &mut Sight, name: &str, json: bool) -> Result<ExitCode,
     } else {
         writeln!(std::io::stdout(), "{}", text(&inspected, &viewed).trim_end())
     };
-    printed.map_err(RingError::Print)?;
-    Ok(ExitCode::SUCCESS)
+    printed.map_err(RingError::Print)
 }
 
 fn inspect(viewed: &Viewed) -> Inspected {

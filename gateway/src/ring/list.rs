@@ -1,7 +1,6 @@
 //! `ring list`: all rings of a gateway in one table.
 
 use std::io::Write;
-use std::process::ExitCode;
 
 use serde::Serialize;
 
@@ -26,7 +25,7 @@ struct List {
     rings: Vec<SeenRing>,
 }
 
-pub(super) fn run(sight: &mut Sight, json: bool) -> Result<ExitCode, RingError> {
+pub(super) fn run(sight: &mut Sight, json: bool) -> Result<(), RingError> {
     let mut seen = Vec::new();
     for ring in sight.rings()? {
         // One that has gone since it was listed is not there, which is what the list says then.
@@ -36,8 +35,7 @@ pub(super) fn run(sight: &mut Sight, json: bool) -> Result<ExitCode, RingError> 
     }
     let printed =
         if json { print_json(&List { rings: seen }) } else { writeln!(std::io::stdout(), "{}", text(&seen)) };
-    printed.map_err(RingError::Print)?;
-    Ok(ExitCode::SUCCESS)
+    printed.map_err(RingError::Print)
 }
 
 fn text(rings: &[SeenRing]) -> String {

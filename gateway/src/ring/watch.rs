@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
-use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use keeper::observer::ObserveError;
@@ -80,12 +79,12 @@ struct Watch {
     looked: Instant,
 }
 
-pub(super) fn run(sight: &mut Sight, options: &RingWatchOptions) -> Result<ExitCode, RingError> {
+pub(super) fn run(sight: &mut Sight, options: &RingWatchOptions) -> Result<(), RingError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.map_err(RingError::Start)?.block_on(watch(sight, options))
 }
 
-async fn watch(sight: &mut Sight, options: &RingWatchOptions) -> Result<ExitCode, RingError> {
+async fn watch(sight: &mut Sight, options: &RingWatchOptions) -> Result<(), RingError> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(RingError::Start)?;
     let mut watch = Watch::start(sight, options.name.as_deref())?;
     let mut screen = Screen::new(options.json, options.name.is_some());
@@ -107,7 +106,7 @@ async fn watch(sight: &mut Sight, options: &RingWatchOptions) -> Result<ExitCode
         }
         left = left.map(|left| left - 1);
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 impl Watch {
