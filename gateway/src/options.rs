@@ -132,12 +132,13 @@ pub enum RuntimeChoice {
 
 /// Examples of `ring`.
 const RING_EXAMPLES: &str = "Examples:\n  \
-    openclaw ring list                        all rings: fill, sleepers, poison\n  \
-    openclaw ring inspect echo                every word of the rings of agent echo, and what waits in them\n  \
-    openclaw ring watch                       bytes a second of all rings, the busiest first, until Ctrl-C\n  \
-    openclaw ring watch edge-0/shard-0 --json a line of JSON a second\n\n\
-    A consumer that sleeps while bytes are in flight, and stays asleep, has missed its bell. Epochs count how\n\
-    often the producer's and the consumer's side have been taken. A poisoned direction is not read any more.";
+    openclaw ring list                         fill, sleepers, poison of all\n  \
+    openclaw ring inspect echo                 every word, and what waits\n  \
+    openclaw ring watch                        bytes a second, until Ctrl-C\n  \
+    openclaw ring watch edge-0/shard-0 --json  a line of JSON a second\n\n\
+    A consumer that stays asleep while bytes are in flight has missed its bell.\n\
+    Epochs: how often the producer's and the consumer's side have been taken.\n\
+    A poisoned direction is not read any more.";
 
 /// What can be looked at.
 #[derive(Debug, Subcommand)]
