@@ -13,6 +13,7 @@ use engine::driver::Choice;
 use serde::Deserialize;
 
 use crate::options::{RunOptions, RuntimeChoice};
+use crate::state_directory;
 
 /// Default port, that of every OpenClaw gateway.
 const PORT_DEFAULT: u16 = 18789;
@@ -161,10 +162,7 @@ impl fmt::Display for BrokenRules {
 
 /// Reads the file and the flags, and checks everything.
 pub fn load(options: &RunOptions) -> Result<Config, ConfigError> {
-    let state_directory = match &options.state_dir {
-        Some(directory) => directory.clone(),
-        None => std::env::home_dir().ok_or(ConfigError::NoHome)?.join(".openclaw"),
-    };
+    let state_directory = state_directory::chosen(options.state_dir.as_deref()).ok_or(ConfigError::NoHome)?;
     let file = match &options.config {
         Some(path) => read(path)?,
         None => {

@@ -194,6 +194,9 @@ impl Control {
                 self.agents.died(&mut self.parts, instance, exit);
             }
             KeeperEvent::Welcome { .. } | KeeperEvent::Stopped => {}
+            KeeperEvent::NotShown { reason } => {
+                tracing::warn!(%reason, "`openclaw ring` does not see every ring");
+            }
             KeeperEvent::Refused { reason } => tracing::error!(%reason, "the keeper refused"),
         }
     }

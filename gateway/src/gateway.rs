@@ -16,7 +16,7 @@ use engine::shard::Notice;
 use engine::time::Clock;
 use shm_transport::layout::Geometry;
 use shm_transport::link::Limits;
-use shm_transport::ports::{EdgePorts, connect};
+use shm_transport::ports::{EdgePorts, Shown, connect_shown};
 use tokio::sync::{mpsc, watch};
 
 use crate::config::{self, Config, ConfigError};
@@ -99,7 +99,7 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
     let address = listener.local_addr().unwrap_or(config.address);
     let chosen = driver::choose(config.runtime)?;
     let executable = std::env::current_exe().map_err(GatewayError::OwnPath)?;
-    let keeper = keeper::client::Client::start(&executable, &state.keeper_socket())?;
+    let mut keeper = keeper::client::Client::start(&executable, &state.keeper_socket())?;
     tracing::info!(process_id = keeper.process_id(), "keeper started");
 
     let clock = Clock::start();
@@ -108,11 +108,9 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
         .unwrap_or_else(|error| unreachable!("a constant of this file: {error}"));
     let limits = Limits { backlog_bytes_max: INTERNAL_BACKLOG_BYTES_MAX, ..Limits::default() };
     let (edge_count, shard_count) = (config.edge_count, config.shard_count);
-    let ports = connect(edge_count, shard_count, geometry, limits).map_err(|source| GatewayError::Rings {
-        edge_count,
-        shard_count,
-        source,
-    })?;
+    let mut shower = Shower { keeper: &mut keeper, failed: false };
+    let ports = connect_shown(edge_count, shard_count, geometry, limits, |ring| shower.show(ring))
+        .map_err(|source| GatewayError::Rings { edge_count, shard_count, source })?;
     let shards = start_shards(&config, ports.shards, &notices, &chosen, clock)?;
 
     let agents = Arc::new(AgentBoard::default());
@@ -143,6 +141,25 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
         clock,
     };
     Ok(Control::new(&config, parts).run()?)
+}
+
+/// Shows the rings between threads to whoever looks at them through the keeper.
+struct Shower<'a> {
+    keeper: &'a mut keeper::client::Client,
+    failed: bool,
+}
+
+impl Shower<'_> {
+    /// A ring that cannot be shown works all the same.
+    fn show(&mut self, ring: Shown<'_>) {
+        if self.failed {
+            return;
+        }
+        if let Err(error) = self.keeper.show(ring.name, ring.halves) {
+            self.failed = true;
+            tracing::warn!(%error, ring = ring.name, "this ring and those behind it are not shown by `openclaw ring`");
+        }
+    }
 }
 
 fn start_shards(

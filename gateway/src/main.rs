@@ -7,6 +7,7 @@ mod edges;
 mod gateway;
 mod health;
 mod options;
+mod ring;
 mod send;
 mod state_directory;
 
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
         }
         Command::Send(options) => report(send::send(&options)),
         Command::Health(options) => report(send::health(&options)),
+        Command::Ring { command } => report(ring::run(&command)),
         Command::Keeper { socket } => report(keeper_role(&socket)),
         Command::AgentHost { kind } => report(agent_host_role(kind)),
     }

@@ -12,7 +12,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
     openclaw gateway run                          start the gateway with the built-in echo agent\n  \
     openclaw gateway run --agent words=./words.py add an agent that is any command\n  \
     openclaw send --agent echo \"hello\"            send a message and print the reply\n  \
-    openclaw health                               ask a running gateway how it is")]
+    openclaw health                               ask a running gateway how it is\n  \
+    openclaw ring list                            look at the rings of a running gateway")]
 pub struct Options {
     /// What to do.
     #[command(subcommand)]
@@ -36,6 +37,17 @@ pub enum Command {
     Send(SendOptions),
     /// Ask a running gateway how it is.
     Health(HealthOptions),
+    /// Look at the rings of a running gateway: how full they are, who sleeps, what waits.
+    ///
+    /// A ring pair joins two sides and has two directions. Those of agents have the agent's name, those
+    /// between threads of the gateway both names, such as edge-0/shard-0. Looking changes nothing: the
+    /// memory is mapped read-only, and no thread of the gateway is asked.
+    #[command(after_help = RING_EXAMPLES)]
+    Ring {
+        /// What to look at.
+        #[command(subcommand)]
+        command: RingCommand,
+    },
     /// Hold agents and their rings (started by the gateway, not by people).
     #[command(hide = true)]
     Keeper {
@@ -116,6 +128,84 @@ pub enum RuntimeChoice {
     Uring,
     /// epoll.
     Epoll,
+}
+
+/// Examples of `ring`.
+const RING_EXAMPLES: &str = "Examples:\n  \
+    openclaw ring list                         fill, sleepers, poison of all\n  \
+    openclaw ring inspect echo                 every word, and what waits\n  \
+    openclaw ring watch                        bytes a second, until Ctrl-C\n  \
+    openclaw ring watch edge-0/shard-0 --json  a line of JSON a second\n\n\
+    A consumer that stays asleep while bytes are in flight has missed its bell.\n\
+    Epochs: how often the producer's and the consumer's side have been taken.\n\
+    A poisoned direction is not read any more.";
+
+/// What can be looked at.
+#[derive(Debug, Subcommand)]
+pub enum RingCommand {
+    /// Print a table of all rings, one row for each direction.
+    List(RingListOptions),
+    /// Print all words of one ring, its config pages, and the headers of what waits in it.
+    Inspect(RingInspectOptions),
+    /// Print how many bytes a second go through rings; ends on Ctrl-C, or when they are gone.
+    Watch(RingWatchOptions),
+}
+
+/// Which gateway to look at.
+#[derive(Args, Clone, Debug)]
+pub struct RingPlace {
+    /// Where the gateway keeps its files. Default: `~/.openclaw`.
+    #[arg(long, value_name = "DIR", env = "OPENCLAW_STATE_DIR")]
+    pub state_dir: Option<PathBuf>,
+}
+
+/// How to list.
+#[derive(Args, Clone, Debug)]
+pub struct RingListOptions {
+    /// Print `{"rings": […]}` as JSON instead of a table.
+    #[arg(long)]
+    pub json: bool,
+    /// Which gateway.
+    #[command(flatten)]
+    pub place: RingPlace,
+}
+
+/// What to inspect.
+#[derive(Args, Clone, Debug)]
+pub struct RingInspectOptions {
+    /// The name of an agent, or of two threads, such as edge-0/shard-0; `ring list` prints them.
+    pub name: String,
+    /// Print one object of JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Which gateway.
+    #[command(flatten)]
+    pub place: RingPlace,
+}
+
+/// The least and most milliseconds between two reports.
+const INTERVAL_MS: std::ops::RangeInclusive<u64> = 10..=60_000;
+
+const _: () = assert!(*INTERVAL_MS.end() < keeper::view::SILENCE_MAX_MS, "the keeper would hang up");
+
+/// What to watch.
+#[derive(Args, Clone, Debug)]
+pub struct RingWatchOptions {
+    /// The name of an agent, or of two threads, such as edge-0/shard-0; all rings if left out.
+    pub name: Option<String>,
+    /// Time between two reports.
+    #[arg(long, value_name = "MS", default_value_t = 1000,
+        value_parser = clap::value_parser!(u64).range(INTERVAL_MS))]
+    pub interval_ms: u64,
+    /// End after so many reports.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+    /// Print a line of JSON for each report.
+    #[arg(long)]
+    pub json: bool,
+    /// Which gateway.
+    #[command(flatten)]
+    pub place: RingPlace,
 }
 
 /// A message to send.

@@ -34,6 +34,16 @@ pub enum StateDirectoryError {
     },
 }
 
+/// The directory that was given, or `~/.openclaw`; `None` where there is no home directory.
+pub fn chosen(given: Option<&Path>) -> Option<PathBuf> {
+    given.map(Path::to_owned).or_else(|| Some(std::env::home_dir()?.join(".openclaw")))
+}
+
+/// The control socket of the keeper of a gateway that uses this directory.
+pub fn keeper_socket(directory: &Path) -> PathBuf {
+    directory.join("keeper.sock")
+}
+
 /// The directory, locked for as long as this value lives.
 #[derive(Debug)]
 pub struct StateDirectory {
@@ -77,7 +87,7 @@ impl StateDirectory {
 
     /// The keeper's control socket.
     pub fn keeper_socket(&self) -> PathBuf {
-        self.path.join("keeper.sock")
+        keeper_socket(&self.path)
     }
 
     /// What an agent prints.

@@ -164,8 +164,18 @@ impl Client {
 
     /// Sends a request. Waits at most 5 s for room.
     pub fn send(&mut self, request: &Request) -> Result<(), ClientError> {
+        self.send_with(request, &[])
+    }
+
+    /// Shows a ring between two threads to observers: read-only descriptors of the halves that the first and
+    /// the second end of `name` write.
+    pub fn show(&mut self, name: &str, halves: [BorrowedFd<'_>; 2]) -> Result<(), ClientError> {
+        self.send_with(&Request::Show { name: name.to_owned() }, &halves)
+    }
+
+    fn send_with(&mut self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<(), ClientError> {
         let deadline = Instant::now() + SEND_DEADLINE;
-        while self.channel.send(request, &[])? == Sent::Blocked {
+        while self.channel.send(request, fds)? == Sent::Blocked {
             if !wait(&self.channel, PollFlags::OUT, deadline) {
                 let source = std::io::ErrorKind::TimedOut.into();
                 return Err(ClientError::System { step: "waiting for room", source });
@@ -193,12 +203,12 @@ impl AsFd for Client {
     }
 }
 
-fn socket() -> Result<OwnedFd, Errno> {
+pub(crate) fn socket() -> Result<OwnedFd, Errno> {
     rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
 }
 
 /// Waits until the socket is ready. `false` if the deadline came first.
-fn wait(socket: &Channel, flags: PollFlags, deadline: Instant) -> bool {
+pub(crate) fn wait(socket: &Channel, flags: PollFlags, deadline: Instant) -> bool {
     let left = deadline.saturating_duration_since(Instant::now());
     let timeout = Timespec {
         tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),

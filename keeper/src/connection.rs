@@ -1,4 +1,4 @@
-//! The keeper's end of the control socket: one gateway at a time, greeted, with a bounded queue of events.
+//! The keeper's end of the control socket: one gateway at a time, with a bounded queue of events.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::channel::{Channel, ChannelError, Sent, sentence};
-use crate::control::{Event, Request, VERSION, negotiate};
+use crate::control::{Event, Request};
 use crate::launch::Held;
+use crate::shown::ShownRings;
 
 /// The most events that wait for a gateway that does not read.
 const EVENTS_MAX: usize = 4096;
-/// How long a connection may take to say hello, and the first gateway to connect.
-const HELLO_DEADLINE: Duration = Duration::from_secs(10);
+/// How long the first gateway may take to say hello.
+const GATEWAY_DEADLINE: Duration = Duration::from_secs(10);
 
 /// An event with the descriptors that go with it.
 #[derive(Debug)]
@@ -28,15 +29,13 @@ impl From<Event> for Outgoing {
     }
 }
 
-/// Who is connected.
+/// The gateway's end of the control socket, if there is one.
 #[derive(Debug)]
 pub(crate) enum Connection {
     /// Nobody yet, since then.
     Nobody { since: Instant },
-    /// Somebody who has not said hello, since then.
-    Stranger { channel: Channel, since: Instant },
     /// The gateway.
-    Gateway { channel: Channel, process_id: u32, queue: VecDeque<Outgoing> },
+    Gateway { channel: Channel, process_id: u32, queue: VecDeque<Outgoing>, shown: ShownRings },
 }
 
 /// What came of looking at a connection.
@@ -44,50 +43,61 @@ pub(crate) enum Connection {
 pub(crate) enum Heard {
     /// Nothing now.
     Nothing,
-    /// A request of the gateway.
-    Request(Request),
-    /// A stranger is gone, or was sent away: whoever comes next may try.
-    StrangerLeft,
+    /// A request of the gateway, with its descriptors.
+    Request(Request, Vec<OwnedFd>),
     /// The gateway is gone, or cannot be talked to.
     GatewayGone { process_id: u32, reason: ChannelError },
 }
 
 impl Connection {
+    /// The gateway, welcomed.
+    pub(crate) fn welcome(channel: Channel, version: u32, process_id: u32, shown: ShownRings) -> Self {
+        let mut gateway = Self::Gateway { channel, process_id, queue: VecDeque::new(), shown };
+        gateway.push(Event::Welcome { version, process_id: std::process::id() }.into());
+        gateway
+    }
+
     /// The socket to watch.
     pub(crate) fn socket(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Self::Nobody { .. } => None,
-            Self::Stranger { channel, .. } | Self::Gateway { channel, .. } => Some(channel.as_fd()),
+            Self::Gateway { channel, .. } => Some(channel.as_fd()),
         }
     }
 
-    /// Takes a new connection, or sends it away if there is one. `true` if it was taken.
-    pub(crate) fn accept(&mut self, socket: OwnedFd, now: Instant) -> bool {
-        let channel = Channel::new(socket);
-        let reason = match self {
-            Self::Nobody { .. } => {
-                *self = Self::Stranger { channel, since: now };
-                return true;
-            }
-            Self::Stranger { .. } => "another connection is being greeted".to_owned(),
-            Self::Gateway { process_id, .. } => {
-                format!("this keeper serves the gateway with process id {process_id}")
-            }
-        };
-        let _ = channel.send(&Event::Refused { reason }, &[]); // Whoever does not read it sees the end.
-        false
+    /// The gateway's process id.
+    pub(crate) fn gateway(&self) -> Option<u32> {
+        match self {
+            Self::Nobody { .. } => None,
+            Self::Gateway { process_id, .. } => Some(*process_id),
+        }
+    }
+
+    /// The rings that the gateway shows.
+    pub(crate) fn shown(&self) -> Option<&ShownRings> {
+        match self {
+            Self::Nobody { .. } => None,
+            Self::Gateway { shown, .. } => Some(shown),
+        }
+    }
+
+    /// Takes a ring that the gateway shows.
+    pub(crate) fn show(&mut self, name: String, descriptors: Vec<OwnedFd>) {
+        let Self::Gateway { shown, .. } = self else { return };
+        if let Err(error) = shown.add(name, descriptors) {
+            self.push(Event::NotShown { reason: sentence(&error) }.into());
+        }
     }
 
     /// Reads what has come.
-    pub(crate) fn listen(&mut self, now: Instant) -> Heard {
+    pub(crate) fn listen(&mut self) -> Heard {
         match self {
             Self::Nobody { .. } => Heard::Nothing,
-            Self::Stranger { .. } => self.greet(now),
             Self::Gateway { channel, process_id, .. } => {
                 let process_id = *process_id;
                 match channel.receive::<Request>() {
                     Ok(None) => Heard::Nothing,
-                    Ok(Some((request, _))) => Heard::Request(request),
+                    Ok(Some((request, descriptors))) => Heard::Request(request, descriptors),
                     Err(error @ (ChannelError::Malformed { .. } | ChannelError::TooLarge { .. })) => {
                         self.push(Event::Refused { reason: sentence(&error) }.into());
                         Heard::Nothing
@@ -96,40 +106,6 @@ impl Connection {
                 }
             }
         }
-    }
-
-    /// Reads the first request of a stranger.
-    fn greet(&mut self, now: Instant) -> Heard {
-        let Self::Stranger { channel, .. } = self else { return Heard::Nothing };
-        let reason = match channel.receive::<Request>() {
-            Ok(None) => return Heard::Nothing,
-            Ok(Some((Request::Hello { version_min, version_max, process_id, .. }, _))) => {
-                match negotiate(version_min, version_max) {
-                    Some(version) => return self.welcome(version, process_id, now),
-                    None => format!(
-                        "keeper speaks control version {VERSION}, the gateway {version_min} to {version_max}"
-                    ),
-                }
-            }
-            Ok(Some(_)) => "the first request must be hello".to_owned(),
-            Err(ChannelError::Closed) => {
-                *self = Self::Nobody { since: now };
-                return Heard::StrangerLeft;
-            }
-            Err(error) => sentence(&error),
-        };
-        let _ = channel.send(&Event::Refused { reason }, &[]); // Whoever does not read it sees the end.
-        *self = Self::Nobody { since: now };
-        Heard::StrangerLeft
-    }
-
-    fn welcome(&mut self, version: u32, process_id: u32, now: Instant) -> Heard {
-        let Self::Stranger { channel, .. } = std::mem::replace(self, Self::Nobody { since: now }) else {
-            return Heard::Nothing;
-        };
-        *self = Self::Gateway { channel, process_id, queue: VecDeque::new() };
-        self.push(Event::Welcome { version, process_id: std::process::id() }.into());
-        Heard::Nothing
     }
 
     /// Queues an event. Without a gateway there is nobody to tell.
@@ -141,7 +117,7 @@ impl Connection {
 
     /// Sends what waits. A gateway that leaves too much unread counts as gone.
     pub(crate) fn flush(&mut self) -> Heard {
-        let Self::Gateway { channel, process_id, queue } = self else { return Heard::Nothing };
+        let Self::Gateway { channel, process_id, queue, .. } = self else { return Heard::Nothing };
         let process_id = *process_id;
         while let Some(Outgoing { event, attached }) = queue.front() {
             let sent = match attached {
@@ -167,10 +143,10 @@ impl Connection {
         matches!(self, Self::Gateway { queue, .. } if !queue.is_empty())
     }
 
-    /// When patience with whoever is expected ends, if somebody is.
+    /// When patience with the gateway ends, if it is expected.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         match self {
-            Self::Nobody { since } | Self::Stranger { since, .. } => Some(*since + HELLO_DEADLINE),
+            Self::Nobody { since } => Some(*since + GATEWAY_DEADLINE),
             Self::Gateway { .. } => None,
         }
     }

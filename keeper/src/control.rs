@@ -1,7 +1,8 @@
 //! What gateway and keeper say to each other: one JSON object a datagram.
 //!
 //! The first request is [`Request::Hello`]; the answer to it settles the version. Everything after that is
-//! asynchronous: requests are carried out in order, events come when something happens.
+//! asynchronous: requests are carried out in order, events come when something happens. Whoever says
+//! [`Request::Observe`] instead goes on with [`crate::view`].
 
 use std::path::PathBuf;
 
@@ -13,6 +14,16 @@ pub const VERSION: u32 = 1;
 pub const DATAGRAM_BYTES_MAX: usize = 64 * 1024;
 /// The most agents of one keeper.
 pub const AGENTS_MAX: usize = 8192;
+/// The longest name of an agent or of a ring, so that lists of them fit into datagrams.
+pub const NAME_BYTES_MAX: usize = 256;
+/// The most rings that a gateway shows; fewer where the keeper may have few files open.
+pub const SHOWN_RINGS_MAX: usize = 4096;
+
+// A byte of a name is at most six of JSON.
+const _: () = assert!(
+    crate::view::RINGS_PER_ANSWER_MAX * (6 * NAME_BYTES_MAX + 256) < DATAGRAM_BYTES_MAX,
+    "a page of rings fits a datagram"
+);
 
 /// What the gateway asks.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
@@ -28,6 +39,24 @@ pub enum Request {
         process_id: u32,
         /// Name and version of the gateway.
         software: String,
+    },
+    /// First words of one that wants to look only. Answered by [`crate::view::Answer::Welcome`] or
+    /// [`crate::view::Answer::Refused`].
+    Observe {
+        /// The oldest version the observer speaks.
+        version_min: u32,
+        /// The newest version the observer speaks.
+        version_max: u32,
+        /// Its process id.
+        process_id: u32,
+        /// Its name and version.
+        software: String,
+    },
+    /// Show a ring between two threads of the gateway to observers, as long as the gateway is connected.
+    /// Comes with two read-only descriptors: the halves that the first and the second end write.
+    Show {
+        /// Its two ends, with a slash between them.
+        name: String,
     },
     /// Start an agent. Answered by [`Event::Spawned`] or [`Event::SpawnFailed`].
     Spawn(Spawn),
@@ -87,6 +116,11 @@ pub enum Event {
     /// A connection or a request was not accepted.
     Refused {
         /// A sentence that names the thing.
+        reason: String,
+    },
+    /// A ring of [`Request::Show`] is not shown to observers.
+    NotShown {
+        /// A sentence that names the ring.
         reason: String,
     },
     /// An agent runs. Comes with four descriptors: the engine's half, writable; the agent's half,

@@ -7,8 +7,12 @@
 //! |---|---|
 //! | [`control`] | what gateway and keeper say to each other |
 //! | [`client`] | the gateway's end: start a keeper, talk to it |
+//! | [`view`] | what observers and keeper say to each other |
+//! | [`observer`] | an observer's end: ask which rings there are, and look |
 //! | `channel` | one JSON datagram, with descriptors |
 //! | `connection` | the keeper's end: one gateway at a time, bounded queue |
+//! | `guests` | those that are not the gateway: strangers and observers |
+//! | `shown` | which rings observers see, and through what |
 //! | `launch` | rings, log file, environment and command of a new agent |
 //! | `spawn` | what happens between fork and exec; the only unsafe code |
 //! | `roster` | the agents alive, and what is left of the dead |
@@ -33,10 +37,14 @@ mod channel;
 pub mod client;
 mod connection;
 pub mod control;
+mod guests;
 mod launch;
+pub mod observer;
 mod roster;
 mod serve;
+mod shown;
 #[allow(unsafe_code, reason = "code between fork and exec, and descriptors at fixed numbers")]
 mod spawn;
+pub mod view;
 
 pub use serve::{KeeperError, run};

@@ -31,8 +31,12 @@ pub(crate) struct Agent {
     pub(crate) generation: u64,
     pub(crate) process: Pid,
     pub(crate) pidfd: OwnedFd,
-    /// Kept while the agent lives, for the next gateway. Arc: an event under way holds them, too.
-    pub(crate) _held: Arc<Held>,
+    /// For those who look at its rings.
+    pub(crate) name: String,
+    /// Capacities of the ring to it and of the one back.
+    pub(crate) ring_bytes: [u64; 2],
+    /// Kept while the agent lives. Arc: an event under way holds them, too.
+    pub(crate) held: Arc<Held>,
 }
 
 /// A killed process group, of which the keeper may inherit members.

@@ -1,4 +1,4 @@
-//! The loop of the keeper: one thread, one epoll over listener, gateway and the pidfds of the agents.
+//! The loop of the keeper: one thread, one epoll over listener, gateway, guests and the pidfds of the agents.
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -12,17 +12,22 @@ use rustix::process::{Resource, Rlimit, Signal};
 
 use crate::channel::sentence;
 use crate::connection::{Connection, Heard, Outgoing};
-use crate::control::{AGENTS_MAX, Event, Request, Spawn};
+use crate::control::{AGENTS_MAX, Event, NAME_BYTES_MAX, Request, Spawn};
+use crate::guests::{Came, Guests, SEATS};
 use crate::launch::{Launched, launch};
 use crate::roster::{Agent, Roster, number};
+use crate::shown::{self, ShownRings};
 use crate::spawn::Reservation;
+use crate::view::{Answer, Question};
 
 /// Marks the listener in an epoll event; agents are marked by their instance.
 const LISTENER: u64 = u64::MAX;
-/// Marks the control connection.
+/// Marks the connection of the gateway.
 const CONNECTION: u64 = u64::MAX - 1;
+/// Marks the guest in the first seat; the others follow.
+const GUEST_FIRST: u64 = u64::MAX - 1 - SEATS as u64;
 /// The largest instance number.
-const INSTANCE_MAX: u64 = u64::MAX - 2;
+const INSTANCE_MAX: u64 = GUEST_FIRST - 1;
 /// Events taken from the kernel at once.
 const EVENTS_PER_WAIT: usize = 64;
 /// Requests carried out before deaths and events get their turn.
@@ -84,6 +89,7 @@ struct Keeper {
     listener: OwnedFd,
     epoll: OwnedFd,
     connection: Connection,
+    guests: Guests,
     /// Whether the epoll reports that the connection can be written.
     watches_writable: bool,
     roster: Roster,
@@ -124,6 +130,7 @@ impl Keeper {
             listener,
             epoll,
             connection: Connection::Nobody { since: now },
+            guests: Guests::new(),
             watches_writable: false,
             roster: Roster::new(now),
             phase: Phase::Serving,
@@ -157,6 +164,7 @@ impl Keeper {
             match event.data.u64() {
                 LISTENER => self.accept(now)?,
                 CONNECTION => self.listen(now),
+                guest @ GUEST_FIRST..CONNECTION => self.hear_guest((guest - GUEST_FIRST) as usize, now)?,
                 instance => {
                     if let Some(event) = self.roster.bury(instance, now) {
                         self.connection.push(event.into());
@@ -177,10 +185,11 @@ impl Keeper {
             Phase::Ending { kill_at: at } | Phase::Killed { give_up_at: at } => Some(at),
         };
         let look = self.roster.next_look(now);
-        phase.map_or(look, |at| at.min(look))
+        [phase, self.guests.deadline()].into_iter().flatten().fold(look, Instant::min)
     }
 
     fn keep_time(&mut self, now: Instant) {
+        self.guests.expire(now);
         match self.phase {
             Phase::Serving => {
                 let late = self.connection.deadline().is_some_and(|at| now >= at);
@@ -214,22 +223,48 @@ impl Keeper {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         // Any error: that connection is gone again, or descriptors are short; both are its loss only.
         let Ok(socket) = rustix::net::accept_with(&self.listener, flags) else { return Ok(()) };
-        if self.connection.accept(socket, now) {
-            self.watches_writable = false;
-            if let Some(socket) = self.connection.socket() {
-                epoll::add(&self.epoll, socket, EventData::new_u64(CONNECTION), EventFlags::IN)
-                    .map_err(self.system("watching the gateway"))?;
-            }
+        let seat = self.guests.accept(socket, now);
+        if let Some(socket) = self.guests.socket(seat) {
+            let mark = EventData::new_u64(GUEST_FIRST + seat as u64);
+            epoll::add(&self.epoll, socket, mark, EventFlags::IN).map_err(self.system("watching a guest"))?;
         }
         Ok(())
     }
 
+    /// Reads one message of a guest, so that no number of questions keeps the gateway waiting.
+    fn hear_guest(&mut self, seat: usize, now: Instant) -> Result<(), KeeperError> {
+        let gateway = self.connection.gateway();
+        match self.guests.listen(seat, gateway, now) {
+            Came::Nothing => Ok(()),
+            Came::Gateway { channel, version, process_id } => {
+                let mark = EventData::new_u64(CONNECTION);
+                epoll::modify(&self.epoll, &channel, mark, EventFlags::IN)
+                    .map_err(self.system("watching the gateway"))?;
+                let shown = ShownRings::new(self.open_files);
+                self.connection = Connection::welcome(channel, version, process_id, shown);
+                self.watches_writable = false;
+                Ok(())
+            }
+            Came::Question(question) => {
+                let shown = gateway.zip(self.connection.shown());
+                match question {
+                    Question::Rings { after } => {
+                        self.guests.answer(seat, &shown::list(shown, &self.roster, after), &[]);
+                    }
+                    Question::Ring { id } => match shown::halves(shown, &self.roster, id) {
+                        Some(halves) => self.guests.answer(seat, &Answer::Ring { id }, &halves),
+                        None => self.guests.answer(seat, &Answer::NoSuchRing { id }, &[]),
+                    },
+                }
+                Ok(())
+            }
+        }
+    }
+
     fn listen(&mut self, now: Instant) {
         for _ in 0..REQUESTS_PER_WAIT {
-            let heard = self.connection.listen(now);
-            match heard {
-                Heard::Request(request) => self.carry_out(request, now),
-                Heard::Nothing if self.connection.socket().is_some() => return,
+            match self.connection.listen() {
+                Heard::Request(request, descriptors) => self.carry_out(request, descriptors, now),
                 heard => return self.mind(heard, now),
             }
         }
@@ -265,10 +300,13 @@ impl Keeper {
         Ok(())
     }
 
-    fn carry_out(&mut self, request: Request, now: Instant) {
+    fn carry_out(&mut self, request: Request, descriptors: Vec<OwnedFd>, now: Instant) {
         let refused = |reason: String| Outgoing::from(Event::Refused { reason });
         match request {
-            Request::Hello { .. } => self.connection.push(refused("hello was said before".to_owned())),
+            Request::Hello { .. } | Request::Observe { .. } => {
+                self.connection.push(refused("hello was said before".to_owned()));
+            }
+            Request::Show { name } => self.connection.show(name, descriptors),
             Request::Spawn(request) => {
                 let outgoing = self.spawn(&request);
                 self.connection.push(outgoing);
@@ -290,6 +328,10 @@ impl Keeper {
         if !matches!(self.phase, Phase::Serving) {
             return failed("admission", "the keeper is ending its agents".to_owned());
         }
+        if request.name.len() > NAME_BYTES_MAX {
+            let bytes = request.name.len();
+            return failed("admission", format!("a name of {bytes} bytes is longer than {NAME_BYTES_MAX}"));
+        }
         if instance > INSTANCE_MAX {
             return failed("admission", format!("instance {instance} is larger than {INSTANCE_MAX}"));
         }
@@ -305,7 +347,9 @@ impl Keeper {
             Err(error) => return failed(error.step(), sentence(&error)),
         };
         let watched = epoll::add(&self.epoll, &pidfd, EventData::new_u64(instance), EventFlags::IN);
-        let agent = Agent { generation, process, pidfd, _held: held.clone() };
+        let ring_bytes = [request.to_agent_bytes, request.from_agent_bytes];
+        let name = request.name.clone();
+        let agent = Agent { generation, process, pidfd, name, ring_bytes, held: held.clone() };
         self.roster.add(instance, agent);
         if let Err(errno) = watched {
             // Nobody would see its end, so it ends now; `bury` needs the kernel to be through with it.

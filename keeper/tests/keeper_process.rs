@@ -1,5 +1,8 @@
 //! The keeper as a process of its own, with agents as processes of their own.
 
+#[path = "keeper_process/observers.rs"]
+mod observers;
+
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -340,7 +343,11 @@ fn strangers_are_refused() {
         r#"{{"type":"refused","reason":"this keeper serves the gateway with process id {}"}}"#,
         std::process::id()
     );
-    assert_eq!(read(&connect(&fixture.socket())), expected);
+    let second = connect(&fixture.socket());
+    let hello = br#"{"type":"hello","version_min":1,"version_max":1,"process_id":1,"software":"test"}"#;
+    rustix::net::send(&second, hello, SendFlags::empty()).unwrap();
+    assert_eq!(read(&second), expected);
+    assert_eq!(read(&second), "", "and the connection ends");
 
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("keeper.sock");

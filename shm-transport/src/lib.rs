@@ -13,6 +13,7 @@
 //! | [`passage`], `sealed` | large messages in files of their own, and the side channel for their descriptors |
 //! | [`link`] | whole messages: fragments, reassembly, backlog, large ones by descriptor |
 //! | [`envelope`] | what the messages say |
+//! | [`observe`] | what a ring looks like to somebody who takes no part in it |
 //! | [`ports`] | the rings between edge threads and shards, and which shard owns a session |
 //!
 //! Unsafe code lives in [`mapping`], `copy` and [`doorbell`], in the one place of [`link`] that borrows a record in
@@ -34,6 +35,8 @@ pub mod envelope;
 pub mod link;
 #[cfg(not(loom))]
 pub mod mapping;
+#[cfg(not(loom))]
+pub mod observe;
 #[cfg(not(loom))]
 pub mod passage;
 #[cfg(not(loom))]

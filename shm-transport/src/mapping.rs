@@ -16,7 +16,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use memmap2::{MmapMut, MmapOptions, MmapRaw};
+use memmap2::{MmapOptions, MmapRaw};
 
 use crate::copy::copy_from_shared;
 use crate::layout::{CONTROL_OFFSET, ControlWords, DATA_OFFSET, Geometry};
@@ -40,15 +40,16 @@ impl Half {
         Ok(Self { map, geometry })
     }
 
-    /// Maps the half of the peer, for reading only.
+    /// Maps the half of the peer, or of those one looks at, for reading only.
     pub(crate) fn map_peer(file: impl AsFd, geometry: Geometry) -> std::io::Result<Self> {
         let map = Self::options(geometry)?.map_raw_read_only(file.as_fd().as_raw_fd())?;
         Ok(Self { map, geometry })
     }
 
-    /// A half that lives in this process only, zero-filled and not pre-faulted.
+    /// A half for tests, zero-filled and without a file.
+    #[cfg(test)]
     pub(crate) fn anonymous(geometry: Geometry) -> std::io::Result<Self> {
-        let map = MmapRaw::from(MmapMut::map_anon(half_bytes(geometry)?.get())?);
+        let map = MmapRaw::from(memmap2::MmapMut::map_anon(half_bytes(geometry)?.get())?);
         Ok(Self { map, geometry })
     }
 
@@ -73,6 +74,16 @@ impl Half {
         // (T4); the words are atomics, so others may write them, and every bit pattern is a value. Words
         // of a read-only mapping are loaded Relaxed only (T6) and never stored (layout rule 1).
         unsafe { at.cast::<ControlWords>().as_ref() }
+    }
+
+    /// Copies data that its owner may be writing. `offset + into.len()` is at most the capacity.
+    #[inline]
+    pub(crate) fn copy_data(&self, offset: usize, into: &mut [u8]) {
+        assert!(offset.is_multiple_of(8) && offset + into.len() <= self.geometry.capacity as usize);
+        let at = self.data(offset);
+        // SAFETY: in bounds and 8-aligned by the check above, and the pages stay (T4); the capacity is a
+        // multiple of 8, so rounding the length up stays inside.
+        unsafe { copy_from_shared(at, into) };
     }
 
     /// Writes a word of data as a peer might that keeps to no rule.
@@ -182,11 +193,7 @@ impl Memory for Halves {
 
     #[inline]
     fn read(&self, offset: usize, into: &mut [u8]) {
-        assert!(offset.is_multiple_of(8) && offset + into.len() <= self.peer.geometry.capacity as usize);
-        let at = self.peer.data(offset);
-        // SAFETY: in bounds and 8-aligned by the check above, and the pages stay (T4); the capacity is a
-        // multiple of 8, so rounding the length up stays inside.
-        unsafe { copy_from_shared(at, into) };
+        self.peer.copy_data(offset, into);
     }
 
     #[inline]

@@ -1,12 +1,12 @@
 //! The rings inside the gateway: edge threads to shards, shards to each other; and which shard owns what.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use crate::doorbell::eventfd;
 use crate::layout::Geometry;
 use crate::link::{Limits, Link};
-use crate::segment::in_process;
+use crate::segment::{InProcess, in_process_shown};
 
 /// A session belongs to one of this many partitions for good; shards own ranges of partitions, so that
 /// their number may change between runs.
@@ -72,6 +72,35 @@ pub fn connect(
     geometry: Geometry,
     limits: Limits,
 ) -> std::io::Result<Ports> {
+    connect_shown(edge_count, shard_count, geometry, limits, |_| {})
+}
+
+/// A link that has just been made, as it can be shown to others.
+#[derive(Clone, Copy, Debug)]
+pub struct Shown<'a> {
+    /// Its two ends, such as `edge-0/shard-1`; the first half is the first one's.
+    pub name: &'a str,
+    /// The half that each end writes, read-only.
+    pub halves: [BorrowedFd<'a>; 2],
+}
+
+/// As [`connect`]; tells `show` of each link. Its descriptors are closed afterwards: there may be more links
+/// than a process may have files open.
+pub fn connect_shown(
+    edge_count: usize,
+    shard_count: usize,
+    geometry: Geometry,
+    limits: Limits,
+    mut show: impl FnMut(Shown<'_>),
+) -> std::io::Result<Ports> {
+    let mut number = 0;
+    let mut link = |name: &str, bells: [&Arc<OwnedFd>; 2]| {
+        let InProcess { first, second, shown: [a, b] } =
+            in_process_shown(&format!("openclaw-{name}"), number, geometry, bells, limits)?;
+        number += 1;
+        show(Shown { name, halves: [a.as_fd(), b.as_fd()] });
+        Ok::<_, std::io::Error>((first, second))
+    };
     let mut edges = Vec::with_capacity(edge_count);
     for _ in 0..edge_count {
         edges.push(ShardPorts { links: Vec::new(), bell: Arc::new(eventfd()?) });
@@ -80,13 +109,15 @@ pub fn connect(
     for own in 0..shard_count {
         let bell = Arc::new(eventfd()?);
         let mut port = EdgePorts { edges: Vec::new(), shards: Vec::new(), bell };
-        for edge in &mut edges {
-            let (edge_end, shard_end) = in_process(geometry, &edge.bell, &port.bell, limits)?;
+        for (index, edge) in edges.iter_mut().enumerate() {
+            let name = format!("edge-{index}/shard-{own}");
+            let (edge_end, shard_end) = link(&name, [&edge.bell, &port.bell])?;
             edge.links.push(edge_end);
             port.edges.push(shard_end);
         }
-        for other in &mut shards {
-            let (ours, theirs) = in_process(geometry, &port.bell, &other.bell, limits)?;
+        for (index, other) in shards.iter_mut().enumerate() {
+            let name = format!("shard-{index}/shard-{own}");
+            let (theirs, ours) = link(&name, [&other.bell, &port.bell])?;
             port.shards.push(Some(ours));
             other.shards.push(Some(theirs));
         }
@@ -100,6 +131,21 @@ pub fn connect(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Every link is shown once, under the names of its ends.
+    #[test]
+    fn links_are_shown_by_name() {
+        let mut names = Vec::new();
+        let geometry = Geometry::new(4096).unwrap();
+        let ports =
+            connect_shown(2, 3, geometry, Limits::default(), |shown| names.push(shown.name.to_owned()));
+        assert_eq!(ports.unwrap().shards.len(), 3);
+        names.sort_unstable();
+        let edges = ["edge-0/shard-0", "edge-0/shard-1", "edge-0/shard-2"];
+        let others = ["edge-1/shard-0", "edge-1/shard-1", "edge-1/shard-2"];
+        let mesh = ["shard-0/shard-1", "shard-0/shard-2", "shard-1/shard-2"];
+        assert_eq!(names, [edges, others, mesh].concat());
+    }
 
     /// Every partition has a shard, in ranges, for any number of shards.
     #[test]

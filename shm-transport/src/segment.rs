@@ -4,6 +4,9 @@
 //! agent). Both are sealed against shrinking, growing and further sealing, so no peer can take pages away
 //! under a reader, and are pre-allocated, so the pages are on the bill of the keeper and a full memory
 //! shows at creation. Each side gets its own half writable and the other's read-only.
+//!
+//! The halves between threads of one process are the same files, so that they can be looked at from outside,
+//! but are not pre-allocated.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -105,6 +108,19 @@ pub struct Segment {
 
 /// Makes one half: sized, allocated, described, sealed.
 pub fn create(name: &str, page: &ConfigPage) -> Result<Segment, CreateError> {
+    make(name, page, Pages::Now)
+}
+
+/// When a half gets its pages.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pages {
+    /// When it is made.
+    Now,
+    /// When they are first used.
+    OnUse,
+}
+
+fn make(name: &str, page: &ConfigPage, pages: Pages) -> Result<Segment, CreateError> {
     let failed = |step: &'static str| {
         move |source: rustix::io::Errno| CreateError::System {
             step,
@@ -116,8 +132,10 @@ pub fn create(name: &str, page: &ConfigPage) -> Result<Segment, CreateError> {
     let writable = rustix::fs::memfd_create(name, flags).map_err(failed("memfd_create"))?;
     let bytes = page.geometry.half_bytes();
     rustix::fs::ftruncate(&writable, bytes).map_err(failed("ftruncate"))?;
-    // Allocate now: a sparse segment would meet a full memory as SIGBUS in the middle of a message.
-    rustix::fs::fallocate(&writable, FallocateFlags::empty(), 0, bytes).map_err(failed("fallocate"))?;
+    if pages == Pages::Now {
+        // A sparse segment would meet a full memory as SIGBUS in the middle of a message.
+        rustix::fs::fallocate(&writable, FallocateFlags::empty(), 0, bytes).map_err(failed("fallocate"))?;
+    }
     rustix::io::pwrite(&writable, &page.encode(), 0).map_err(failed("write"))?;
     rustix::fs::fchmod(&writable, Mode::RUSR).map_err(failed("fchmod"))?;
     rustix::fs::fcntl_add_seals(&writable, SEALS).map_err(failed("seal"))?;
@@ -238,8 +256,45 @@ pub fn in_process(
     b_bell: &Arc<OwnedFd>,
     limits: Limits,
 ) -> std::io::Result<(Link, Link)> {
-    let a = Arc::new(Half::anonymous(geometry)?);
-    let b = Arc::new(Half::anonymous(geometry)?);
+    let made = in_process_shown("in-process", 0, geometry, [a_bell, b_bell], limits)?;
+    Ok((made.first, made.second))
+}
+
+/// A link between threads of this process, and what shows it to others.
+#[derive(Debug)]
+pub struct InProcess {
+    /// One end.
+    pub first: Link,
+    /// The other end.
+    pub second: Link,
+    /// The halves that the first and the second end write, read-only: for [`crate::observe::Observer`].
+    pub shown: [OwnedFd; 2],
+}
+
+/// As [`in_process`], under a name and a number, and with descriptors to look at it through.
+///
+/// The halves are files like those of agents, but get their pages when they are used: an idle one costs two.
+pub fn in_process_shown(
+    name: &str,
+    number: u64,
+    geometry: Geometry,
+    [a_bell, b_bell]: [&Arc<OwnedFd>; 2],
+    limits: Limits,
+) -> std::io::Result<InProcess> {
+    let page = ConfigPage {
+        geometry,
+        generation: 0,
+        instance: number,
+        schema_hash: crate::envelope::schema_hash(),
+        features_required: 0,
+        features_optional: 0,
+    };
+    let half = || {
+        let Segment { writable, read_only } =
+            make(name, &page, Pages::OnUse).map_err(std::io::Error::other)?;
+        Ok::<_, std::io::Error>((Arc::new(Half::map_own(writable, geometry)?), read_only))
+    };
+    let ((a, a_shown), (b, b_shown)) = (half()?, half()?);
     let (a_passage, b_passage) = passage::pair()?;
     let side = |bell: &Arc<OwnedFd>, passage: OwnedFd| Side {
         bell: Bell::Event(Arc::clone(bell)),
@@ -248,7 +303,7 @@ pub fn in_process(
     };
     let first = Link::new(&a, &b, &side(b_bell, a_passage), limits).map_err(std::io::Error::other)?;
     let second = Link::new(&b, &a, &side(a_bell, b_passage), limits).map_err(std::io::Error::other)?;
-    Ok((first, second))
+    Ok(InProcess { first, second, shown: [a_shown, b_shown] })
 }
 
 #[cfg(test)]
