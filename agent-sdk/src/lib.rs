@@ -1,6 +1,8 @@
 //! What an agent process links: attach to the rings, receive, stream a reply.
 //!
-//! The smallest agent is `examples/echo.rs`: attach, split, receive in place, reply, flush once a batch.
+//! The smallest agent is `examples/echo.rs`: attach, split, receive in place, reply, flush once a batch. One that
+//! streams its reply is `examples/words.rs`. Neither notices a restart of the gateway: the rings outlive it, and an agent
+//! sleeps until the next one wakes it.
 //!
 //! What the keeper hands to an agent, descriptors and variables, is named in [`inherited`].
 #![deny(unsafe_code)]

@@ -1,18 +1,40 @@
 //! An agent against the engine's end of its link, over real segments in one process.
 
-use std::os::fd::AsFd;
+use std::collections::BTreeSet;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use agent_sdk::{Agent, AttachError, BlockType, FailureCode, Inherited, Received};
 use shm_transport::envelope::{Body, Kind, MessageV1, Opened, Route, schema_hash};
 use shm_transport::layout::{ConfigPage, Geometry};
 use shm_transport::link::{Limits, Link};
+use shm_transport::segment::Segment;
 use shm_transport::{doorbell, passage, segment};
 
 const WAIT: Duration = Duration::from_secs(10);
 
+/// What a keeper holds of an agent, for one gateway after the other.
+struct Held {
+    engine_half: Segment,
+    agent_half: Segment,
+    passage: OwnedFd,
+}
+
+impl Held {
+    fn engine(&self) -> Link {
+        let (writable, read_only) = (self.engine_half.writable.as_fd(), self.agent_half.read_only.as_fd());
+        let passage = Some(self.passage.try_clone().unwrap());
+        segment::attach_engine(writable, read_only, passage, Limits::default()).unwrap().link
+    }
+}
+
 /// The engine's end of a new link, and what an agent inherits for the other.
 fn pair(capacity_bytes: u64) -> (Link, Inherited) {
+    let (held, inherited) = held(capacity_bytes);
+    (held.engine(), inherited)
+}
+
+fn held(capacity_bytes: u64) -> (Held, Inherited) {
     let page = ConfigPage {
         geometry: Geometry::new(capacity_bytes).unwrap(),
         generation: 3,
@@ -24,17 +46,15 @@ fn pair(capacity_bytes: u64) -> (Link, Inherited) {
     let engine_half = segment::create("engine", &page).unwrap();
     let agent_half = segment::create("agent", &page).unwrap();
     let (ours, theirs) = passage::pair().unwrap();
-    let (writable, read_only) = (engine_half.writable.as_fd(), agent_half.read_only.as_fd());
-    let engine = segment::attach_engine(writable, read_only, Some(ours), Limits::default());
     let inherited = Inherited {
         name: "test".to_owned(),
         generation: 3,
-        engine_half: engine_half.read_only,
-        agent_half: agent_half.writable,
+        engine_half: engine_half.read_only.try_clone().unwrap(),
+        agent_half: agent_half.writable.try_clone().unwrap(),
         doorbell: doorbell::eventfd().unwrap(),
         passage: Some(theirs),
     };
-    (engine.unwrap().link, inherited)
+    (Held { engine_half, agent_half, passage: ours }, inherited)
 }
 
 fn say(engine: &mut Link, turn: u64, content: &str) {
@@ -163,4 +183,101 @@ fn refusals_name_the_thing() {
     let error = Agent::attach().unwrap_err();
     assert!(matches!(error, AttachError::Inherit(_)));
     assert!(error.to_string().starts_with("environment variable OPENCLAW_AGENT_NAME is not set"), "{error}");
+}
+
+/// An agent works on while one gateway after the other dies without a word and the next takes over its rings:
+/// whatever was published, of any size, is answered once, in order, and the agent notices nothing. What a gateway
+/// had received but not released, its successor receives again.
+#[test]
+fn an_agent_outlives_its_gateways() {
+    const GATEWAYS: u64 = 200;
+    let (held, inherited) = held(4096);
+    let (mut inbox, mut outbox) = Agent::attach_to(inherited).unwrap().split();
+    let agent = std::thread::spawn(move || {
+        let mut expected = 1;
+        while inbox
+            .receive(WAIT, |turn| {
+                assert_eq!(turn.id().turn(), expected, "each message once and in order");
+                expected += 1;
+                outbox.block(&turn.id(), BlockType::Text, turn.content()).unwrap();
+                outbox.end(&turn.id(), turn.content()).unwrap();
+            })
+            .unwrap()
+            != Received::Stopped
+        {
+            outbox.flush().unwrap();
+        }
+        outbox.close().unwrap();
+    });
+    // Small ones, such as take several records, and such as travel by descriptor.
+    let content = |turn: u64| "x".repeat([3, 700, 9000][turn as usize % 3]);
+    let (mut sent, mut ended) = (0, BTreeSet::new());
+    let mut last = None;
+    for gateway in 0..=GATEWAYS {
+        let mut engine = held.engine();
+        // A successor, too, has to wait for room; what is only in its backlog when it dies was never sent.
+        let more = if gateway < GATEWAYS { gateway % 5 } else { 0 };
+        for turn in sent + 1..=sent + more {
+            say(&mut engine, turn, &content(turn));
+            let deadline = Instant::now() + WAIT;
+            while engine.sender.backlog_bytes() > 0 {
+                assert!(Instant::now() < deadline, "no room for turn {turn} in gateway {gateway}");
+                take(&mut engine, &mut last, &mut ended, content);
+                engine.receiver.release();
+                engine.sender.flush().unwrap();
+                std::thread::yield_now();
+            }
+        }
+        sent += more;
+        let deadline = Instant::now() + WAIT;
+        while gateway == GATEWAYS && ended.len() < sent as usize {
+            assert!(Instant::now() < deadline, "{} of {sent} answered", ended.len());
+            take(&mut engine, &mut last, &mut ended, content);
+            engine.receiver.release();
+            std::thread::yield_now();
+        }
+        take(&mut engine, &mut last, &mut ended, content);
+        if gateway % 3 == 0 {
+            engine.receiver.release();
+        }
+        if gateway == GATEWAYS {
+            engine.sender.forward(&Route::default(), Body::STOP).unwrap();
+            engine.sender.flush().unwrap();
+        }
+        // Dropped without a word: a killed gateway says none either.
+    }
+    agent.join().unwrap();
+    assert_eq!(ended.len(), sent as usize);
+    assert!(sent > GATEWAYS);
+}
+
+/// Takes what the agent has said. `last` is the position up to which it has been taken in: what lies before it is
+/// known already, as a journal would know it.
+fn take(
+    engine: &mut Link,
+    last: &mut Option<(u64, Kind)>,
+    ended: &mut BTreeSet<u64>,
+    content: impl Fn(u64) -> String,
+) {
+    let taken = engine.receiver.receive(1000, |message| {
+        let turn = message.route.turn;
+        let text = match message.open() {
+            Opened::Block(block) => block.content.as_str(),
+            Opened::End(end) => end.content.as_str(),
+            _ => return,
+        };
+        assert_eq!(text, content(turn), "turn {turn}");
+        let step = (turn, message.kind());
+        let before = last.replace(step);
+        match (before, message.kind()) {
+            // The first sight of a piece follows the piece before it.
+            (None, _) => assert_eq!(step, (1, Kind::Block)),
+            (Some((before, Kind::Block)), Kind::End) => assert!(before >= turn),
+            (Some((before, _)), _) => assert!(before + 1 >= turn),
+        }
+        if message.kind() == Kind::End {
+            ended.insert(turn);
+        }
+    });
+    taken.unwrap();
 }
