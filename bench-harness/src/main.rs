@@ -5,6 +5,7 @@ mod compare;
 mod figures;
 mod gate;
 mod machine;
+mod note;
 mod results;
 mod ring;
 mod table;

@@ -1,7 +1,13 @@
-//! The subject: a link over two sealed segments, engine against agent.
+//! The subject: a link over two sealed segments, engine against agent; or between two threads.
+//!
+//! Copied: the message once, from private memory into the ring; by `receive` of the engine once more, into the
+//! link's private memory, since it distrusts the agent. An agent reads in place, and `echo` copies from ring to
+//! ring. Threads trust each other and read in place too: there `receive` copies the message out itself, so that
+//! all of it is read.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -9,7 +15,7 @@ use shm_transport::doorbell::{eventfd, silence};
 use shm_transport::envelope::{Kind, ROUTE_BYTES, Route, schema_hash};
 use shm_transport::layout::{ConfigPage, Geometry};
 use shm_transport::link::{Limits, Link};
-use shm_transport::segment::{Segment, attach_agent, attach_engine, create};
+use shm_transport::segment::{Segment, attach_agent, attach_engine, create, in_process};
 
 use super::endpoint::{Endpoint, RECEIVE_MAX};
 
@@ -23,8 +29,8 @@ const ROOM_MAX: Duration = Duration::from_secs(5);
 /// How this side sleeps.
 #[derive(Debug)]
 enum Rest {
-    /// The engine: on its eventfd.
-    Eventfd(OwnedFd),
+    /// The engine, or a thread: on its eventfd.
+    Eventfd(Arc<OwnedFd>),
     /// The agent: on the futex word in the engine's half.
     Futex,
 }
@@ -34,6 +40,8 @@ enum Rest {
 pub struct LinkEnd {
     link: Link,
     rest: Rest,
+    /// Where a message is copied to that the link hands over in place; empty where it copies.
+    copy: Vec<u8>,
 }
 
 /// What the agent's process has to be given, in this order.
@@ -56,14 +64,23 @@ impl LinkEnd {
         let attached =
             attach_engine(&engine.writable, &agent.read_only, Limits::default()).map_err(io::Error::other)?;
         let files = [engine.read_only, agent.writable, bell.try_clone()?];
-        Ok((Self { link: attached.link, rest: Rest::Eventfd(bell) }, files))
+        Ok((Self { link: attached.link, rest: Rest::Eventfd(Arc::new(bell)), copy: Vec::new() }, files))
     }
 
     /// Attaches the agent to what the engine's process gave it.
     pub fn agent(files: AgentFiles) -> io::Result<Self> {
         let [engine, agent, bell] = files;
         let attached = attach_agent(&engine, &agent, bell, Limits::default()).map_err(io::Error::other)?;
-        Ok(Self { link: attached.link, rest: Rest::Futex })
+        Ok(Self { link: attached.link, rest: Rest::Futex, copy: Vec::new() })
+    }
+
+    /// Two ends between threads of this process.
+    pub fn in_process(ring_bytes: u64, message_bytes: usize) -> io::Result<(Self, Self)> {
+        let geometry = Geometry::new(ring_bytes).map_err(io::Error::other)?;
+        let (first_bell, second_bell) = (Arc::new(eventfd()?), Arc::new(eventfd()?));
+        let (first, second) = in_process(geometry, &first_bell, &second_bell, Limits::default())?;
+        let end = |link, bell| Self { link, rest: Rest::Eventfd(bell), copy: vec![0; message_bytes] };
+        Ok((end(first, first_bell), end(second, second_bell)))
     }
 }
 
@@ -113,10 +130,13 @@ impl Endpoint for LinkEnd {
 
     #[inline]
     fn receive(&mut self, mut each: impl FnMut(u64)) -> io::Result<usize> {
-        let receiver = &mut self.link.receiver;
+        let (receiver, copy) = (&mut self.link.receiver, &mut self.copy);
         let taken = receiver
             .receive(RECEIVE_MAX, |message| {
-                std::hint::black_box(message.body);
+                if let Some(copy) = copy.get_mut(..message.body.len()) {
+                    copy.copy_from_slice(message.body);
+                }
+                std::hint::black_box((message.body, &*copy));
                 each(message.route.turn);
             })
             .map_err(io::Error::other)?;
