@@ -8,6 +8,8 @@ mod machine;
 mod note;
 mod results;
 mod ring;
+mod segment;
+mod sleepers;
 mod table;
 mod ws;
 mod ws_echo;
@@ -21,6 +23,14 @@ EXAMPLES
   Rings, sockets and pipes side by side; --quick for a look in ten seconds
       bench-harness ring --json ring.json
       bench-harness ring --quick --subjects bare,shm-transport --scenarios round-trip-awake
+
+  The same beside iceoryx2, crossbeam and rtrb, with the targets met or missed; system calls of a message
+      bench-harness ring --peers --seconds-per-cell 3 --rounds 5 --json ring.json
+      bench-harness ring --subjects shm-transport --sizes 64 --syscalls
+
+  Hundreds of agents asleep, one asked at random; the start of a pair of rings
+      bench-harness sleepers --agents 500 --json sleepers.json
+      bench-harness segment --json segment.json
 
   A gateway beside a bare echo server: one that runs already, or one that is started for the run
       bench-harness ws --gateway-url ws://127.0.0.1:18789 --json ws.json
@@ -53,6 +63,10 @@ struct CommandLine {
 enum SubjectCommand {
     /// Two processes on two CPUs: rings in shared memory, sockets, pipes.
     Ring(ring::Options),
+    /// Hundreds of agent processes asleep on their rings, of which a random one is asked.
+    Sleepers(sleepers::Options),
+    /// From nothing to the first message: create, attach twice, send, receive.
+    Segment(segment::Options),
     /// A gateway and the bare echo server side by side, under the same load.
     Ws(ws::Options),
     /// A bare WebSocket echo server.
@@ -67,6 +81,9 @@ enum SubjectCommand {
         #[arg(long)]
         cpu: Option<usize>,
     },
+    /// One of the agents of `sleepers`.
+    #[command(name = sleepers::agent::SUBCOMMAND, hide = true)]
+    SleepersAgent,
 }
 
 fn main() -> ExitCode {
@@ -82,6 +99,9 @@ fn main() -> ExitCode {
 fn run(subject: SubjectCommand) -> anyhow::Result<ExitCode> {
     match subject {
         SubjectCommand::Ring(options) => ring::run(&options)?,
+        SubjectCommand::Sleepers(options) => sleepers::run(&options)?,
+        SubjectCommand::SleepersAgent => sleepers::agent::serve()?,
+        SubjectCommand::Segment(options) => segment::run(&options)?,
         SubjectCommand::Ws(options) => return Ok(exit_code(ws::run(&options)?)),
         SubjectCommand::WsEcho(options) => ws_echo::run(&options)?,
         SubjectCommand::Compare(options) => return Ok(exit_code(compare::run(&options)?)),
@@ -115,6 +135,11 @@ mod tests {
             ("ws --gateway-url ws://127.0.0.1:1 --openclaw p", false),
             ("ring --quick --subjects bare,shm-transport --sizes 64,65536", true),
             ("ring --scenarios one-way-batch16,round-trip-awake", true),
+            ("ring --peers --syscalls --messages 1000", true),
+            ("ring --peers --subjects bare", false),
+            ("sleepers --agents 500 --engine asleep,spinning --seconds 5 --pings 1000 --json f", true),
+            ("sleepers --agents 0", false),
+            ("segment --repeats 100 --json f", true),
             ("ring --sizes 63", false),
             ("ring --ring-bytes 1000000", false),
             ("compare a.json b.json --metric p50,p99 --threshold 1.2", true),

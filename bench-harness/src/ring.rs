@@ -5,13 +5,13 @@ mod array_queue;
 pub mod bare;
 #[cfg(feature = "peers")]
 mod byte_queue;
-mod endpoint;
+pub mod endpoint;
 mod futex;
 #[cfg(feature = "peers")]
 mod iceoryx;
 mod in_process;
 mod job;
-mod linked;
+pub mod linked;
 pub mod peer;
 mod report;
 mod stream;
@@ -95,7 +95,7 @@ fn parse_size(text: &str) -> Result<usize, String> {
     }
 }
 
-fn parse_ring_bytes(text: &str) -> Result<usize, String> {
+pub fn parse_ring_bytes(text: &str) -> Result<usize, String> {
     match text.parse::<usize>() {
         Ok(bytes) if bytes.is_power_of_two() && (1 << 18..=1 << 30).contains(&bytes) => Ok(bytes),
         _ => Err("must be a power of two between 262144 and 1073741824".to_owned()),

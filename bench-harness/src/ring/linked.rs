@@ -84,6 +84,50 @@ impl LinkEnd {
     }
 }
 
+/// What a program with many links needs of one.
+impl LinkEnd {
+    /// What rings for this end, if it does not sleep on a futex.
+    pub fn bell(&self) -> Option<&OwnedFd> {
+        match &self.rest {
+            Rest::Eventfd(bell) => Some(bell),
+            Rest::Futex => None,
+        }
+    }
+
+    /// Announces that this end sleeps until its bell rings. `true`: something came meanwhile, do not sleep.
+    pub fn arm(&mut self) -> io::Result<bool> {
+        self.link.receiver.arm().map_err(io::Error::other)
+    }
+
+    /// Announces that this end is awake.
+    pub fn disarm(&mut self) {
+        self.link.receiver.disarm();
+    }
+
+    /// Silences the bell, which has rung.
+    pub fn silence(&self) {
+        if let Some(bell) = self.bell() {
+            silence(bell);
+        }
+    }
+
+    /// Sleeps on the futex until there may be something to receive, at most `longest`.
+    pub fn sleep_on_futex(&mut self, longest: Duration) -> io::Result<()> {
+        self.link.receiver.wait(Duration::ZERO, longest).map_err(io::Error::other)?;
+        Ok(())
+    }
+
+    /// Says that nothing more will come.
+    pub fn close(&mut self) {
+        self.link.sender.close();
+    }
+
+    /// Whether the other end said that nothing more will come.
+    pub fn peer_closed(&self) -> bool {
+        self.link.receiver.peer_closed()
+    }
+}
+
 /// Publishes, and waits while the ring has no room for what was sent.
 ///
 /// HOT: the loop is entered only when the ring is full.
@@ -164,13 +208,10 @@ impl Endpoint for LinkEnd {
     }
 
     fn sleep(&mut self) -> io::Result<()> {
-        let receiver = &mut self.link.receiver;
         match &self.rest {
-            Rest::Futex => {
-                receiver.wait(Duration::ZERO, SLEEP_MAX).map_err(io::Error::other)?;
-            }
+            Rest::Futex => self.sleep_on_futex(SLEEP_MAX)?,
             Rest::Eventfd(bell) => {
-                if !receiver.arm().map_err(io::Error::other)? {
+                if !self.link.receiver.arm().map_err(io::Error::other)? {
                     let timeout = Timespec { tv_sec: 0, tv_nsec: SLEEP_MAX.subsec_nanos().into() };
                     let mut files = [PollFd::from_borrowed_fd(bell.as_fd(), PollFlags::IN)];
                     match poll(&mut files, Some(&timeout)) {
@@ -179,7 +220,7 @@ impl Endpoint for LinkEnd {
                     }
                     silence(bell);
                 }
-                receiver.disarm();
+                self.link.receiver.disarm();
             }
         }
         Ok(())

@@ -8,14 +8,17 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use super::{Plan, Scenario, Subject, name};
+use crate::machine;
 use crate::results::Row;
 use crate::table::Table;
 
 /// Messages of the shorter run.
-const MESSAGES: u64 = 20_000;
+const MESSAGES: u64 = 100_000;
+/// The same of a subject that calls for each message: strace makes a call a hundred times slower.
+const MESSAGES_OF_STREAM: u64 = 2_000;
 /// How many times as many the longer run has.
 const GROWTH: u64 = 10;
-/// The longest a run may measure; a subject that calls for each message is slow under strace.
+/// The longest a run may measure: by far longer than it takes to carry its messages.
 const SECONDS_MAX: &str = "60";
 
 /// Counts in all awake cells of the plan, prints them, and gives their rows. Nothing without strace.
@@ -24,6 +27,11 @@ pub fn count(plan: &Plan) -> io::Result<Vec<Row>> {
         println!("system calls: not run (strace is not installed)");
         return Ok(Vec::new());
     }
+    if machine::usable_cpus().len() < 2 {
+        println!("system calls: not run (needs 2 CPUs)");
+        return Ok(Vec::new());
+    }
+    machine::unpin()?; // What is started here is to have all CPUs too.
     let mut table = Table::new(&["scenario", "bytes", "subject", "system calls a message"]);
     let mut rows = Vec::new();
     for &size_bytes in &plan.sizes {
@@ -33,9 +41,13 @@ pub fn count(plan: &Plan) -> io::Result<Vec<Row>> {
                     continue;
                 }
                 let calls = |messages| calls(subject, scenario, size_bytes, plan.ring_bytes, messages);
-                let (short, long) = (calls(MESSAGES)?, calls(MESSAGES * GROWTH)?);
+                let messages = match subject {
+                    Subject::UnixStream | Subject::Pipe => MESSAGES_OF_STREAM,
+                    _ => MESSAGES,
+                };
+                let (short, long) = (calls(messages)?, calls(messages * GROWTH)?);
                 #[expect(clippy::cast_precision_loss, reason = "counts stay below 2^53")]
-                let value = long.saturating_sub(short) as f64 / (MESSAGES * (GROWTH - 1)) as f64;
+                let value = long.saturating_sub(short) as f64 / (messages * (GROWTH - 1)) as f64;
                 let (scenario, subject) = (name(&scenario), name(&subject));
                 table.push(vec![
                     scenario.clone(),
