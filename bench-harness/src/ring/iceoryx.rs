@@ -2,18 +2,19 @@
 //!
 //! Copied: the message once, from private memory into the loaned sample; by `receive` once more, from the
 //! sample into private memory; by `echo` from the received sample into the loaned one. That is what the link's
-//! ends do. Each message is visible as soon as it is sent: there is nothing that batches. A sleeping end waits
-//! for an event of its service, which the other end raises for each message.
+//! ends do. Each message is visible as soon as it is sent: there is nothing that batches. Nothing is overwritten:
+//! a publisher that finds its subscriber's buffer full retries in the way of iceoryx2, which yields the CPU. A
+//! sleeping end waits for an event of its service, which the other end raises for each message.
 
 use std::io;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use iceoryx2::node::Node;
 use iceoryx2::port::listener::Listener;
 use iceoryx2::port::notifier::Notifier;
 use iceoryx2::port::publisher::Publisher;
 use iceoryx2::port::subscriber::Subscriber;
-use iceoryx2::port::{LoanError, SendError};
+use iceoryx2::port::{BackpressureAction, BackpressureInfo};
 use iceoryx2::prelude::{BackpressureStrategy, NodeBuilder, ServiceName, SignalHandlingMode, ipc};
 
 use super::bare::Side;
@@ -27,8 +28,6 @@ const BUFFER_BYTES_MAX: usize = 16 << 20;
 const SLEEP_MAX: Duration = Duration::from_millis(100);
 /// The longest wait for room.
 const ROOM_MAX: Duration = Duration::from_secs(5);
-/// How often a sender without room tries before it reads the clock.
-const TRIES_PER_CLOCK: u32 = 1 << 12;
 
 /// How many messages of this size a direction holds.
 pub fn buffer_messages(message_bytes: usize) -> usize {
@@ -80,7 +79,8 @@ impl IceoryxEnd {
             .publisher_builder()
             .initial_max_slice_len(message_bytes)
             .max_loaned_samples(1)
-            .backpressure_strategy(BackpressureStrategy::DiscardData)
+            .backpressure_strategy(BackpressureStrategy::RetryUntilDelivered)
+            .set_backpressure_handler(when_full)
             .create()
             .map_err(failed("publisher"))?;
         let subscriber = messages(into)?.subscriber_builder().create().map_err(failed("subscriber"))?;
@@ -96,46 +96,22 @@ fn failed<E: std::fmt::Debug>(part: &'static str) -> impl Fn(E) -> io::Error {
     move |error| io::Error::other(format!("iceoryx2 {part}: {error:?}"))
 }
 
-/// Loans, writes and sends; again while the other side's buffer is full.
+/// Loans, writes and sends; waits as iceoryx2 does while the other side's buffer is full.
 #[inline]
 fn publish(publisher: &Publisher<ipc::Service, [u8], ()>, message: &[u8]) -> io::Result<()> {
-    if try_publish(publisher, message)? {
-        return Ok(());
-    }
-    publish_when_there_is_room(publisher, message)
-}
-
-#[inline]
-fn try_publish(publisher: &Publisher<ipc::Service, [u8], ()>, message: &[u8]) -> io::Result<bool> {
-    let loan = match publisher.loan_slice_uninit(message.len()) {
-        Ok(loan) => loan,
-        // All samples are on their way.
-        Err(LoanError::OutOfMemory) => return Ok(false),
-        Err(error) => return Err(failed("loan")(error)),
-    };
-    match loan.write_from_slice(message).send() {
-        Ok(recipients) => Ok(recipients > 0),
-        Err(SendError::LoanError(LoanError::OutOfMemory)) => Ok(false),
-        Err(error) => Err(failed("send")(error)),
+    let loan = publisher.loan_slice_uninit(message.len()).map_err(failed("loan"))?;
+    match loan.write_from_slice(message).send().map_err(failed("send"))? {
+        0 => Err(io::Error::other("the message reached no subscriber")),
+        _ => Ok(()),
     }
 }
 
-#[cold]
-fn publish_when_there_is_room(
-    publisher: &Publisher<ipc::Service, [u8], ()>,
-    message: &[u8],
-) -> io::Result<()> {
-    let end = Instant::now() + ROOM_MAX;
-    loop {
-        for _ in 0..TRIES_PER_CLOCK {
-            if try_publish(publisher, message)? {
-                return Ok(());
-            }
-            std::hint::spin_loop();
-        }
-        if Instant::now() > end {
-            return Err(io::Error::new(io::ErrorKind::TimedOut, "the subscriber gives no room"));
-        }
+/// Retries for as long as the other side may take, and no longer.
+fn when_full(info: &BackpressureInfo) -> BackpressureAction {
+    if info.elapsed_time < ROOM_MAX {
+        BackpressureAction::Retry
+    } else {
+        BackpressureAction::DiscardDataAndFail
     }
 }
 

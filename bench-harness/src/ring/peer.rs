@@ -171,6 +171,7 @@ pub fn serve() -> io::Result<()> {
     Ok(())
 }
 
+#[cfg_attr(not(feature = "peers"), expect(unused_variables, reason = "only they meet at a named place"))]
 fn answer(job: Job, place: &str, files: Vec<OwnedFd>, socket: BorrowedFd<'_>) -> io::Result<()> {
     let waiting = job.waiting();
     let ready = || note::send(socket, &Note::Ready, &[]);
