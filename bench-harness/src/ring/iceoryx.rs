@@ -7,7 +7,7 @@
 //! sleeping end waits for an event of its service, which the other end raises for each message.
 
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use iceoryx2::node::Node;
 use iceoryx2::port::listener::Listener;
@@ -99,11 +99,27 @@ fn failed<E: std::fmt::Debug>(part: &'static str) -> impl Fn(E) -> io::Error {
 /// Loans, writes and sends; waits as iceoryx2 does while the other side's buffer is full.
 #[inline]
 fn publish(publisher: &Publisher<ipc::Service, [u8], ()>, message: &[u8]) -> io::Result<()> {
+    if try_publish(publisher, message)? { Ok(()) } else { publish_once_connected(publisher, message) }
+}
+
+/// `false`: the message reached nobody.
+#[inline]
+fn try_publish(publisher: &Publisher<ipc::Service, [u8], ()>, message: &[u8]) -> io::Result<bool> {
     let loan = publisher.loan_slice_uninit(message.len()).map_err(failed("loan"))?;
-    match loan.write_from_slice(message).send().map_err(failed("send"))? {
-        0 => Err(io::Error::other("the message reached no subscriber")),
-        _ => Ok(()),
+    Ok(loan.write_from_slice(message).send().map_err(failed("send"))? > 0)
+}
+
+/// A subscriber connects when it first receives; a full buffer is not waited for before that.
+#[cold]
+fn publish_once_connected(publisher: &Publisher<ipc::Service, [u8], ()>, message: &[u8]) -> io::Result<()> {
+    let end = Instant::now() + ROOM_MAX;
+    while !try_publish(publisher, message)? {
+        if Instant::now() > end {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "no subscriber has connected"));
+        }
+        std::hint::spin_loop();
     }
+    Ok(())
 }
 
 /// Retries for as long as the other side may take, and no longer.

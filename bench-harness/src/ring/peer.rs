@@ -1,5 +1,6 @@
 //! The second process of a ring benchmark: this program again, told over a socket what to do.
 
+use std::any::Any;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
@@ -132,10 +133,12 @@ impl Peer {
     }
 
     fn end<T>(&self, result: io::Result<T>) -> io::Result<T> {
-        let value = result?;
-        match self.answer()? {
-            Note::Done => Ok(value),
-            other => Err(unexpected(&other)),
+        match (result, self.answer()) {
+            (Ok(value), Ok(Note::Done)) => Ok(value),
+            // Why the other side gave up says more than that it did not answer any more.
+            (_, Ok(note @ Note::Failed(_))) => Err(unexpected(&note)),
+            (Err(error), _) | (Ok(_), Err(error)) => Err(error),
+            (Ok(_), Ok(other)) => Err(unexpected(&other)),
         }
     }
 
@@ -152,14 +155,18 @@ impl Peer {
 /// The life of the second process: does what it is told until the socket closes.
 pub fn serve() -> io::Result<()> {
     let stdin = io::stdin();
+    let mut kept = None;
     while let Some((note, files)) = note::receive(&stdin)? {
+        drop(kept.take()); // The parent goes on, so it is through with the last measurement.
         let result = match note {
             Note::Calibrate { ring_bytes } => exactly(files).and_then(|[file]| {
                 let shared = Shared::map(file, ring_bytes)?;
                 note::send(&stdin, &Note::Ready, &[])?;
                 bare::answer_calibration(&shared)
             }),
-            Note::Run { job, place } => answer(job, &place, files, stdin.as_fd()),
+            Note::Run { job, place } => {
+                answer(job, &place, files, stdin.as_fd()).map(|needed_still| kept = needed_still)
+            }
             other => Err(unexpected(&other)),
         };
         let note = match result {
@@ -172,7 +179,12 @@ pub fn serve() -> io::Result<()> {
 }
 
 #[cfg_attr(not(feature = "peers"), expect(unused_variables, reason = "only they meet at a named place"))]
-fn answer(job: Job, place: &str, files: Vec<OwnedFd>, socket: BorrowedFd<'_>) -> io::Result<()> {
+fn answer(
+    job: Job,
+    place: &str,
+    files: Vec<OwnedFd>,
+    socket: BorrowedFd<'_>,
+) -> io::Result<Option<Box<dyn Any>>> {
     let waiting = job.waiting();
     let ready = || note::send(socket, &Note::Ready, &[]);
     match job.subject {
@@ -181,33 +193,36 @@ fn answer(job: Job, place: &str, files: Vec<OwnedFd>, socket: BorrowedFd<'_>) ->
             let shared = Shared::map(file, job.ring_bytes)?;
             let mut end = BareEnd::new(&shared, Side::Second, job.size_bytes, waiting)?;
             ready()?;
-            job.serve(&mut end)
+            job.serve(&mut end)?;
         }
         Subject::Futex => {
             let [file] = exactly(files)?;
             let shared = Shared::map(file, job.ring_bytes)?;
             let mut end = FutexEnd::new(&shared, Side::Second, job.size_bytes)?;
             ready()?;
-            job.serve(&mut end)
+            job.serve(&mut end)?;
         }
         Subject::ShmTransport => {
             let mut end = LinkEnd::agent(exactly(files)?)?;
             ready()?;
-            job.serve(&mut end)
+            job.serve(&mut end)?;
         }
         Subject::UnixStream | Subject::Pipe => {
             let mut end = StreamEnd::new(exactly(files)?, job.size_bytes, waiting)?;
             ready()?;
-            job.serve(&mut end)
+            job.serve(&mut end)?;
         }
         #[cfg(feature = "peers")]
         Subject::Iceoryx2 => {
             let mut end = IceoryxEnd::open(place, Side::Second, job.size_bytes, waiting)?;
             ready()?;
-            job.serve(&mut end)
+            job.serve(&mut end)?;
+            // What lies in its memory goes with it, whether it has been received or not.
+            return Ok(Some(Box::new(end)));
         }
-        other => Err(io::Error::other(format!("{other:?} is between threads, not processes"))),
+        other => return Err(io::Error::other(format!("{other:?} is between threads, not processes"))),
     }
+    Ok(None)
 }
 
 fn unexpected(note: &Note) -> io::Error {
