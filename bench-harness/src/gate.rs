@@ -26,7 +26,7 @@ pub struct Options {
     limits: Option<PathBuf>,
 }
 
-/// The limits; each is a ratio of medians of one run.
+/// The limits; each is the median of the ratios of the rounds of one run.
 #[derive(Clone, Copy, PartialEq, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Limits {
@@ -63,6 +63,7 @@ pub fn run(options: &Options) -> io::Result<bool> {
         subjects: vec![Subject::Bare, Subject::ShmTransport],
         scenarios: vec![Scenario::RoundTripAwake, Scenario::OneWayBatch16],
         ring_bytes: RING_BYTES,
+        messages_max: u64::MAX,
     };
     let mut findings = Vec::new();
     for attempt in 1..=ATTEMPTS_MAX {
@@ -84,8 +85,8 @@ pub fn run(options: &Options) -> io::Result<bool> {
 
 fn judge(measured: &Measured, limits: Limits) -> Vec<Finding> {
     let ratio = |scenario, metric| {
-        let get = |subject| measured.get((scenario, SIZE_BYTES, subject), metric).unwrap_or(f64::NAN);
-        get(Subject::ShmTransport) / get(Subject::Bare)
+        let cell = |subject| (scenario, SIZE_BYTES, subject);
+        measured.ratio(cell(Subject::ShmTransport), cell(Subject::Bare), metric).unwrap_or(f64::NAN)
     };
     let round_trip = ratio(Scenario::RoundTripAwake, "p50");
     let one_way = ratio(Scenario::OneWayBatch16, "window_p50_per_s");
@@ -109,18 +110,19 @@ fn judge(measured: &Measured, limits: Limits) -> Vec<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ring::Figure;
 
     fn measured(round_trip_ns: f64, rate: f64) -> Measured {
         let cell = |scenario, subject, metric, value| {
-            ((scenario, SIZE_BYTES, subject), vec![(metric, "unit", value)])
+            ((scenario, SIZE_BYTES, subject), vec![Figure { metric, unit: "unit", rounds: vec![value] }])
         };
-        let medians = [
+        let cells = [
             cell(Scenario::RoundTripAwake, Subject::Bare, "p50", 100.0),
             cell(Scenario::RoundTripAwake, Subject::ShmTransport, "p50", round_trip_ns),
             cell(Scenario::OneWayBatch16, Subject::Bare, "window_p50_per_s", 100.0),
             cell(Scenario::OneWayBatch16, Subject::ShmTransport, "window_p50_per_s", rate),
         ];
-        Measured { calibration_ns: Some(100.0), medians: medians.into_iter().collect() }
+        Measured { calibration_ns: Some(100.0), cells: cells.into_iter().collect() }
     }
 
     /// Both sides of each limit; what was not measured does not pass.
@@ -134,7 +136,7 @@ mod tests {
                 judge(&measured(round_trip, rate), limits).iter().map(|f| f.passed).collect();
             assert_eq!(passed, expected, "{round_trip} {rate}");
         }
-        let nothing = Measured { calibration_ns: None, medians: Default::default() };
+        let nothing = Measured { calibration_ns: None, cells: Default::default() };
         assert!(judge(&nothing, limits).iter().all(|finding| !finding.passed));
     }
 

@@ -61,6 +61,13 @@ pub fn pin(cpu: usize) -> io::Result<()> {
     Ok(sched_setaffinity(None, &set)?)
 }
 
+/// Gives this thread back all CPUs that the program was given.
+pub fn unpin() -> io::Result<()> {
+    let mut set = CpuSet::new();
+    usable_cpus().into_iter().for_each(|cpu| set.set(cpu));
+    Ok(sched_setaffinity(None, &set)?)
+}
+
 /// The commit of the working directory, with `-dirty` if files differ from it, or `unknown`.
 pub fn commit() -> String {
     let git = |arguments: &[&str]| {

@@ -5,8 +5,12 @@ mod compare;
 mod figures;
 mod gate;
 mod machine;
+mod note;
+mod plot;
 mod results;
 mod ring;
+mod segment;
+mod sleepers;
 mod table;
 mod ws;
 mod ws_echo;
@@ -21,6 +25,17 @@ EXAMPLES
       bench-harness ring --json ring.json
       bench-harness ring --quick --subjects bare,shm-transport --scenarios round-trip-awake
 
+  The same beside iceoryx2, crossbeam and rtrb, with the targets met or missed; system calls of a message
+      bench-harness ring --peers --seconds-per-cell 3 --rounds 5 --json ring.json
+      bench-harness ring --subjects shm-transport --sizes 64 --syscalls
+
+  Hundreds of agents asleep, one asked at random; the start of a pair of rings
+      bench-harness sleepers --agents 500 --json sleepers.json
+      bench-harness segment --json segment.json
+
+  Pictures of a run
+      bench-harness plot --json ring.json --out results/plots
+
   A gateway beside a bare echo server: one that runs already, or one that is started for the run
       bench-harness ws --gateway-url ws://127.0.0.1:18789 --json ws.json
       bench-harness ws --openclaw target/release/openclaw --rounds 5 --duration 20s
@@ -34,7 +49,8 @@ HOW TO READ A FIGURE
   Every run begins with a calibration: two processes, each on a CPU of its own, hand one bare cache line to
   and fro. A figure means little without it, since the same machine is at times several times slower. Cells are
   measured in interleaved rounds, and each figure is the median over the rounds. `window p50` is the rate in the
-  median of short stretches of messages: other programs on the machine show less in it than in `msg/s`.
+  median of short stretches of messages: other programs on the machine show less in it than in `msg/s`. A ratio to
+  another subject is the median over the ratios of the rounds, whose cells have met the same state of the machine.
 
 EXIT CODE
   0  done, and passed where something is judged
@@ -52,10 +68,16 @@ struct CommandLine {
 enum SubjectCommand {
     /// Two processes on two CPUs: rings in shared memory, sockets, pipes.
     Ring(ring::Options),
+    /// Hundreds of agent processes asleep on their rings, of which a random one is asked.
+    Sleepers(sleepers::Options),
+    /// From nothing to the first message: create, attach twice, send, receive.
+    Segment(segment::Options),
     /// A gateway and the bare echo server side by side, under the same load.
     Ws(ws::Options),
     /// A bare WebSocket echo server.
     WsEcho(ws_echo::Options),
+    /// Draws the figures of a run of `ring`, by size of the message and subject.
+    Plot(plot::Options),
     /// Judges a run by an earlier one; exit code 1 if a row got worse.
     Compare(compare::Options),
     /// Judges the link by the bare ring of the same run; exit code 1 if a limit is broken every time.
@@ -66,6 +88,9 @@ enum SubjectCommand {
         #[arg(long)]
         cpu: Option<usize>,
     },
+    /// One of the agents of `sleepers`.
+    #[command(name = sleepers::agent::SUBCOMMAND, hide = true)]
+    SleepersAgent,
 }
 
 fn main() -> ExitCode {
@@ -81,6 +106,10 @@ fn main() -> ExitCode {
 fn run(subject: SubjectCommand) -> anyhow::Result<ExitCode> {
     match subject {
         SubjectCommand::Ring(options) => ring::run(&options)?,
+        SubjectCommand::Sleepers(options) => sleepers::run(&options)?,
+        SubjectCommand::SleepersAgent => sleepers::agent::serve()?,
+        SubjectCommand::Segment(options) => segment::run(&options)?,
+        SubjectCommand::Plot(options) => plot::run(&options)?,
         SubjectCommand::Ws(options) => return Ok(exit_code(ws::run(&options)?)),
         SubjectCommand::WsEcho(options) => ws_echo::run(&options)?,
         SubjectCommand::Compare(options) => return Ok(exit_code(compare::run(&options)?)),
@@ -114,6 +143,13 @@ mod tests {
             ("ws --gateway-url ws://127.0.0.1:1 --openclaw p", false),
             ("ring --quick --subjects bare,shm-transport --sizes 64,65536", true),
             ("ring --scenarios one-way-batch16,round-trip-awake", true),
+            ("ring --peers --syscalls --messages 1000", true),
+            ("ring --peers --subjects bare", false),
+            ("sleepers --agents 500 --engine asleep,spinning --seconds 5 --pings 1000 --json f", true),
+            ("sleepers --agents 0", false),
+            ("segment --repeats 100 --json f", true),
+            ("plot --json f --out d", true),
+            ("plot --json f", false),
             ("ring --sizes 63", false),
             ("ring --ring-bytes 1000000", false),
             ("compare a.json b.json --metric p50,p99 --threshold 1.2", true),

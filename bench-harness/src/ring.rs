@@ -1,10 +1,23 @@
 //! Subject `ring`: two processes on two CPUs, over shared memory and over the kernel's streams.
 
+#[cfg(feature = "peers")]
+mod array_queue;
 pub mod bare;
-mod endpoint;
-mod linked;
+#[cfg(feature = "peers")]
+mod byte_queue;
+pub mod endpoint;
+mod futex;
+#[cfg(feature = "peers")]
+mod iceoryx;
+mod in_process;
+mod job;
+pub mod linked;
 pub mod peer;
+mod report;
 mod stream;
+mod subject;
+mod syscalls;
+mod targets;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -12,55 +25,23 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::ValueEnum;
-use serde::{Deserialize, Serialize};
 
-use crate::figures::{latency_metrics, median};
+use crate::figures::median;
 use crate::machine::{self, Machine};
-use crate::results::{Report, Row};
-use crate::table::Table;
+use crate::results::Report;
 use endpoint::{MESSAGE_BYTES_MAX, MESSAGE_BYTES_MIN};
-use peer::{Job, Outcome, Peer};
+use job::Job;
+use peer::Peer;
+
+pub use subject::{Scenario, Subject, name};
 
 const ROUNDS_MAX: u64 = 1000;
 /// How many times slower the slowest calibration of a run may be than the fastest without a warning.
 const CALIBRATION_SPREAD_MAX: f64 = 1.5;
+/// The most messages of a cell: more than any machine carries in its time.
+const MESSAGES_MAX: u64 = 1 << 40;
 const CALIBRATIONS_ALONE: usize = 5;
 const QUICK_SECONDS_PER_CELL: f64 = 0.15;
-
-/// Over what the messages travel.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Subject {
-    /// The simplest ring without checks.
-    Bare,
-    /// The link of this project, engine against agent.
-    ShmTransport,
-    /// A Unix stream socket.
-    UnixStream,
-    /// A pair of pipes.
-    Pipe,
-}
-
-/// Which way the messages travel.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Scenario {
-    /// There and back, one at a time, both sides spinning.
-    RoundTripAwake,
-    /// There and back, one at a time, both sides asleep in between.
-    RoundTripAsleep,
-    /// One way, each message made visible at once.
-    OneWay,
-    /// One way, made visible sixteen at a time.
-    #[value(name = "one-way-batch16")]
-    #[serde(rename = "one-way-batch16")]
-    OneWayBatch16,
-}
-
-/// The name of an option value, as the command line and the reports spell it.
-pub fn name(value: &impl ValueEnum) -> String {
-    value.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
-}
 
 /// What to run.
 #[derive(Debug, clap::Args)]
@@ -77,9 +58,18 @@ pub struct Options {
     /// Message sizes in bytes.
     #[arg(long, value_delimiter = ',', value_name = "BYTES", value_parser = parse_size)]
     sizes: Vec<usize>,
-    /// Subjects.
+    /// Subjects. Default: bare, shm-transport, unix-stream and pipe.
     #[arg(long, value_enum, value_delimiter = ',')]
     subjects: Vec<Subject>,
+    /// All subjects, also those of other projects; and at the end the targets, met or missed.
+    #[arg(long, conflicts_with = "subjects")]
+    peers: bool,
+    /// Afterwards, count the system calls of a message while both sides are awake (needs strace).
+    #[arg(long)]
+    syscalls: bool,
+    /// End each cell after this many messages, if its time is not over before.
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..=MESSAGES_MAX))]
+    messages: Option<u64>,
     /// Scenarios.
     #[arg(long, value_enum, value_delimiter = ',')]
     scenarios: Vec<Scenario>,
@@ -105,7 +95,7 @@ fn parse_size(text: &str) -> Result<usize, String> {
     }
 }
 
-fn parse_ring_bytes(text: &str) -> Result<usize, String> {
+pub fn parse_ring_bytes(text: &str) -> Result<usize, String> {
     match text.parse::<usize>() {
         Ok(bytes) if bytes.is_power_of_two() && (1 << 18..=1 << 30).contains(&bytes) => Ok(bytes),
         _ => Err("must be a power of two between 262144 and 1073741824".to_owned()),
@@ -127,6 +117,8 @@ pub struct Plan {
     pub scenarios: Vec<Scenario>,
     /// Bytes of each ring.
     pub ring_bytes: usize,
+    /// After how many messages a cell ends before its time.
+    pub messages_max: u64,
 }
 
 impl Options {
@@ -146,9 +138,13 @@ impl Options {
             rounds: self.rounds,
             duration: duration.max(Duration::from_millis(10)),
             sizes: or_all(&self.sizes, sizes),
-            subjects: or_all(&self.subjects, Subject::value_variants()),
+            subjects: or_all(
+                &self.subjects,
+                if self.peers { Subject::value_variants() } else { &Subject::FEW },
+            ),
             scenarios: or_all(&self.scenarios, Scenario::value_variants()),
             ring_bytes: self.ring_bytes,
+            messages_max: self.messages.unwrap_or(MESSAGES_MAX),
         }
     }
 }
@@ -156,21 +152,65 @@ impl Options {
 /// Names one cell of the table.
 pub type Cell = (Scenario, usize, Subject);
 
+/// One metric of a cell.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Figure {
+    /// Its name.
+    pub metric: &'static str,
+    /// Its unit.
+    pub unit: &'static str,
+    /// Its value in each round.
+    pub rounds: Vec<f64>,
+}
+
+impl Figure {
+    /// The median over the rounds.
+    pub fn median(&self) -> f64 {
+        median(&mut self.rounds.clone())
+    }
+}
+
 /// What was measured.
 #[derive(Debug)]
 pub struct Measured {
     /// Nanoseconds of a bare round trip; none on one CPU.
     pub calibration_ns: Option<f64>,
-    /// Median over the rounds, by cell and metric name.
-    pub medians: BTreeMap<Cell, Vec<(&'static str, &'static str, f64)>>,
+    /// All figures, by cell.
+    pub cells: BTreeMap<Cell, Vec<Figure>>,
+}
+
+impl Measured {
+    fn figure(&self, cell: Cell, metric: &str) -> Option<&Figure> {
+        self.cells.get(&cell)?.iter().find(|figure| figure.metric == metric)
+    }
+
+    /// One figure, the median over the rounds.
+    pub fn get(&self, cell: Cell, metric: &str) -> Option<f64> {
+        self.figure(cell, metric).map(Figure::median)
+    }
+
+    /// How many times the one cell is the other: the median over the quotients of the rounds, since the cells of
+    /// one round have met the same state of the machine.
+    pub fn ratio(&self, cell: Cell, other: Cell, metric: &str) -> Option<f64> {
+        let (figure, other) = (self.figure(cell, metric)?, self.figure(other, metric)?);
+        let mut quotients: Vec<f64> = figure.rounds.iter().zip(&other.rounds).map(|(a, b)| a / b).collect();
+        Some(median(&mut quotients))
+    }
 }
 
 /// Runs `ring`.
 pub fn run(options: &Options) -> io::Result<()> {
     let machine = Machine::read();
-    let measured = measure(&options.plan())?;
-    let rows = rows(&measured);
-    print_table(&measured);
+    let plan = options.plan();
+    let measured = measure(&plan)?;
+    report::print_tables(&measured);
+    let mut rows = report::rows(&measured);
+    if options.syscalls {
+        rows.extend(syscalls::count(&plan)?);
+    }
+    if options.peers {
+        targets::print(&measured);
+    }
     if let Some(path) = &options.json {
         let report = Report {
             calibration_ns: measured.calibration_ns.unwrap_or(0.0),
@@ -230,102 +270,102 @@ fn start_pair() -> io::Result<(Peer, Option<f64>)> {
 pub fn measure(plan: &Plan) -> io::Result<Measured> {
     let (mut peer, first_calibration_ns) = start_pair()?;
     let mut calibrations_ns: Vec<f64> = first_calibration_ns.into_iter().collect();
-    let mut samples: BTreeMap<Cell, BTreeMap<&'static str, (&'static str, Vec<f64>)>> = BTreeMap::new();
+    let cells = plan.cells(first_calibration_ns.is_some());
+    let mut figures: BTreeMap<Cell, Vec<Figure>> = BTreeMap::new();
     for _ in 0..plan.rounds {
         if first_calibration_ns.is_some() {
             // Again and again: a virtual machine can become several times slower within a run.
             calibrations_ns.push(peer.calibrate()?);
         }
-        for &size_bytes in &plan.sizes {
-            for &scenario in &plan.scenarios {
-                if calibrations_ns.is_empty() && scenario != Scenario::RoundTripAsleep {
+        for &(scenario, size_bytes, subject) in &cells {
+            let job = Job {
+                subject,
+                scenario,
+                size_bytes,
+                ring_bytes: plan.ring_bytes,
+                duration_ms: u64::try_from(plan.duration.as_millis()).unwrap_or(u64::MAX),
+                messages_max: plan.messages_max,
+            };
+            let outcome = peer.run(job).map_err(|error| {
+                let cell = format!("{} {} {size_bytes} bytes", name(&scenario), name(&subject));
+                io::Error::other(format!("{cell}: {error}"))
+            })?;
+            add_round(figures.entry((scenario, size_bytes, subject)).or_default(), &outcome.metrics());
+        }
+    }
+    Ok(Measured { calibration_ns: over_the_run(&mut calibrations_ns), cells: figures })
+}
+
+fn add_round(figures: &mut Vec<Figure>, metrics: &[(&'static str, &'static str, f64)]) {
+    for &(metric, unit, value) in metrics {
+        match figures.iter_mut().find(|figure| figure.metric == metric) {
+            Some(figure) => figure.rounds.push(value),
+            None => figures.push(Figure { metric, unit, rounds: vec![value] }),
+        }
+    }
+}
+
+impl Plan {
+    /// What is measured in each round, in this order. Says what is left out, and why.
+    fn cells(&self, spinning: bool) -> Vec<Cell> {
+        let mut cells = Vec::new();
+        let mut obstacles = std::collections::BTreeSet::new();
+        for &size_bytes in &self.sizes {
+            for &scenario in &self.scenarios {
+                if !spinning && scenario != Scenario::RoundTripAsleep {
                     continue;
                 }
-                for &subject in &plan.subjects {
-                    let duration_ms = u64::try_from(plan.duration.as_millis()).unwrap_or(u64::MAX);
-                    let job = Job { subject, scenario, size_bytes, ring_bytes: plan.ring_bytes, duration_ms };
-                    let metrics = metrics(&peer.run(job)?);
-                    let cell = samples.entry((scenario, size_bytes, subject)).or_default();
-                    for (metric, unit, value) in metrics {
-                        cell.entry(metric).or_insert((unit, Vec::new())).1.push(value);
+                for &subject in &self.subjects {
+                    match subject.obstacle(scenario, size_bytes) {
+                        Some(why) => {
+                            obstacles.insert((subject, why));
+                        }
+                        None => cells.push((scenario, size_bytes, subject)),
                     }
                 }
             }
         }
-    }
-    let medians = samples.into_iter().map(|(cell, metrics)| {
-        let of = |(metric, (unit, mut values)): (_, (_, Vec<f64>))| (metric, unit, median(&mut values));
-        (cell, metrics.into_iter().map(of).collect())
-    });
-    Ok(Measured { calibration_ns: over_the_run(&mut calibrations_ns), medians: medians.collect() })
-}
-
-fn metrics(outcome: &Outcome) -> Vec<(&'static str, &'static str, f64)> {
-    match outcome {
-        Outcome::OneWay(rate) => vec![
-            ("throughput_per_s", "msg/s", rate.throughput_per_s),
-            ("window_p50_per_s", "msg/s", rate.window_p50_per_s),
-        ],
-        Outcome::RoundTrips(trips) => {
-            #[expect(clippy::cast_precision_loss, reason = "a message count stays below 2^53")]
-            let count = trips.latency_ns.len() as f64;
-            let mut metrics = latency_metrics(&trips.latency_ns);
-            metrics.push(("throughput_per_s", "msg/s", count / trips.total.as_secs_f64()));
-            metrics
+        for (subject, why) in obstacles {
+            println!("{}: some cells are left out, {why}", name(&subject));
         }
+        cells
     }
 }
 
-impl Measured {
-    /// One figure.
-    pub fn get(&self, cell: Cell, metric: &str) -> Option<f64> {
-        self.medians.get(&cell)?.iter().find(|(name, _, _)| *name == metric).map(|(_, _, value)| *value)
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn rows(measured: &Measured) -> Vec<Row> {
-    let mut rows = Vec::new();
-    for (&(scenario, size_bytes, subject), metrics) in &measured.medians {
-        for &(metric, unit, value) in metrics {
-            rows.push(Row {
-                scenario: name(&scenario),
-                subject: name(&subject),
-                size_bytes: size_bytes as u64,
-                metric: metric.to_owned(),
-                unit: unit.to_owned(),
-                value,
-            });
-        }
+    /// A ratio is the median of the quotients, not the quotient of the medians.
+    #[test]
+    fn ratios_are_within_rounds() {
+        let cell = |subject| (Scenario::OneWay, 64, subject);
+        let figure = |rounds: &[f64]| vec![Figure { metric: "p50", unit: "ns", rounds: rounds.to_vec() }];
+        let cells = [
+            (cell(Subject::Bare), figure(&[1.0, 10.0, 2.0])),
+            (cell(Subject::Pipe), figure(&[3.0, 30.0, 80.0])),
+        ];
+        let measured = Measured { calibration_ns: None, cells: cells.into_iter().collect() };
+        assert_eq!(measured.ratio(cell(Subject::Pipe), cell(Subject::Bare), "p50"), Some(3.0));
+        assert_eq!(measured.ratio(cell(Subject::Pipe), cell(Subject::UnixStream), "p50"), None);
+        assert_eq!(measured.get(cell(Subject::Pipe), "p50"), Some(30.0));
     }
-    rows
-}
 
-fn print_table(measured: &Measured) {
-    let mut table = Table::new(&[
-        "scenario",
-        "bytes",
-        "subject",
-        "p50",
-        "p90",
-        "p99",
-        "p999",
-        "max",
-        "msg/s",
-        "window p50",
-        "of bare",
-    ]);
-    for &(scenario, size, subject) in measured.medians.keys() {
-        let get = |metric| measured.get((scenario, size, subject), metric);
-        let round_trip = matches!(scenario, Scenario::RoundTripAwake | Scenario::RoundTripAsleep);
-        let compared = if round_trip { "p50" } else { "window_p50_per_s" };
-        let bare = measured.get((scenario, size, Subject::Bare), compared);
-        let ratio = get(compared).zip(bare).map(|(value, bare)| format!("{:.2}", value / bare));
-        let mut cells = vec![name(&scenario), size.to_string(), name(&subject)];
-        cells.extend(["p50", "p90", "p99", "p999", "max"].map(|metric| crate::table::ns(get(metric))));
-        cells.push(crate::table::rate(get("throughput_per_s")));
-        cells.push(crate::table::rate(get("window_p50_per_s")));
-        cells.push(ratio.unwrap_or_default());
-        table.push(cells);
+    /// On one CPU nothing spins, and a cell with an obstacle is left out.
+    #[test]
+    fn cells_without_a_way_are_left_out() {
+        let plan = Plan {
+            rounds: 1,
+            duration: Duration::from_millis(10),
+            sizes: vec![64],
+            subjects: vec![Subject::Bare, Subject::Futex],
+            scenarios: vec![Scenario::RoundTripAwake, Scenario::RoundTripAsleep],
+            ring_bytes: 1 << 18,
+            messages_max: MESSAGES_MAX,
+        };
+        let asleep = [Subject::Bare, Subject::Futex].map(|subject| (Scenario::RoundTripAsleep, 64, subject));
+        assert_eq!(plan.cells(false), asleep);
+        let awake = (Scenario::RoundTripAwake, 64, Subject::Bare);
+        assert_eq!(plan.cells(true), [&[awake][..], &asleep].concat());
     }
-    print!("{table}");
 }

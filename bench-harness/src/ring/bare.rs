@@ -5,6 +5,11 @@
 //! One file of two directions. Each has a control page of three words on 128-byte lines (`tail`, `head`,
 //! `sleep`), then slots of a 16-byte header and one message, as many bytes apart as in the real ring.
 //!
+//! # What is copied
+//!
+//! The message once, from private memory into its slot; by `receive` once more, into private memory; by `echo`
+//! from slot to slot.
+//!
 //! # What is deliberately absent
 //!
 //! Bounds checks of what the peer wrote, variable sizes, fragments, padding, and (while both spin) fences.
@@ -74,6 +79,15 @@ impl Shared {
         self.region.get_atomic_ref(at).map_err(io::Error::other)
     }
 
+    /// A direction without slots: a word of 32 bits, and room for one message.
+    pub fn lane(&self, index: usize, message_bytes: usize) -> io::Result<Lane<'_>> {
+        let at = index * self.direction_bytes;
+        Ok(Lane {
+            word: self.region.get_atomic_ref(at).map_err(io::Error::other)?,
+            message: self.region.get_slice(at + PAGE_BYTES, message_bytes).map_err(io::Error::other)?,
+        })
+    }
+
     fn direction(&self, index: usize, message_bytes: usize) -> io::Result<Direction<'_>> {
         let stride = (HEADER_BYTES + message_bytes).next_multiple_of(HEADER_BYTES);
         let data_bytes = self.direction_bytes - PAGE_BYTES;
@@ -91,6 +105,15 @@ impl Shared {
             slots: slots as u64,
         })
     }
+}
+
+/// One direction without slots.
+#[derive(Debug)]
+pub struct Lane<'a> {
+    /// What is waited on.
+    pub word: &'a AtomicU32,
+    /// The message.
+    pub message: VolatileSlice<'a>,
 }
 
 /// One direction: counts of messages, and slots.

@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 
+use crate::figures::quantile_of_sorted;
+
 /// Sequence number of the message that ends a measurement.
 pub const STOP: u64 = u64::MAX;
 /// The smallest message: the sequence number and the rest of the routing words.
@@ -43,6 +45,15 @@ pub enum Waiting {
     Spin,
     /// It sleeps.
     Sleep,
+}
+
+/// How long a measurement goes on: whichever of the two comes first.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Extent {
+    /// Time.
+    pub duration: Duration,
+    /// Messages, the one that ends it aside.
+    pub messages_max: u64,
 }
 
 /// Bounds the loops that wait for the other process, which may have died.
@@ -94,7 +105,7 @@ pub fn ping<E: Endpoint>(
     end: &mut E,
     message_bytes: usize,
     waiting: Waiting,
-    duration: Duration,
+    Extent { duration, messages_max }: Extent,
 ) -> io::Result<RoundTrips> {
     // Two, so that a number is written a message ahead: a copy that meets it at once waits for the store.
     let (mut message, mut next) = (vec![0x5a; message_bytes], vec![0x5a; message_bytes]);
@@ -117,13 +128,13 @@ pub fn ping<E: Endpoint>(
         }
         expect(answer, sequence)?;
         let now = Instant::now();
-        if before >= warm {
+        if before >= warm || sequence >= messages_max / 10 {
             latency_ns.saturating_record(nanoseconds(now - before));
         } else {
             measured_from = now;
         }
         before = now;
-        if now - start >= duration {
+        if now - start >= duration || sequence + 1 >= messages_max {
             break;
         }
     }
@@ -134,8 +145,8 @@ pub fn ping<E: Endpoint>(
 }
 
 /// Sends everything back until the stop message has come.
-pub fn pong<E: Endpoint>(end: &mut E, waiting: Waiting, duration: Duration) -> io::Result<()> {
-    let mut patience = Patience::new(duration);
+pub fn pong<E: Endpoint>(end: &mut E, waiting: Waiting, extent: Extent) -> io::Result<()> {
+    let mut patience = Patience::new(extent.duration);
     let mut stopped = false;
     while !stopped {
         if end.echo(|sequence| stopped |= sequence == STOP)? == 0 {
@@ -150,7 +161,7 @@ pub fn source<E: Endpoint>(
     end: &mut E,
     message_bytes: usize,
     batch: u64,
-    duration: Duration,
+    Extent { duration, messages_max }: Extent,
 ) -> io::Result<()> {
     // Two, so that a number is written a message ahead: a copy that meets it at once waits for the store.
     let (mut message, mut next) = (vec![0x5a; message_bytes], vec![0x5a; message_bytes]);
@@ -163,7 +174,8 @@ pub fn source<E: Endpoint>(
         if (sequence + 1).is_multiple_of(batch) {
             end.flush()?;
         }
-        if sequence.is_multiple_of(MESSAGES_PER_CLOCK) && start.elapsed() >= duration {
+        let due = sequence.is_multiple_of(MESSAGES_PER_CLOCK) && start.elapsed() >= duration;
+        if due || sequence + 1 >= messages_max {
             break;
         }
     }
@@ -179,6 +191,10 @@ pub struct OneWay {
     pub throughput_per_s: f64,
     /// By the median time of a window of messages: other programs on the machine show less in it.
     pub window_p50_per_s: f64,
+    /// What 99 of 100 windows reach or exceed.
+    pub window_p99_per_s: f64,
+    /// What 999 of 1000 windows reach or exceed.
+    pub window_p999_per_s: f64,
 }
 
 /// Takes everything until the stop message; the first `warm_up` messages are not counted.
@@ -187,9 +203,9 @@ pub fn sink<E: Endpoint>(
     waiting: Waiting,
     warm_up: u64,
     window: u64,
-    duration: Duration,
+    extent: Extent,
 ) -> io::Result<OneWay> {
-    let mut patience = Patience::new(duration);
+    let mut patience = Patience::new(extent.duration);
     let (mut next, mut wrong, mut stopped) = (0u64, None, false);
     let mut clock = WindowClock::new(warm_up, window);
     while !stopped {
@@ -256,11 +272,13 @@ impl WindowClock {
         if count == 0 {
             return Err(io::Error::other("not one message came"));
         }
-        let window_p50_per_s = match self.message_ns.as_mut_slice() {
+        self.message_ns.sort_by(f64::total_cmp);
+        let per_s = |quantile| match self.message_ns.as_slice() {
             [] => throughput_per_s,
-            windows => 1e9 / crate::figures::median(windows),
+            windows => 1e9 / quantile_of_sorted(windows, quantile),
         };
-        Ok(OneWay { throughput_per_s, window_p50_per_s })
+        let (window_p50_per_s, window_p99_per_s, window_p999_per_s) = (per_s(0.5), per_s(0.99), per_s(0.999));
+        Ok(OneWay { throughput_per_s, window_p50_per_s, window_p99_per_s, window_p999_per_s })
     }
 }
 
@@ -275,8 +293,9 @@ pub fn sequence_of(message: &[u8]) -> u64 {
     message.first_chunk().map_or(STOP, |bytes| u64::from_le_bytes(*bytes))
 }
 
+/// Writes the sequence number of a message.
 #[inline]
-fn put_sequence(message: &mut [u8], sequence: u64) {
+pub fn put_sequence(message: &mut [u8], sequence: u64) {
     if let Some(first) = message.first_chunk_mut() {
         *first = sequence.to_le_bytes();
     }

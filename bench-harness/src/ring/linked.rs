@@ -1,7 +1,13 @@
-//! The subject: a link over two sealed segments, engine against agent.
+//! The subject: a link over two sealed segments, engine against agent; or between two threads.
+//!
+//! Copied: the message once, from private memory into the ring; by `receive` of the engine once more, into the
+//! link's private memory, since it distrusts the agent. An agent reads in place, and `echo` copies from ring to
+//! ring. Threads trust each other and read in place too: there `receive` copies the message out itself, so that
+//! all of it is read.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -10,7 +16,7 @@ use shm_transport::envelope::{BlockV1, Encoder, ROUTE_BYTES, Route, StoredBody, 
 use shm_transport::layout::{ConfigPage, Geometry};
 use shm_transport::link::{Limits, Link};
 use shm_transport::passage;
-use shm_transport::segment::{Segment, attach_agent, attach_engine, create};
+use shm_transport::segment::{Segment, attach_agent, attach_engine, create, in_process};
 
 use super::endpoint::{Endpoint, RECEIVE_MAX};
 
@@ -24,8 +30,8 @@ const ROOM_MAX: Duration = Duration::from_secs(5);
 /// How this side sleeps.
 #[derive(Debug)]
 enum Rest {
-    /// The engine: on its eventfd.
-    Eventfd(OwnedFd),
+    /// The engine, or a thread: on its eventfd.
+    Eventfd(Arc<OwnedFd>),
     /// The agent: on the futex word in the engine's half.
     Futex,
 }
@@ -37,6 +43,8 @@ pub struct LinkEnd {
     rest: Rest,
     /// What is sent, made at the first send.
     body: Option<StoredBody>,
+    /// Where a message is copied to that the link hands over in place; empty where it copies.
+    copy: Vec<u8>,
 }
 
 /// What the agent's process has to be given, in this order.
@@ -60,7 +68,8 @@ impl LinkEnd {
         let attached = attach_engine(&engine.writable, &agent.read_only, Some(ours), Limits::default())
             .map_err(io::Error::other)?;
         let files = [engine.read_only, agent.writable, bell.try_clone()?, theirs];
-        Ok((Self { link: attached.link, rest: Rest::Eventfd(bell), body: None }, files))
+        let rest = Rest::Eventfd(Arc::new(bell));
+        Ok((Self { link: attached.link, rest, body: None, copy: Vec::new() }, files))
     }
 
     /// Attaches the agent to what the engine's process gave it.
@@ -68,7 +77,61 @@ impl LinkEnd {
         let [engine, agent, bell, passage] = files;
         let attached = attach_agent(&engine, &agent, bell, Some(passage), Limits::default())
             .map_err(io::Error::other)?;
-        Ok(Self { link: attached.link, rest: Rest::Futex, body: None })
+        Ok(Self { link: attached.link, rest: Rest::Futex, body: None, copy: Vec::new() })
+    }
+
+    /// Two ends between threads of this process.
+    pub fn in_process(ring_bytes: u64, message_bytes: usize) -> io::Result<(Self, Self)> {
+        let geometry = Geometry::new(ring_bytes).map_err(io::Error::other)?;
+        let (first_bell, second_bell) = (Arc::new(eventfd()?), Arc::new(eventfd()?));
+        let (first, second) = in_process(geometry, &first_bell, &second_bell, Limits::default())?;
+        let end =
+            |link, bell| Self { link, rest: Rest::Eventfd(bell), body: None, copy: vec![0; message_bytes] };
+        Ok((end(first, first_bell), end(second, second_bell)))
+    }
+}
+
+/// What a program with many links needs of one.
+impl LinkEnd {
+    /// What rings for this end, if it does not sleep on a futex.
+    pub fn bell(&self) -> Option<&OwnedFd> {
+        match &self.rest {
+            Rest::Eventfd(bell) => Some(bell),
+            Rest::Futex => None,
+        }
+    }
+
+    /// Announces that this end sleeps until its bell rings. `true`: something came meanwhile, do not sleep.
+    pub fn arm(&mut self) -> io::Result<bool> {
+        self.link.receiver.arm().map_err(io::Error::other)
+    }
+
+    /// Announces that this end is awake.
+    pub fn disarm(&mut self) {
+        self.link.receiver.disarm();
+    }
+
+    /// Silences the bell, which has rung.
+    pub fn silence(&self) {
+        if let Some(bell) = self.bell() {
+            silence(bell);
+        }
+    }
+
+    /// Sleeps on the futex until there may be something to receive, at most `longest`.
+    pub fn sleep_on_futex(&mut self, longest: Duration) -> io::Result<()> {
+        self.link.receiver.wait(Duration::ZERO, longest).map_err(io::Error::other)?;
+        Ok(())
+    }
+
+    /// Says that nothing more will come.
+    pub fn close(&mut self) {
+        self.link.sender.close();
+    }
+
+    /// Whether the other end said that nothing more will come.
+    pub fn peer_closed(&self) -> bool {
+        self.link.receiver.peer_closed()
     }
 }
 
@@ -127,10 +190,14 @@ impl Endpoint for LinkEnd {
 
     #[inline]
     fn receive(&mut self, mut each: impl FnMut(u64)) -> io::Result<usize> {
-        let receiver = &mut self.link.receiver;
+        let (receiver, copy) = (&mut self.link.receiver, &mut self.copy);
         let taken = receiver
             .receive(RECEIVE_MAX, |message| {
-                std::hint::black_box(message.body().bytes());
+                let bytes = message.body().bytes();
+                if let Some(copy) = copy.get_mut(..bytes.len()) {
+                    copy.copy_from_slice(bytes);
+                }
+                std::hint::black_box((bytes, &*copy));
                 each(message.route.turn);
             })
             .map_err(io::Error::other)?;
@@ -158,13 +225,10 @@ impl Endpoint for LinkEnd {
     }
 
     fn sleep(&mut self) -> io::Result<()> {
-        let receiver = &mut self.link.receiver;
         match &self.rest {
-            Rest::Futex => {
-                receiver.wait(Duration::ZERO, SLEEP_MAX).map_err(io::Error::other)?;
-            }
+            Rest::Futex => self.sleep_on_futex(SLEEP_MAX)?,
             Rest::Eventfd(bell) => {
-                if !receiver.arm().map_err(io::Error::other)? {
+                if !self.link.receiver.arm().map_err(io::Error::other)? {
                     let timeout = Timespec { tv_sec: 0, tv_nsec: SLEEP_MAX.subsec_nanos().into() };
                     let mut files = [PollFd::from_borrowed_fd(bell.as_fd(), PollFlags::IN)];
                     match poll(&mut files, Some(&timeout)) {
@@ -173,7 +237,7 @@ impl Endpoint for LinkEnd {
                     }
                     silence(bell);
                 }
-                receiver.disarm();
+                self.link.receiver.disarm();
             }
         }
         Ok(())

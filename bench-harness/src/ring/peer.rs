@@ -1,96 +1,37 @@
 //! The second process of a ring benchmark: this program again, told over a socket what to do.
 
+use std::any::Any;
 use std::io;
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg,
-};
 use serde::{Deserialize, Serialize};
 
+use super::Subject;
 use super::bare::{self, BareEnd, Shared, Side};
-use super::endpoint::{Endpoint, OneWay, RoundTrips, Waiting, ping, pong, sink, source};
+use super::futex::FutexEnd;
+#[cfg(feature = "peers")]
+use super::iceoryx::IceoryxEnd;
+use super::in_process;
+use super::job::{Job, Outcome};
 use super::linked::LinkEnd;
 use super::stream::{StreamEnd, pipes, unix_stream};
-use super::{Scenario, Subject};
+use crate::note::{self, exactly};
 
 /// The hidden subcommand the second process runs.
 pub const SUBCOMMAND: &str = "ring-peer";
-const FILES_MAX: usize = 4;
-const NOTE_BYTES_MAX: usize = 4096;
-/// Bytes of messages between two looks at the clock.
-const WINDOW_BYTES: usize = 1 << 18;
-/// Messages over a stream before counting starts.
-const STREAM_WARM_UP: u64 = 64;
 /// The longest the other process may take to answer, a measurement aside.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
-
-/// One measurement.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub struct Job {
-    /// Over what.
-    pub subject: Subject,
-    /// Which way.
-    pub scenario: Scenario,
-    /// Bytes of a message.
-    pub size_bytes: usize,
-    /// Bytes of a ring.
-    pub ring_bytes: usize,
-    /// How long, in milliseconds.
-    pub duration_ms: u64,
-}
-
-impl Job {
-    fn duration(self) -> Duration {
-        Duration::from_millis(self.duration_ms)
-    }
-
-    fn waiting(self) -> Waiting {
-        match (self.scenario, self.subject) {
-            (Scenario::RoundTripAsleep, _) => Waiting::Sleep,
-            // A stream is read one way as anyone would read it: blocking.
-            (Scenario::OneWay | Scenario::OneWayBatch16, Subject::UnixStream | Subject::Pipe) => {
-                Waiting::Sleep
-            }
-            _ => Waiting::Spin,
-        }
-    }
-
-    /// Messages between two looks at the clock.
-    fn window(self) -> u64 {
-        (WINDOW_BYTES / self.size_bytes).max(16) as u64
-    }
-
-    /// Messages that are not counted: the first two laps of a ring meet pages that are not mapped yet.
-    fn warm_up(self) -> u64 {
-        match self.subject {
-            Subject::Bare | Subject::ShmTransport => 2 * (self.ring_bytes / self.size_bytes) as u64,
-            Subject::UnixStream | Subject::Pipe => STREAM_WARM_UP,
-        }
-    }
-}
-
-/// What a measurement has shown.
-#[derive(Debug)]
-pub enum Outcome {
-    /// Of a round-trip scenario.
-    RoundTrips(RoundTrips),
-    /// Of a one-way scenario.
-    OneWay(OneWay),
-}
 
 /// What the processes say to each other.
 #[derive(Debug, Serialize, Deserialize)]
 enum Note {
     /// Parent: run the other half of the calibration with the file that comes along.
     Calibrate { ring_bytes: usize },
-    /// Parent: run the other half of a measurement with the files that come along.
-    Run(Job),
+    /// Parent: run the other half of a measurement with the files that come along, or at the place named.
+    Run { job: Job, place: String },
     /// Child: set up, starting now.
     Ready,
     /// Child: through.
@@ -104,6 +45,10 @@ enum Note {
 pub struct Peer {
     child: Child,
     socket: OwnedFd,
+    /// Its CPU.
+    cpu: Option<usize>,
+    /// Measurements so far.
+    runs: u64,
 }
 
 impl Drop for Peer {
@@ -117,14 +62,13 @@ impl Drop for Peer {
 impl Peer {
     /// Starts it, on a CPU of its own if there is one.
     pub fn start(cpu: Option<usize>) -> io::Result<Self> {
-        let (ours, theirs) =
-            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        let (ours, theirs) = note::pair()?;
         let mut command = Command::new(std::env::current_exe()?);
         command.arg(SUBCOMMAND).stdin(Stdio::from(theirs)).stdout(Stdio::null());
         if let Some(cpu) = cpu {
             command.args(["--cpu", &cpu.to_string()]);
         }
-        Ok(Self { child: command.spawn()?, socket: ours })
+        Ok(Self { child: command.spawn()?, socket: ours, cpu, runs: 0 })
     }
 
     /// Nanoseconds of a round trip of one bare cache line each way.
@@ -140,30 +84,48 @@ impl Peer {
     /// Runs one measurement.
     pub fn run(&mut self, job: Job) -> io::Result<Outcome> {
         let waiting = job.waiting();
+        self.runs += 1;
+        // Names a meeting place in a namespace of all processes of the machine.
+        let place = format!("bench-harness/{}/{}", std::process::id(), self.runs);
+        let run = Note::Run { job, place: place.clone() };
         match job.subject {
             Subject::Bare => {
                 let file = Shared::create(job.ring_bytes)?;
-                self.begin(&Note::Run(job), &[file.as_fd()])?;
+                self.begin(&run, &[file.as_fd()])?;
                 let shared = Shared::map(file, job.ring_bytes)?;
                 let mut end = BareEnd::new(&shared, Side::First, job.size_bytes, waiting)?;
-                self.end(measure(&mut end, job))
+                self.end(job.measure(&mut end))
+            }
+            Subject::Futex => {
+                let file = Shared::create(job.ring_bytes)?;
+                self.begin(&run, &[file.as_fd()])?;
+                let shared = Shared::map(file, job.ring_bytes)?;
+                let mut end = FutexEnd::new(&shared, Side::First, job.size_bytes)?;
+                self.end(job.measure(&mut end))
             }
             Subject::ShmTransport => {
                 let (mut end, files) = LinkEnd::engine(job.ring_bytes as u64)?;
-                self.begin(&Note::Run(job), &files.each_ref().map(OwnedFd::as_fd))?;
-                self.end(measure(&mut end, job))
+                self.begin(&run, &files.each_ref().map(OwnedFd::as_fd))?;
+                self.end(job.measure(&mut end))
             }
             Subject::UnixStream | Subject::Pipe => {
                 let (ours, theirs) = if job.subject == Subject::Pipe { pipes()? } else { unix_stream()? };
-                self.begin(&Note::Run(job), &[theirs[0].as_fd(), theirs[1].as_fd()])?;
+                self.begin(&run, &[theirs[0].as_fd(), theirs[1].as_fd()])?;
                 let mut end = StreamEnd::new(ours, job.size_bytes, waiting)?;
-                self.end(measure(&mut end, job))
+                self.end(job.measure(&mut end))
             }
+            #[cfg(feature = "peers")]
+            Subject::Iceoryx2 => {
+                let mut end = IceoryxEnd::open(&place, Side::First, job.size_bytes, waiting)?;
+                self.begin(&run, &[])?;
+                self.end(job.measure(&mut end))
+            }
+            _ => in_process::run(job, self.cpu),
         }
     }
 
     fn begin(&self, note: &Note, files: &[BorrowedFd<'_>]) -> io::Result<()> {
-        send_note(&self.socket, note, files)?;
+        note::send(&self.socket, note, files)?;
         match self.answer()? {
             Note::Ready => Ok(()),
             other => Err(unexpected(&other)),
@@ -171,10 +133,12 @@ impl Peer {
     }
 
     fn end<T>(&self, result: io::Result<T>) -> io::Result<T> {
-        let value = result?;
-        match self.answer()? {
-            Note::Done => Ok(value),
-            other => Err(unexpected(&other)),
+        match (result, self.answer()) {
+            (Ok(value), Ok(Note::Done)) => Ok(value),
+            // Why the other side gave up says more than that it did not answer any more.
+            (_, Ok(note @ Note::Failed(_))) => Err(unexpected(&note)),
+            (Err(error), _) | (Ok(_), Err(error)) => Err(error),
+            (Ok(_), Ok(other)) => Err(unexpected(&other)),
         }
     }
 
@@ -183,7 +147,7 @@ impl Peer {
         if poll(&mut [PollFd::new(&self.socket, PollFlags::IN)], Some(&timeout))? == 0 {
             return Err(io::Error::new(io::ErrorKind::TimedOut, "the second process does not answer"));
         }
-        let answer = receive_note(self.socket.as_fd())?;
+        let answer = note::receive(&self.socket)?;
         answer.map(|(note, _)| note).ok_or_else(|| io::Error::other("the second process has exited"))
     }
 }
@@ -191,74 +155,74 @@ impl Peer {
 /// The life of the second process: does what it is told until the socket closes.
 pub fn serve() -> io::Result<()> {
     let stdin = io::stdin();
-    while let Some((note, files)) = receive_note(stdin.as_fd())? {
+    let mut kept = None;
+    while let Some((note, files)) = note::receive(&stdin)? {
+        drop(kept.take()); // The parent goes on, so it is through with the last measurement.
         let result = match note {
-            Note::Calibrate { ring_bytes } => first(files).and_then(|[file]| {
+            Note::Calibrate { ring_bytes } => exactly(files).and_then(|[file]| {
                 let shared = Shared::map(file, ring_bytes)?;
-                send_note(&stdin, &Note::Ready, &[])?;
+                note::send(&stdin, &Note::Ready, &[])?;
                 bare::answer_calibration(&shared)
             }),
-            Note::Run(job) => answer(job, files, stdin.as_fd()),
+            Note::Run { job, place } => {
+                answer(job, &place, files, stdin.as_fd()).map(|needed_still| kept = needed_still)
+            }
             other => Err(unexpected(&other)),
         };
         let note = match result {
             Ok(()) => Note::Done,
             Err(error) => Note::Failed(error.to_string()),
         };
-        send_note(&stdin, &note, &[])?;
+        note::send(&stdin, &note, &[])?;
     }
     Ok(())
 }
 
-fn answer(job: Job, files: Vec<OwnedFd>, socket: BorrowedFd<'_>) -> io::Result<()> {
+#[cfg_attr(not(feature = "peers"), expect(unused_variables, reason = "only they meet at a named place"))]
+fn answer(
+    job: Job,
+    place: &str,
+    files: Vec<OwnedFd>,
+    socket: BorrowedFd<'_>,
+) -> io::Result<Option<Box<dyn Any>>> {
     let waiting = job.waiting();
-    let ready = || send_note(socket, &Note::Ready, &[]);
+    let ready = || note::send(socket, &Note::Ready, &[]);
     match job.subject {
         Subject::Bare => {
-            let [file] = first(files)?;
+            let [file] = exactly(files)?;
             let shared = Shared::map(file, job.ring_bytes)?;
             let mut end = BareEnd::new(&shared, Side::Second, job.size_bytes, waiting)?;
             ready()?;
-            serve_measurement(&mut end, job)
+            job.serve(&mut end)?;
+        }
+        Subject::Futex => {
+            let [file] = exactly(files)?;
+            let shared = Shared::map(file, job.ring_bytes)?;
+            let mut end = FutexEnd::new(&shared, Side::Second, job.size_bytes)?;
+            ready()?;
+            job.serve(&mut end)?;
         }
         Subject::ShmTransport => {
-            let mut end = LinkEnd::agent(first(files)?)?;
+            let mut end = LinkEnd::agent(exactly(files)?)?;
             ready()?;
-            serve_measurement(&mut end, job)
+            job.serve(&mut end)?;
         }
         Subject::UnixStream | Subject::Pipe => {
-            let mut end = StreamEnd::new(first(files)?, job.size_bytes, waiting)?;
+            let mut end = StreamEnd::new(exactly(files)?, job.size_bytes, waiting)?;
             ready()?;
-            serve_measurement(&mut end, job)
+            job.serve(&mut end)?;
         }
-    }
-}
-
-/// The parent's part: it asks, or it receives.
-fn measure(end: &mut impl Endpoint, job: Job) -> io::Result<Outcome> {
-    match job.scenario {
-        Scenario::RoundTripAwake | Scenario::RoundTripAsleep => {
-            ping(end, job.size_bytes, job.waiting(), job.duration()).map(Outcome::RoundTrips)
+        #[cfg(feature = "peers")]
+        Subject::Iceoryx2 => {
+            let mut end = IceoryxEnd::open(place, Side::Second, job.size_bytes, waiting)?;
+            ready()?;
+            job.serve(&mut end)?;
+            // What lies in its memory goes with it, whether it has been received or not.
+            return Ok(Some(Box::new(end)));
         }
-        Scenario::OneWay | Scenario::OneWayBatch16 => {
-            sink(end, job.waiting(), job.warm_up(), job.window(), job.duration()).map(Outcome::OneWay)
-        }
+        other => return Err(io::Error::other(format!("{other:?} is between threads, not processes"))),
     }
-}
-
-/// The child's part: it answers, or it sends.
-fn serve_measurement(end: &mut impl Endpoint, job: Job) -> io::Result<()> {
-    match job.scenario {
-        Scenario::RoundTripAwake | Scenario::RoundTripAsleep => pong(end, job.waiting(), job.duration()),
-        Scenario::OneWay => source(end, job.size_bytes, 1, job.duration()),
-        Scenario::OneWayBatch16 => source(end, job.size_bytes, 16, job.duration()),
-    }
-}
-
-fn first<const N: usize>(files: Vec<OwnedFd>) -> io::Result<[OwnedFd; N]> {
-    files.try_into().map_err(|files: Vec<OwnedFd>| {
-        io::Error::other(format!("{} descriptors came, {N} were expected", files.len()))
-    })
+    Ok(None)
 }
 
 fn unexpected(note: &Note) -> io::Error {
@@ -266,35 +230,4 @@ fn unexpected(note: &Note) -> io::Error {
         Note::Failed(why) => io::Error::other(format!("the second process failed: {why}")),
         other => io::Error::other(format!("unexpected note {other:?}")),
     }
-}
-
-fn send_note(socket: impl AsFd, note: &Note, files: &[BorrowedFd<'_>]) -> io::Result<()> {
-    let bytes = serde_json::to_vec(note).map_err(io::Error::other)?;
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FILES_MAX))];
-    let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    if !files.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(files)) {
-        return Err(io::Error::other("too many descriptors for one note"));
-    }
-    sendmsg(socket, &[io::IoSlice::new(&bytes)], &mut ancillary, SendFlags::NOSIGNAL)?;
-    Ok(())
-}
-
-/// The next note and the descriptors that came with it, or `None` if the other side is gone.
-fn receive_note(socket: impl AsFd) -> io::Result<Option<(Note, Vec<OwnedFd>)>> {
-    let mut bytes = vec![0u8; NOTE_BYTES_MAX];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FILES_MAX))];
-    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let mut parts = [io::IoSliceMut::new(&mut bytes)];
-    let received = recvmsg(socket, &mut parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC)?.bytes;
-    if received == 0 {
-        return Ok(None);
-    }
-    let mut files = Vec::new();
-    for message in ancillary.drain() {
-        if let RecvAncillaryMessage::ScmRights(rights) = message {
-            files.extend(rights);
-        }
-    }
-    let note = serde_json::from_slice(&bytes[..received]).map_err(io::Error::other)?;
-    Ok(Some((note, files)))
 }

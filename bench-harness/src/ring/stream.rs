@@ -1,4 +1,7 @@
 //! The byte streams of the kernel: a Unix socket, or a pair of pipes.
+//!
+//! Copied: the message into a private outbox, from there by the kernel into its memory, and out of it into a
+//! private inbox. A batch is one write.
 
 use std::io;
 use std::os::fd::OwnedFd;
