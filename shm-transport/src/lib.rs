@@ -12,6 +12,7 @@
 //! | [`doorbell`] | futex and eventfd |
 //! | [`link`] | whole messages: fragments, reassembly, backlog |
 //! | [`envelope`] | what the messages say |
+//! | `stop_point` | where a test may have the process killed; nothing without the feature `testing` |
 //! | [`ports`] | the rings between edge threads and shards, and which shard owns a session |
 //!
 //! Unsafe code lives in [`mapping`], `copy` and [`doorbell`], and in the one place of [`link`] that borrows a
@@ -22,6 +23,10 @@ pub mod sync;
 pub mod layout;
 pub mod record;
 pub mod ring;
+#[cfg(feature = "testing")]
+pub mod stop_point;
+#[cfg(not(feature = "testing"))]
+mod stop_point;
 
 #[cfg(not(loom))]
 mod copy;
@@ -35,5 +40,7 @@ pub mod link;
 pub mod mapping;
 #[cfg(not(loom))]
 pub mod ports;
+#[cfg(all(feature = "testing", not(loom)))]
+pub mod roles;
 #[cfg(not(loom))]
 pub mod segment;

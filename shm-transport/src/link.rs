@@ -17,6 +17,7 @@ use crate::envelope::{Kind, ROUTE_BYTES, Route};
 use crate::mapping::{Half, Halves};
 use crate::record::{FLAG_CONTINUED, FLAG_FRAGMENT, Poison};
 use crate::ring::{Consumer, Memory, Producer, Refused, Wake};
+use crate::stop_point::stop_point;
 
 /// What a link may hold outside of its rings.
 #[derive(Clone, Copy, Debug)]
@@ -239,8 +240,10 @@ impl Sender {
     /// holder of the role may have died between publishing or releasing and ringing.
     pub fn wake_peer(&self) {
         let own = self.producer.memory().own();
+        stop_point("adopt.before");
         self.bell.ring(&own.tail.0);
         self.bell.ring(&own.head.0);
+        stop_point("adopt.after");
     }
 
     /// Publishes what is in the ring, says that nothing more will come, and wakes the peer so that it
