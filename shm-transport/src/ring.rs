@@ -34,6 +34,8 @@
 mod consumer;
 mod producer;
 
+#[cfg(all(test, not(loom)))]
+mod hostile_tests;
 #[cfg(all(test, loom))]
 mod loom_rig;
 #[cfg(all(test, loom))]

@@ -42,3 +42,6 @@ pub fn wake_peer(producer: &Producer<Halves>, bell: &Bell) {
     bell.ring(&producer.memory().own().head.0);
     stop_point("adopt.after");
 }
+
+#[cfg(test)]
+mod hostile_tests;
