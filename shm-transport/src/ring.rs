@@ -39,6 +39,8 @@ mod hostile_tests;
 #[cfg(all(test, loom))]
 mod loom_rig;
 #[cfg(all(test, loom))]
+mod loom_takeover_tests;
+#[cfg(all(test, loom))]
 mod loom_tests;
 #[cfg(all(test, not(loom)))]
 mod model_tests;

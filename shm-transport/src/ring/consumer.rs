@@ -41,11 +41,9 @@ impl<M: Memory> Consumer<M> {
     /// not released it. A position below the head changes nothing: released is released. The bytes in between
     /// are given back by the next [`Self::release`].
     ///
-    /// The position comes from a store of our own, so one that no consumer of this ring can have reached says
-    /// that the store belongs to another ring.
+    /// The position comes from a store of our own. Whoever stored it had seen a tail not below it, so one
+    /// beyond the tail says that the store belongs to another ring, or that the producer took its tail back.
     pub fn resume_at(&mut self, position: u64) -> Result<(), Poison> {
-        self.refresh_tail()?;
-        // Whoever stored the position had seen a tail not below it, and a tail never goes back.
         if position > self.tail_seen || !position.is_multiple_of(HEADER_BYTES as u64) {
             return Err(Poison::Own { found: position });
         }

@@ -221,19 +221,6 @@ fn a_consumer_resumes_where_its_effects_end() {
     }
 }
 
-/// A tail that ran backwards or too far poisons a consumer that resumes, as it does one that reads.
-#[test]
-fn resuming_bounds_the_tail() {
-    for tail in [48, 64 + 4112, 72, u64::MAX] {
-        let (a, b) = halves(64);
-        let mut consumer = Consumer::attach(Halves::of_consumer(&b, &a)).unwrap();
-        a.control().tail.0.store(tail, Ordering::Relaxed);
-        let expected = Poison::Tail { found: tail, seen: 64, capacity: 4096 };
-        assert_eq!(consumer.resume_at(64), Err(expected), "{tail}");
-        assert_eq!(consumer.position(), 64);
-    }
-}
-
 /// A ring is not spent on a sleeper that has seen all there is: the next record rings for the same sleep.
 /// (The producer may look at the sleep word long after its publish, when the sleeper has read the record and
 /// gone to sleep again.)
