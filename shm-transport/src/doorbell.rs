@@ -14,6 +14,7 @@ use rustix::event::EventfdFlags;
 use rustix::io::{Errno, ReadWriteFlags};
 use rustix::thread::futex;
 
+use crate::stop_point::stop_point;
 use crate::sync::AtomicU64;
 
 /// Makes the eventfd on which one side is rung: non-blocking, counting, close-on-exec.
@@ -36,6 +37,7 @@ impl Bell {
     /// Wakes the peer. `moved` is the word whose change it waits for.
     #[cold]
     pub fn ring(&self, moved: &AtomicU64) {
+        stop_point("wake.before");
         match self {
             Self::None => {}
             Self::Futex => {
@@ -47,6 +49,7 @@ impl Bell {
                 let _ = rustix::io::write(fd.as_fd(), &1u64.to_ne_bytes());
             }
         }
+        stop_point("wake.after");
     }
 }
 

@@ -139,19 +139,21 @@ impl Geometry {
     /// The most payload bytes a record carries.
     #[inline]
     pub fn record_bytes_max(self) -> usize {
-        let share = self.capacity as usize / RECORDS_PER_CAPACITY_MIN;
-        if cfg!(loom) || share <= crate::record::HEADER_BYTES {
-            // Models use rings of a few records; a record may then fill half of it.
-            return self.capacity as usize / 2 - crate::record::HEADER_BYTES;
-        }
-        share - crate::record::HEADER_BYTES
+        let share = if self.is_tiny() { 2 } else { RECORDS_PER_CAPACITY_MIN };
+        self.capacity as usize / share - crate::record::HEADER_BYTES
     }
 
-    /// A quarter of the ring: the most that a producer may wait for, and how often a consumer looks for one that
-    /// waits. The tiny rings of models have quarters of one record.
+    /// A quarter of the ring: the most that a producer may wait for, since a record with its padding takes no more, and
+    /// how often a consumer looks for one that waits. In a tiny ring a record may take all of it, so it looks always.
     #[inline]
     pub fn quarter_bytes(self) -> u64 {
-        self.capacity / 4
+        if self.is_tiny() { RECORD_ALIGN as u64 } else { self.capacity / 4 }
+    }
+
+    /// Whether this is the ring of a model: of a few records, each of up to half of it.
+    #[inline]
+    fn is_tiny(self) -> bool {
+        cfg!(loom) && self.capacity < 1024
     }
 
     /// Where a position lies in the data.

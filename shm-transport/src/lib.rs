@@ -14,6 +14,7 @@
 //! | [`link`] | whole messages: fragments, reassembly, backlog, large ones by descriptor |
 //! | [`envelope`] | what the messages say |
 //! | [`observe`] | what a ring looks like to somebody who takes no part in it |
+//! | `stop_point` | where a test may have the process killed; nothing without the feature `testing` |
 //! | [`ports`] | the rings between edge threads and shards, and which shard owns a session |
 //!
 //! Unsafe code lives in [`mapping`], `copy` and [`doorbell`], in the one place of [`link`] that borrows a record in
@@ -24,6 +25,10 @@ pub mod sync;
 pub mod layout;
 pub mod record;
 pub mod ring;
+#[cfg(feature = "testing")]
+pub mod stop_point;
+#[cfg(not(feature = "testing"))]
+mod stop_point;
 
 #[cfg(not(loom))]
 mod copy;
@@ -41,6 +46,8 @@ pub mod observe;
 pub mod passage;
 #[cfg(not(loom))]
 pub mod ports;
+#[cfg(all(feature = "testing", not(loom)))]
+pub mod roles;
 #[cfg(not(loom))]
 mod sealed;
 #[cfg(not(loom))]

@@ -34,12 +34,20 @@
 mod consumer;
 mod producer;
 
-#[cfg(all(test, loom))]
+#[cfg(all(test, not(loom)))]
+mod boundary_tests;
+#[cfg(all(test, not(loom)))]
+mod hostile_tests;
+#[cfg(all(test, loom, not(shuttle)))]
 mod loom_rig;
-#[cfg(all(test, loom))]
+#[cfg(all(test, loom, not(shuttle)))]
+mod loom_takeover_tests;
+#[cfg(all(test, loom, not(shuttle)))]
 mod loom_tests;
 #[cfg(all(test, not(loom)))]
 mod model_tests;
+#[cfg(all(test, loom, shuttle))]
+mod shuttle_tests;
 
 pub use consumer::Consumer;
 pub use producer::{Producer, Refused, Slot};

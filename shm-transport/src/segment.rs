@@ -19,6 +19,7 @@ use crate::link::{Limits, Link, ReadMode, Side};
 use crate::mapping::Half;
 use crate::passage;
 use crate::record::Poison;
+use crate::stop_point::stop_point;
 
 /// The seals every segment carries. No write seal: the next gateway must be able to map for writing.
 const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
@@ -130,19 +131,26 @@ fn make(name: &str, page: &ConfigPage, pages: Pages) -> Result<Segment, CreateEr
     };
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     let writable = rustix::fs::memfd_create(name, flags).map_err(failed("memfd_create"))?;
+    stop_point("create.made");
     let bytes = page.geometry.half_bytes();
     rustix::fs::ftruncate(&writable, bytes).map_err(failed("ftruncate"))?;
+    stop_point("create.sized");
     if pages == Pages::Now {
         // A sparse segment would meet a full memory as SIGBUS in the middle of a message.
         rustix::fs::fallocate(&writable, FallocateFlags::empty(), 0, bytes).map_err(failed("fallocate"))?;
     }
+    stop_point("create.allocated");
     rustix::io::pwrite(&writable, &page.encode(), 0).map_err(failed("write"))?;
+    stop_point("create.described");
     rustix::fs::fchmod(&writable, Mode::RUSR).map_err(failed("fchmod"))?;
+    stop_point("create.mode");
     rustix::fs::fcntl_add_seals(&writable, SEALS).map_err(failed("seal"))?;
+    stop_point("create.sealed");
     let path = rustix::path::DecInt::from_fd(&writable);
     let path = format!("/proc/self/fd/{}", path.as_c_str().to_string_lossy());
     let read_only = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .map_err(failed("reopen read-only"))?;
+    stop_point("create.reopened");
     Ok(Segment { writable, read_only })
 }
 
@@ -243,6 +251,7 @@ fn attach(
             Half::map_peer(engine_half, engine.geometry).map_err(failed("engine"))?,
         ),
     };
+    stop_point("attach.mapped");
     let link = Link::new(&Arc::new(own), &Arc::new(peer), side, limits)?;
     Ok(Attached { link, instance: engine.instance, generation: engine.generation })
 }

@@ -3,6 +3,7 @@
 
 pub mod client;
 pub mod process;
+pub mod storm;
 
 use std::path::PathBuf;
 

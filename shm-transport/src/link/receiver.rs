@@ -61,6 +61,12 @@ impl Receiver {
         }
     }
 
+    /// Goes on behind the messages whose effects a predecessor has stored but perhaps not released. `position` is what
+    /// [`Self::position`] said when the last of them had been received. To be called before anything is received.
+    pub fn resume_at(&mut self, position: u64) -> Result<(), Poison> {
+        self.consumer.resume_at(position).map_err(|poison| poisoned(self.consumer.memory().own(), poison))
+    }
+
     /// Hands the messages of up to `records_max` records to `each`, and says how many that were.
     ///
     /// What a message borrows stays valid during the call only; the ring gets its room back with
@@ -285,9 +291,10 @@ impl Receiver {
         self.consumer.peer_closed()
     }
 
-    /// Where the next record stands.
+    /// Where the next record stands. While a message is unfinished, where its first one does: the position behind the
+    /// last whole message.
     pub fn position(&self) -> u64 {
-        self.consumer.position()
+        self.partial.map_or(self.consumer.position(), |partial| partial.start)
     }
 }
 

@@ -14,6 +14,7 @@ use crate::passage::{IN_FLIGHT_MAX, Passage};
 use crate::record::{FLAG_CONTINUED, FLAG_DESCRIPTOR, FLAG_FRAGMENT, Poison, span};
 use crate::ring::{Memory, Producer, Refused, Wake};
 use crate::sealed::Sealed;
+use crate::stop_point::stop_point;
 use crate::sync::Ordering;
 
 /// Low bits of a descriptor's number count the large messages of one holder of the role; the others are its epoch.
@@ -373,8 +374,10 @@ impl Sender {
     /// Wakes the peer whatever its sleep words say.
     pub(crate) fn wake_peer(&self) {
         let own = self.producer.memory().own();
+        stop_point("adopt.before");
         self.bell.ring(&own.tail.0);
         self.bell.ring(&own.head.0);
+        stop_point("adopt.after");
     }
 
     /// Publishes what is in the ring, says that nothing more will come, and wakes the peer so that it

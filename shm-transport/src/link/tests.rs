@@ -171,6 +171,33 @@ fn messages_are_released_as_a_whole() {
     assert_eq!(reader().receive(64, |_| ()), Ok(0));
 }
 
+/// A reader that stored the effects of what it received, with its position, and died before the release: its successor
+/// goes on behind them. A position that the ring has never been at is refused.
+#[test]
+fn a_successor_goes_on_behind_stored_effects() {
+    let (a, b) = halves(4096);
+    let mut sender = link(&a, &b, ReadMode::CopyAndCheck, Limits::default()).sender;
+    let reader = || link(&b, &a, ReadMode::CopyAndCheck, Limits::default()).receiver;
+    for bytes in [4, 8, 1200, 12] {
+        sender.send(&ROUTE, &end(bytes)).unwrap();
+    }
+    sender.flush().unwrap();
+    let mut dying = reader();
+    // Two messages, and the beginning of the third.
+    assert_eq!(dying.receive(3, |_| ()), Ok(2));
+    let stored = dying.position();
+    drop(dying);
+    let mut successor = reader();
+    assert_eq!(successor.resume_at(stored), Ok(()));
+    let mut lengths = Vec::new();
+    assert_eq!(successor.receive(64, |m| lengths.push(text(&m).len())), Ok(2));
+    assert_eq!(lengths, [1200, 12]);
+    successor.release();
+    assert_eq!(reader().receive(64, |_| ()), Ok(0));
+    let beyond = sender.published() + 16;
+    assert_eq!(reader().resume_at(beyond), Err(Poison::Own { found: beyond }));
+}
+
 /// Why a side does not read its peer any more stands in its half, until somebody takes it over.
 #[test]
 fn the_poison_is_written_down() {

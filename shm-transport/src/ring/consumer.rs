@@ -3,6 +3,7 @@
 use super::{AWAKE, Memory, Wake, Waker, asleep_at};
 use crate::layout::{POSITION_MAX, TAIL_CLOSED};
 use crate::record::{Checked, HEADER_BYTES, Header, Poison, check, span};
+use crate::stop_point::stop_point;
 use crate::sync::{Ordering, fence};
 
 /// How much is fetched in advance when the consumer has caught up. Beyond that the processor sees the pattern.
@@ -26,6 +27,7 @@ impl<M: Memory> Consumer<M> {
     ///
     /// Our own head is the truth of what was released; the peer's tail is bounded against it.
     pub fn attach(memory: M) -> Result<Self, Poison> {
+        stop_point("attach.consumer");
         // Relaxed: only this role writes the word, and the role was handed to us by other means.
         let head = memory.own().head.0.load(Ordering::Relaxed);
         if head > POSITION_MAX || !head.is_multiple_of(HEADER_BYTES as u64) {
@@ -34,7 +36,23 @@ impl<M: Memory> Consumer<M> {
         let mut consumer =
             Self { memory, position: head, released: head, tail_seen: head, waiter: Waker::default() };
         consumer.refresh_tail()?;
+        stop_point("attach.consumed");
         Ok(consumer)
+    }
+
+    /// Goes on at `position`, up to which a predecessor has stored the effect of every record but perhaps
+    /// not released it. A position below the head changes nothing: released is released. The bytes in between
+    /// are given back by the next [`Self::release`].
+    ///
+    /// The position comes from a store of our own. Whoever stored it had seen a tail not below it, so one
+    /// beyond the tail says that the store belongs to another ring, or that the producer took its tail back.
+    pub fn resume_at(&mut self, position: u64) -> Result<(), Poison> {
+        if position > self.tail_seen || !position.is_multiple_of(HEADER_BYTES as u64) {
+            return Err(Poison::Own { found: position });
+        }
+        self.position = self.position.max(position);
+        stop_point("resume.moved");
+        Ok(())
     }
 
     /// The memory under the ring.
@@ -72,9 +90,15 @@ impl<M: Memory> Consumer<M> {
             self.memory.read(geometry.offset(self.position), &mut bytes);
             let header = Header::decode(bytes);
             match check(header, geometry, self.position, self.tail_seen - self.position)? {
-                Checked::Record(header) => return Ok(Some(header)),
+                Checked::Record(header) => {
+                    stop_point("receive.peeked");
+                    return Ok(Some(header));
+                }
                 // At most once in a row: padding never starts at offset 0.
-                Checked::Padding(bytes) => self.position += bytes,
+                Checked::Padding(bytes) => {
+                    self.position += bytes;
+                    stop_point("receive.skipped");
+                }
             }
         }
     }
@@ -96,6 +120,7 @@ impl<M: Memory> Consumer<M> {
         debug_assert!(into.len() == header.len as usize && header.position == self.position);
         let at = self.memory.geometry().offset(self.position) + HEADER_BYTES;
         self.memory.read(at, into);
+        stop_point("receive.copied");
     }
 
     /// Goes on to the record behind `header`. The bytes stay ours until [`Self::release`].
@@ -103,6 +128,7 @@ impl<M: Memory> Consumer<M> {
     pub fn advance(&mut self, header: Header) {
         debug_assert!(header.position == self.position);
         self.position += span(header.len as usize);
+        stop_point("receive.advanced");
     }
 
     /// Gives everything we advanced over back to the producer.
@@ -127,8 +153,10 @@ impl<M: Memory> Consumer<M> {
         let quarter = self.memory.geometry().quarter_bytes();
         let same_quarter = (self.released ^ until) < quarter;
         self.released = until;
+        stop_point("release.before_head");
         // SYNC: pairs with the Acquire fence in `Producer::refresh_head`: our reads are done.
         self.memory.own().head.0.store(until, Ordering::Release);
+        stop_point("release.after_head");
         if same_quarter {
             return Wake::Quiet;
         }
@@ -141,6 +169,7 @@ impl<M: Memory> Consumer<M> {
         // SYNC: SeqCst, pairs with the fence in `Producer::arm_space`: either the producer sees this head
         // or we see that it waits (rule 5).
         fence(Ordering::SeqCst);
+        stop_point("release.after_fence");
         // Relaxed: ordered by the fence; the value is only compared.
         let wanted = self.memory.peer().space_wanted.0.load(Ordering::Relaxed);
         // A waiting producer is woken when half the ring is free, not for every record.
@@ -155,6 +184,7 @@ impl<M: Memory> Consumer<M> {
         // Relaxed: only we write it; the fence orders it against the tail. Where this returns `false`, all
         // that was seen is consumed and the look below finds nothing newer, so the word is exact (rule 6).
         self.memory.own().sleep.0.store(asleep_at(self.tail_seen), Ordering::Relaxed);
+        stop_point("sleep.announced");
         // SYNC: SeqCst, pairs with the fence in `Producer::publish`: either we see its tail or it sees
         // that we sleep (rule 5).
         fence(Ordering::SeqCst);
@@ -166,6 +196,7 @@ impl<M: Memory> Consumer<M> {
     pub fn disarm(&mut self) {
         // Relaxed: a stale odd value costs the producer one needless ring.
         self.memory.own().sleep.0.store(AWAKE, Ordering::Relaxed);
+        stop_point("awake.announced");
     }
 
     /// Whether the producer said that nothing more will come. Records may still be unread.

@@ -3,6 +3,8 @@
 //! Data lies in cells that loom checks, so an access that no ordering separates from another is reported as a
 //! race, not only a wrong order of positions. Room for two records of 16 payload bytes.
 
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 
 use loom::cell::UnsafeCell;
@@ -34,13 +36,53 @@ pub(super) struct View {
     // Arc: both model threads own it.
     pub(super) shared: Arc<Shared>,
     pub(super) is_producer: bool,
+    /// How often the holder may still touch shared memory or a bell before it is killed.
+    lives: Cell<u32>,
+}
+
+/// Goes up the stack of a holder that is killed. Nothing on the way has a destructor that touches the memory,
+/// so to the other side it is as sudden as a kill.
+struct Killed;
+
+/// Runs a holder of a role, which may be killed.
+pub(super) fn until_killed<T>(holder: impl FnOnce() -> T) -> Option<T> {
+    match catch_unwind(AssertUnwindSafe(holder)) {
+        Ok(value) => Some(value),
+        Err(end) if end.is::<Killed>() => None,
+        Err(failure) => resume_unwind(failure),
+    }
 }
 
 impl View {
+    /// The same view for a holder that is killed just before it touches anything for the `lives + 1`st time.
+    pub(super) fn mortal(&self, lives: u32) -> Self {
+        Self { lives: Cell::new(lives), ..self.clone() }
+    }
+
+    /// A place where the holder may be killed.
+    pub(super) fn live(&self) {
+        if self.lives.get() == 0 {
+            // Past the panic hook: this is no failure.
+            resume_unwind(Box::new(Killed));
+        }
+        self.lives.set(self.lives.get() - 1);
+    }
+
+    /// Wakes the peer whatever its sleep words say, as a successor does.
+    pub(super) fn wake_peer(&self) {
+        self.live();
+        if self.is_producer {
+            self.shared.data_bell.wake();
+        } else {
+            self.shared.space_bell.wake();
+        }
+    }
+
     /// Lets the other thread run here. Loom remembers one access to an object, the last: a thread that loads
     /// a word and then stores to it hides the other's load before both, and with it the interleavings in
     /// between. A store that nobody loads conflicts with all others and orders nothing.
     fn step(&self) {
+        self.live();
         self.shared.steps.store(0, Ordering::Relaxed);
     }
 }
@@ -61,6 +103,7 @@ impl Memory for View {
     }
 
     fn write(&self, offset: usize, bytes: &[u8]) {
+        self.live();
         for (index, chunk) in bytes.chunks_exact(8).enumerate() {
             let word = u64::from_le_bytes(chunk.try_into().unwrap());
             self.shared.data[offset / 8 + index].with_mut(|cell| {
@@ -73,6 +116,7 @@ impl Memory for View {
     fn prefetch(&self, _offset: usize, _bytes: usize) {}
 
     fn read(&self, offset: usize, into: &mut [u8]) {
+        self.live();
         for (index, chunk) in into.chunks_exact_mut(8).enumerate() {
             let word = self.shared.data[offset / 8 + index].with(|cell| {
                 // SAFETY: the pointer of a live cell; loom fails the test if a write is concurrent.
@@ -119,7 +163,8 @@ pub(super) fn views(start: u64) -> (View, View) {
     });
     shared.producer.tail.0.store(start, Ordering::Relaxed);
     shared.consumer.head.0.store(start, Ordering::Relaxed);
-    (View { shared: Arc::clone(&shared), is_producer: true }, View { shared, is_producer: false })
+    let view = |shared, is_producer| View { shared, is_producer, lives: Cell::new(u32::MAX) };
+    (view(Arc::clone(&shared), true), view(shared, false))
 }
 
 pub(super) fn ring(start: u64) -> (Producer<View>, Consumer<View>) {
@@ -137,13 +182,13 @@ pub(super) fn commit(producer: &mut Producer<View>, number: u8) -> Result<(), Re
 
 pub(super) fn publish(producer: &mut Producer<View>) {
     if producer.publish() == Wake::Ring {
-        producer.memory().shared.data_bell.wake();
+        producer.memory().wake_peer();
     }
 }
 
 pub(super) fn release(consumer: &mut Consumer<View>) {
     if consumer.release() == Wake::Ring {
-        consumer.memory().shared.space_bell.wake();
+        consumer.memory().wake_peer();
     }
 }
 
@@ -188,6 +233,7 @@ pub(super) fn take_or_sleep(consumer: &mut Consumer<View>) -> Option<u8> {
                 consumer.disarm();
                 return take(consumer);
             }
+            consumer.memory().live();
             let shared = Arc::clone(&consumer.memory().shared);
             shared.data_bell.wait(&shared.producer.tail.0, consumer.tail_seen());
         }
@@ -202,6 +248,7 @@ pub(super) fn commit_or_sleep(producer: &mut Producer<View>, number: u8) {
             Ok(()) => return,
             Err(Refused::Full { needed, .. }) => {
                 if !producer.arm_space(needed).unwrap() {
+                    producer.memory().live();
                     let shared = Arc::clone(&producer.memory().shared);
                     shared.space_bell.wait(&shared.consumer.head.0, producer.head_seen());
                 }

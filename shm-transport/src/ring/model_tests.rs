@@ -189,6 +189,38 @@ fn impossible_own_positions_are_refused() {
     }
 }
 
+/// A consumer goes on where its predecessor's effects end, and gives back what lies before; one row per place
+/// the effects may have ended at.
+#[test]
+fn a_consumer_resumes_where_its_effects_end() {
+    for (at, expected) in [
+        (0, Ok(64)),
+        (64, Ok(64)),
+        (96, Ok(96)),
+        (160, Ok(160)),
+        (176, Err(Poison::Own { found: 176 })),
+        (72, Err(Poison::Own { found: 72 })),
+        (u64::MAX - 15, Err(Poison::Own { found: u64::MAX - 15 })),
+    ] {
+        let (a, b) = halves(64);
+        let mut producer = Producer::attach(Halves::of_producer(&a, &b)).unwrap();
+        for _ in 0..3 {
+            let mut slot = producer.reserve(16).unwrap();
+            assert!(slot.put(&[7; 16]));
+            slot.commit(1, 0);
+        }
+        let _nobody_sleeps = producer.publish();
+        let mut consumer = Consumer::attach(Halves::of_consumer(&b, &a)).unwrap();
+        let resumed = consumer.resume_at(at);
+        assert_eq!(resumed.map(|()| consumer.position()), expected, "{at}");
+        // Refused or not, only what was resumed behind is given back.
+        let _nobody_waits = consumer.release();
+        assert_eq!(b.control().head.0.load(Ordering::Relaxed), expected.unwrap_or(64), "{at}");
+        let next = consumer.peek().map(|header| header.map(|header| header.position));
+        assert_eq!(next, Ok(Some(expected.unwrap_or(64)).filter(|next| *next < 160)), "{at}");
+    }
+}
+
 /// A ring is not spent on a sleeper that has seen all there is: the next record rings for the same sleep.
 /// (The producer may look at the sleep word long after its publish, when the sleeper has read the record and
 /// gone to sleep again.)

@@ -3,6 +3,7 @@
 use super::{AWAKE, Memory, Wake, Waker, asleep_at};
 use crate::layout::{POSITION_MAX, TAIL_CLOSED};
 use crate::record::{FLAGS_KNOWN, HEADER_BYTES, Header, KIND_PADDING, Poison, span};
+use crate::stop_point::stop_point;
 use crate::sync::{Ordering, fence};
 
 /// Why a record was not accepted.
@@ -50,6 +51,7 @@ impl<M: Memory> Producer<M> {
     /// Our own tail is the truth of what was sent; the peer's head is bounded against it. A ring that the
     /// previous holder of the role closed is open again.
     pub fn attach(memory: M) -> Result<Self, Poison> {
+        stop_point("attach.producer");
         // Relaxed: only this role writes the word, and the role was handed to us by other means.
         let found = memory.own().tail.0.load(Ordering::Relaxed);
         let tail = found & !TAIL_CLOSED;
@@ -64,7 +66,9 @@ impl<M: Memory> Producer<M> {
             // SYNC: pairs with the Acquire fence in `Consumer::refresh_tail`: what the previous holder
             // published stays published.
             producer.memory.own().tail.0.store(tail, Ordering::Release);
+            stop_point("attach.reopened");
         }
+        stop_point("attach.produced");
         Ok(producer)
     }
 
@@ -121,7 +125,9 @@ impl<M: Memory> Producer<M> {
             let len = u32::try_from(padding as usize - HEADER_BYTES).unwrap_or(u32::MAX);
             let header = Header { len, kind: KIND_PADDING, flags: 0, position: self.tail };
             self.memory.write(geometry.offset(self.tail), &header.encode());
+            stop_point("send.padded");
         }
+        stop_point("send.reserved");
         let start = self.tail + padding;
         Ok(Slot { producer: self, start, filled: 0, room: payload_bytes_max })
     }
@@ -135,11 +141,14 @@ impl<M: Memory> Producer<M> {
             return Wake::Quiet;
         }
         self.published = self.tail;
+        stop_point("publish.before_tail");
         // SYNC: pairs with the Acquire fence in `Consumer::refresh_tail`.
         self.memory.own().tail.0.store(self.tail | self.closed, Ordering::Release);
+        stop_point("publish.after_tail");
         // SYNC: SeqCst, since a store must not pass the load that follows it: with the fence in
         // `Consumer::arm`, either the consumer sees this tail or we see that it sleeps (rule 5).
         fence(Ordering::SeqCst);
+        stop_point("publish.after_fence");
         // Relaxed: ordered by the fence; the value is only compared.
         self.sleeper.decide(self.memory.peer().sleep.0.load(Ordering::Relaxed), self.tail)
     }
@@ -154,6 +163,7 @@ impl<M: Memory> Producer<M> {
             let seen = self.head_seen;
             // Relaxed: only we write it; the fence orders it against the head.
             self.memory.own().space_wanted.0.store(asleep_at(seen), Ordering::Relaxed);
+            stop_point("space.announced");
             // SYNC: SeqCst, pairs with the fence in `Consumer::release`: either we see its head or it sees
             // that we wait (rule 5).
             fence(Ordering::SeqCst);
@@ -182,9 +192,11 @@ impl<M: Memory> Producer<M> {
     pub fn close(&mut self) {
         self.closed = TAIL_CLOSED;
         self.published = self.tail;
+        stop_point("close.before_tail");
         // SYNC: pairs with the Acquire fence in `Consumer::refresh_tail`: who sees the mark sees the records
         // before it.
         self.memory.own().tail.0.store(self.tail | TAIL_CLOSED, Ordering::Release);
+        stop_point("close.after_tail");
     }
 
     /// Asks the consumer how far it is.
@@ -227,6 +239,7 @@ impl<M: Memory> Slot<'_, M> {
         }
         let at = self.producer.memory.geometry().offset(self.start) + HEADER_BYTES + self.filled;
         self.producer.memory.write(at, bytes);
+        stop_point("send.payload");
         self.filled += bytes.len();
         true
     }
@@ -259,6 +272,8 @@ impl<M: Memory> Slot<'_, M> {
             Header { len: u32::try_from(self.filled).unwrap_or(u32::MAX), kind, flags, position: self.start };
         let at = self.producer.memory.geometry().offset(self.start);
         self.producer.memory.write(at, &header.encode());
+        stop_point("send.header");
         self.producer.tail = self.start + span(self.filled);
+        stop_point("send.committed");
     }
 }
