@@ -1,14 +1,15 @@
 //! An attached agent: both directions of its link, before they are split.
 
 use shm_transport::envelope::{HelloV1, Route};
-use shm_transport::link::{Limits, SendError};
+use shm_transport::link::{Limits, MESSAGE_BYTES_MAX, SendError};
 use shm_transport::segment;
 
 use crate::inherited::{InheritError, Inherited};
 use crate::{Inbox, Outbox};
 
 /// What an agent holds outside of its rings. The backlog takes at least one message of the largest size.
-const LIMITS: Limits = Limits { message_bytes_max: 2 * 1024 * 1024, backlog_bytes_max: 4 * 1024 * 1024 };
+const LIMITS: Limits =
+    Limits { message_bytes_max: MESSAGE_BYTES_MAX, backlog_bytes_max: 2 * MESSAGE_BYTES_MAX };
 
 const _: () = assert!(LIMITS.backlog_bytes_max >= LIMITS.message_bytes_max, "every message finds room");
 

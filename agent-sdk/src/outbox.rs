@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use shm_transport::envelope::{BlockType, BlockV1, Content, EndV1, FailureCode, FailureV1, Route};
+use shm_transport::envelope::{
+    BlockType, BorrowedBlock, BorrowedEnd, Content, FailureCode, FailureV1, Route,
+};
 use shm_transport::link::{SendError, Sender};
 use shm_transport::record::Poison;
 
@@ -45,29 +47,23 @@ pub enum ReplyError {
 #[derive(Debug)]
 pub struct Outbox {
     sender: Sender,
-    // Reused for every reply, so that a reply allocates nothing once they have grown.
-    block: BlockV1,
-    end: EndV1,
 }
 
 impl Outbox {
     pub(crate) fn new(sender: Sender) -> Self {
-        Self { sender, block: BlockV1::default(), end: EndV1::default() }
+        Self { sender }
     }
 
     /// Adds a block to a reply. Blocks arrive in the order in which they are sent.
     pub fn block(&mut self, id: &TurnId, block_type: BlockType, content: &str) -> Result<(), ReplyError> {
-        self.block.block_type = block_type as u8;
-        refill(&mut self.block.content, content);
-        send(&mut self.sender, &id.route, &self.block)
+        send(&mut self.sender, &id.route, &BorrowedBlock { block_type: block_type as u8, content })
     }
 
     /// Ends a reply. `content` is what remains to be said after the blocks.
     ///
     /// HOT: no allocation, lock or syscall while there is room.
     pub fn end(&mut self, id: &TurnId, content: &str) -> Result<(), ReplyError> {
-        refill(&mut self.end.content, content);
-        send(&mut self.sender, &id.route, &self.end)
+        send(&mut self.sender, &id.route, &BorrowedEnd { content })
     }
 
     /// Says that a message gets no reply. `text` is a sentence that names the reason.
@@ -87,16 +83,6 @@ impl Outbox {
         self.sender.close();
         Ok(())
     }
-}
-
-/// The largest text whose memory is kept for the next reply.
-const KEPT_BYTES_MAX: usize = 64 * 1024;
-
-fn refill(text: &mut String, content: &str) {
-    text.clear();
-    // A rare large reply must not leave its memory behind for good.
-    text.shrink_to(KEPT_BYTES_MAX);
-    text.push_str(content);
 }
 
 fn send<T: Content>(sender: &mut Sender, route: &Route, value: &T) -> Result<(), ReplyError> {

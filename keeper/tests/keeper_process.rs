@@ -165,6 +165,52 @@ fn kill(process_id: u32) {
     rustix::process::kill_process(pid, Signal::KILL).unwrap();
 }
 
+/// Kilobytes of private memory of a process.
+fn private_kb(process_id: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process_id}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("RssAnon")).unwrap();
+    line.split_ascii_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// 64 MiB go to an agent and come back, again and again, through rings of 64 KiB; the private memory of neither process
+/// grows by more than a small part of that.
+#[test]
+fn sixty_four_mebibytes_cross_and_memory_stays_flat() {
+    const BYTES: usize = 64 << 20;
+    let mut fixture = Fixture::start();
+    let mut probe = fixture.spawn(11);
+    assert_eq!(probe.ask("are you there"), "echo are you there");
+    let message = MessageV1 { content: "x".repeat(BYTES), ..MessageV1::default() };
+    let route = Route { turn: 77, session: 1, origin: 5, sequence: 9, attempt: 1 };
+    let ours = std::process::id();
+    let before = (private_kb(ours), private_kb(probe.process_id));
+    let (mut here, mut there) = (0, 0);
+    for _ in 0..5 {
+        probe.link.sender.send(&route, &message).unwrap();
+        probe.link.sender.flush().unwrap();
+        let deadline = Instant::now() + WAIT;
+        let mut came = 0;
+        while came == 0 {
+            let each = |message: shm_transport::envelope::Message<'_>| {
+                let Opened::End(end) = message.open() else { panic!("{:?}", message.kind()) };
+                came = end.content.len();
+                here = here.max(private_kb(ours));
+                there = there.max(private_kb(probe.process_id));
+            };
+            probe.link.receiver.receive(16, each).unwrap();
+            probe.link.receiver.release();
+            if came == 0 && !probe.link.receiver.arm().unwrap() {
+                await_readable(&probe.bell, deadline);
+            }
+            probe.link.receiver.disarm();
+            doorbell::silence(&probe.bell);
+        }
+        assert_eq!(came, BYTES);
+    }
+    let grown = (here.saturating_sub(before.0), there.saturating_sub(before.1));
+    assert!(grown.0 < 8192 && grown.1 < 8192, "grown by {grown:?} kB");
+}
+
 /// An agent answers through rings and doorbell; it has the descriptors, variables, directory and log it was
 /// promised, and no others.
 #[test]

@@ -11,8 +11,8 @@ mod body;
 
 pub use archives::{
     ArchivedBlockV1, ArchivedEndV1, ArchivedFailureV1, ArchivedHelloV1, ArchivedMessageV1, BlockType,
-    BlockV1, CONTENT_JSON, CONTENT_TEXT, Content, EndV1, FLAG_NO_REPLY, FailureCode, FailureV1, HelloV1,
-    MessageV1, Priority,
+    BlockV1, BorrowedBlock, BorrowedEnd, CONTENT_JSON, CONTENT_TEXT, Content, EndV1, FLAG_NO_REPLY,
+    FailureCode, FailureV1, HelloV1, MessageV1, Priority,
 };
 pub use body::{Body, Encoder, Message, Opened, StoredBody};
 pub(crate) use body::{archive_into, archive_to};

@@ -38,6 +38,12 @@ use crate::sync::Ordering;
 /// Bytes of what a record with DESCRIPTOR carries behind the routing words: number and size, 8 bytes each.
 pub const DESCRIPTOR_BYTES: usize = 16;
 
+/// The largest message: 64 MiB of text, and what goes with it.
+pub const MESSAGE_BYTES_MAX: usize = (64 << 20) + (64 << 10);
+/// The largest message that travels as fragments, where descriptors are not possible: both sides hold it in private
+/// memory, also for a peer that never sends its end.
+pub const FRAGMENTED_BYTES_MAX: usize = 2 << 20;
+
 /// What a link may hold outside of its rings.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -49,7 +55,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { message_bytes_max: 2 * 1024 * 1024, backlog_bytes_max: 8 * 1024 * 1024 }
+        Self { message_bytes_max: MESSAGE_BYTES_MAX, backlog_bytes_max: 2 * MESSAGE_BYTES_MAX }
     }
 }
 

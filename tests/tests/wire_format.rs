@@ -185,6 +185,14 @@ fn record_header_table() {
     let all = record::FLAG_FRAGMENT | record::FLAG_CONTINUED | record::FLAG_DESCRIPTOR;
     assert_eq!(record::FLAGS_KNOWN, all);
     assert_eq!(link::DESCRIPTOR_BYTES, 16);
+    compare(
+        "limits of large messages",
+        &table_under("Large messages", &["limit", "value"]),
+        &[
+            row([&"largest message, routing words included", &link::MESSAGE_BYTES_MAX]),
+            row([&"largest message that travels as fragments", &link::FRAGMENTED_BYTES_MAX]),
+        ],
+    );
     assert_eq!((record::HEADER_BYTES, record::KIND_PADDING), (16, 0));
 }
 

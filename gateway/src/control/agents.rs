@@ -10,7 +10,7 @@ use engine::shard::{Command, Notice};
 use engine::supervision::{Action, Event, Limits as Patience, Supervisor};
 use engine::time::Moment;
 use keeper::control::{Exit, Request, Spawn};
-use shm_transport::link::Limits;
+use shm_transport::link::{Limits, MESSAGE_BYTES_MAX};
 use shm_transport::segment::attach_engine;
 
 use super::Parts;
@@ -19,7 +19,7 @@ use crate::config::{AgentConfig, AgentKind};
 /// Bytes of the ring to an agent, and of the one back.
 const AGENT_RING_BYTES: u64 = 64 * 1024;
 /// What may wait for room in the ring to an agent: its credit, and one message beyond.
-const AGENT_BACKLOG_BYTES_MAX: usize = 16 * 1024 * 1024;
+const AGENT_BACKLOG_BYTES_MAX: usize = MESSAGE_BYTES_MAX + 16 * 1024 * 1024;
 const SIGKILL: i32 = 9;
 
 #[derive(Debug)]

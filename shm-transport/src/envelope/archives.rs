@@ -4,9 +4,12 @@
 
 use std::io;
 
-use rkyv::rancor::{Error, Strategy};
+use rkyv::munge::munge;
+use rkyv::rancor::{Error, Fallible, Source, Strategy};
+use rkyv::ser::Writer;
 use rkyv::ser::writer::{Buffer, IoWriter};
-use rkyv::{Archive, Serialize};
+use rkyv::string::{ArchivedString, StringResolver};
+use rkyv::{Archive, Place, Serialize};
 
 use super::Kind;
 
@@ -178,6 +181,55 @@ pub struct HelloV1 {
     pub software: String,
 }
 
+/// A [`BlockV1`] whose text lies elsewhere: sent without a copy of its own.
+#[derive(Clone, Copy, Debug)]
+pub struct BorrowedBlock<'a> {
+    /// As in [`BlockV1`].
+    pub block_type: u8,
+    /// As in [`BlockV1`].
+    pub content: &'a str,
+}
+
+/// An [`EndV1`] whose text lies elsewhere: sent without a copy of its own.
+#[derive(Clone, Copy, Debug)]
+pub struct BorrowedEnd<'a> {
+    /// As in [`EndV1`].
+    pub content: &'a str,
+}
+
+impl Archive for BorrowedBlock<'_> {
+    type Archived = ArchivedBlockV1;
+    type Resolver = StringResolver;
+
+    fn resolve(&self, resolver: StringResolver, out: Place<ArchivedBlockV1>) {
+        munge!(let ArchivedBlockV1 { block_type, content } = out);
+        self.block_type.resolve((), block_type);
+        ArchivedString::resolve_from_str(self.content, resolver, content);
+    }
+}
+
+impl Archive for BorrowedEnd<'_> {
+    type Archived = ArchivedEndV1;
+    type Resolver = StringResolver;
+
+    fn resolve(&self, resolver: StringResolver, out: Place<ArchivedEndV1>) {
+        munge!(let ArchivedEndV1 { content } = out);
+        ArchivedString::resolve_from_str(self.content, resolver, content);
+    }
+}
+
+impl<S: Fallible<Error: Source> + Writer + ?Sized> Serialize<S> for BorrowedBlock<'_> {
+    fn serialize(&self, serializer: &mut S) -> Result<StringResolver, S::Error> {
+        ArchivedString::serialize_from_str(self.content, serializer)
+    }
+}
+
+impl<S: Fallible<Error: Source> + Writer + ?Sized> Serialize<S> for BorrowedEnd<'_> {
+    fn serialize(&self, serializer: &mut S) -> Result<StringResolver, S::Error> {
+        ArchivedString::serialize_from_str(self.content, serializer)
+    }
+}
+
 /// A value that travels as an archive.
 ///
 /// Sealed: an archive is read without validation where its sender is trusted, so its bytes are made here only.
@@ -202,7 +254,7 @@ const ROOT_ALIGN: usize = 8;
 
 /// Declares the contents with their kinds and texts.
 macro_rules! contents {
-    ($($type:ident as $archived:ident is $kind:ident: $($text:ident),+;)*) => {$(
+    ($($type:ty as $archived:ident is $kind:ident: $($text:ident),+;)*) => {$(
         impl sealed::Sealed for $type {}
 
         impl Content for $type {
@@ -224,4 +276,6 @@ contents! {
     EndV1 as ArchivedEndV1 is End: content;
     FailureV1 as ArchivedFailureV1 is Failure: text;
     HelloV1 as ArchivedHelloV1 is Hello: software;
+    BorrowedBlock<'_> as ArchivedBlockV1 is Block: content;
+    BorrowedEnd<'_> as ArchivedEndV1 is End: content;
 }

@@ -50,6 +50,19 @@ fn archives_round_trip() {
     assert_eq!(seen.received_at_ms.to_native(), 1_700_000_000_000);
 }
 
+/// A borrowed text is archived byte by byte as an owned one, short or long.
+#[test]
+fn borrowed_contents_are_the_same() {
+    let (mut one, mut other) = (Encoder::default(), Encoder::default());
+    for content in ["", "in line", "longer than eight bytes", "hello, wörld 🦞"] {
+        let owned = BlockV1 { block_type: 3, content: content.into() };
+        let borrowed = one.encode(&BorrowedBlock { block_type: 3, content }).bytes();
+        assert_eq!(borrowed, other.encode(&owned).bytes(), "{content}");
+        let borrowed = one.encode(&BorrowedEnd { content }).bytes();
+        assert_eq!(borrowed, other.encode(&EndV1 { content: content.into() }).bytes(), "{content}");
+    }
+}
+
 /// Numbers and names of block types and failure codes lead back to them.
 #[test]
 fn names_round_trip() {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use rkyv::util::AlignedVec;
 
-use super::{DESCRIPTOR_BYTES, Limits, ReadMode, fragments_bytes_max, poisoned};
+use super::{DESCRIPTOR_BYTES, FRAGMENTED_BYTES_MAX, Limits, ReadMode, fragments_bytes_max, poisoned};
 use crate::doorbell::{Bell, futex_wait};
 use crate::envelope::{Message, ROUTE_BYTES, Route};
 use crate::mapping::Halves;
@@ -146,8 +146,9 @@ impl Receiver {
                 return Err(Poison::FragmentKind { expected: kind, found: header.kind });
             }
         };
-        if keep + header.len as usize > self.limits.message_bytes_max {
-            return Err(Poison::MessageTooLarge { max: self.limits.message_bytes_max });
+        let max = self.limits.message_bytes_max.min(FRAGMENTED_BYTES_MAX);
+        if keep + header.len as usize > max {
+            return Err(Poison::MessageTooLarge { max });
         }
         self.copy(header, keep);
         if header.flags & FLAG_FRAGMENT != 0 {

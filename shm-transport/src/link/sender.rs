@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{DESCRIPTOR_BYTES, Limits, SendError, fragments_bytes_max, poisoned};
+use super::{DESCRIPTOR_BYTES, FRAGMENTED_BYTES_MAX, Limits, SendError, fragments_bytes_max, poisoned};
 use crate::doorbell::{Bell, futex_wait};
 use crate::envelope::{Body, Content, Encoder, ROUTE_BYTES, Route, archive_into, archive_to};
 use crate::layout::FEATURE_DESCRIPTORS;
@@ -45,7 +45,7 @@ enum Progress {
     Sent,
     /// There is no room for the rest.
     NoRoom,
-    /// Its descriptor cannot travel.
+    /// Its descriptor cannot travel now. Too large for fragments, it waits for the next flush.
     Refused,
 }
 
@@ -180,6 +180,9 @@ impl Sender {
                 return self.enqueue_sealed(kind, route, &Arc::new(sealed));
             }
         }
+        if len > FRAGMENTED_BYTES_MAX {
+            return Err(SendError::TooLarge { len, max: FRAGMENTED_BYTES_MAX });
+        }
         self.backlog.push_back(Pending { kind, len, waiting: Waiting::bytes(route, archive) });
         self.backlog_bytes += len;
         Ok(())
@@ -247,23 +250,27 @@ impl Sender {
 
     #[cold]
     fn flush_backlog(&mut self) -> Result<(), SendError> {
-        self.drain_backlog().map_err(|poison| self.broken(poison))?;
-        self.publish();
-        while !self.backlog.is_empty() {
+        let mut progress = self.drain_and_publish()?;
+        while progress == Progress::NoRoom {
             // Ask for a ring, then look again: the room may have come in between.
             self.waiting = true;
             let needed = self.room_needed();
             if !self.producer.arm_space(needed).map_err(|poison| self.broken(poison))? {
                 return Ok(());
             }
-            self.drain_backlog().map_err(|poison| self.broken(poison))?;
-            self.publish();
+            progress = self.drain_and_publish()?;
         }
         if self.waiting {
             self.waiting = false;
             self.producer.disarm_space();
         }
         Ok(())
+    }
+
+    fn drain_and_publish(&mut self) -> Result<Progress, SendError> {
+        let progress = self.drain_backlog().map_err(|poison| self.broken(poison))?;
+        self.publish();
+        Ok(progress)
     }
 
     #[inline]
@@ -290,28 +297,27 @@ impl Sender {
         }
     }
 
-    fn drain_backlog(&mut self) -> Result<(), Poison> {
+    fn drain_backlog(&mut self) -> Result<Progress, Poison> {
         while let Some(mut pending) = self.backlog.pop_front() {
             let progress = match &mut pending.waiting {
                 Waiting::Bytes { bytes, sent } => self.put_fragments(pending.kind, bytes, sent)?,
                 Waiting::Sealed { route, sealed } => {
-                    match self.put_descriptor(pending.kind, route, sealed)? {
-                        Progress::Refused => {
-                            pending.waiting = Waiting::bytes(route, sealed.bytes());
-                            self.backlog.push_front(pending);
-                            continue;
-                        }
-                        progress => progress,
+                    let progress = self.put_descriptor(pending.kind, route, sealed)?;
+                    if progress == Progress::Refused && pending.len <= FRAGMENTED_BYTES_MAX {
+                        pending.waiting = Waiting::bytes(route, sealed.bytes());
+                        self.backlog.push_front(pending);
+                        continue;
                     }
+                    progress
                 }
             };
             if progress != Progress::Sent {
                 self.backlog.push_front(pending);
-                return Ok(());
+                return Ok(progress);
             }
             self.backlog_bytes -= pending.len;
         }
-        Ok(())
+        Ok(Progress::Sent)
     }
 
     fn put_fragments(&mut self, kind: u16, bytes: &[u8], sent: &mut usize) -> Result<Progress, Poison> {
@@ -395,7 +401,7 @@ impl Sender {
     /// Goes as far as a sender that dies before it publishes.
     #[cfg(test)]
     pub(super) fn drain_unpublished(&mut self) {
-        self.drain_backlog().unwrap();
+        let _progress = self.drain_backlog().unwrap();
         assert!(self.producer.tail() > self.producer.published());
     }
 
