@@ -13,6 +13,7 @@ mod in_process;
 mod job;
 pub mod linked;
 pub mod peer;
+mod raw_ring;
 mod report;
 mod stream;
 mod subject;

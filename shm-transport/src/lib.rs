@@ -13,6 +13,7 @@
 //! | [`passage`], `sealed` | large messages in files of their own, and the side channel for their descriptors |
 //! | [`link`] | whole messages: fragments, reassembly, backlog, large ones by descriptor |
 //! | [`envelope`] | what the messages say |
+//! | [`roles`] | the ring between processes without messages: for other payloads than ours |
 //! | [`observe`] | what a ring looks like to somebody who takes no part in it |
 //! | `stop_point` | where a test may have the process killed; nothing without the feature `testing` |
 //! | [`ports`] | the rings between edge threads and shards, and which shard owns a session |
@@ -46,7 +47,7 @@ pub mod observe;
 pub mod passage;
 #[cfg(not(loom))]
 pub mod ports;
-#[cfg(all(feature = "testing", not(loom)))]
+#[cfg(not(loom))]
 pub mod roles;
 #[cfg(not(loom))]
 mod sealed;

@@ -1,6 +1,7 @@
-//! Both roles of one side over a pair of segments, without the messages of a link: what crash tests drive.
+//! Both roles of one side over a pair of segments, without the messages of a link: records of any bytes.
 //!
-//! Only with the cargo feature `testing`. Attaches like [`crate::segment`], also to used segments.
+//! Attaches like [`crate::segment`], also to used segments. What the consumer reads is bounded and copied out; what
+//! the bytes mean is the caller's. Whoever sleeps or is waited for uses [`crate::doorbell`].
 
 use std::os::fd::AsFd;
 use std::sync::Arc;

@@ -17,6 +17,7 @@ use super::iceoryx::IceoryxEnd;
 use super::in_process;
 use super::job::{Job, Outcome};
 use super::linked::LinkEnd;
+use super::raw_ring::RingEnd;
 use super::stream::{StreamEnd, pipes, unix_stream};
 use crate::note::{self, exactly};
 
@@ -105,6 +106,11 @@ impl Peer {
             }
             Subject::ShmTransport => {
                 let (mut end, files) = LinkEnd::engine(job.ring_bytes as u64)?;
+                self.begin(&run, &files.each_ref().map(OwnedFd::as_fd))?;
+                self.end(job.measure(&mut end))
+            }
+            Subject::ShmRing => {
+                let (mut end, files) = RingEnd::first(job.ring_bytes as u64, job.size_bytes)?;
                 self.begin(&run, &files.each_ref().map(OwnedFd::as_fd))?;
                 self.end(job.measure(&mut end))
             }
@@ -204,6 +210,11 @@ fn answer(
         }
         Subject::ShmTransport => {
             let mut end = LinkEnd::agent(exactly(files)?)?;
+            ready()?;
+            job.serve(&mut end)?;
+        }
+        Subject::ShmRing => {
+            let mut end = RingEnd::second(exactly(files)?, job.size_bytes)?;
             ready()?;
             job.serve(&mut end)?;
         }

@@ -11,6 +11,8 @@ pub enum Subject {
     Bare,
     /// The link of this project, engine against agent.
     ShmTransport,
+    /// The ring under that link, with plain bytes; awake only.
+    ShmRing,
     /// A Unix stream socket.
     UnixStream,
     /// A pair of pipes.
@@ -71,6 +73,7 @@ impl Subject {
         let asleep = scenario == Scenario::RoundTripAsleep;
         match self {
             Self::Futex if !asleep => Some("it is the yardstick of sleeping only"),
+            Self::ShmRing if asleep => Some("it sleeps as its link does"),
             #[cfg(feature = "peers")]
             Self::Crossbeam | Self::Rtrb if asleep => Some("its ends cannot sleep"),
             #[cfg(feature = "peers")]

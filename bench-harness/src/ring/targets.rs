@@ -42,6 +42,10 @@ fn targets() -> Vec<Target> {
     let awake = Scenario::RoundTripAwake;
     vec![
         round_trip("round trip awake, 64 B, p50 / bare", awake, Some(Subject::Bare), 1.15),
+        Target {
+            of: (awake, 64, Subject::ShmRing),
+            ..round_trip("the same of the ring without messages / bare", awake, Some(Subject::Bare), 1.15)
+        },
         round_trip("round trip awake, 64 B, p50 / iceoryx2", awake, Subject::iceoryx2(), 0.45),
         one_way("one way, batches of 16, 64 B, rate / iceoryx2", 64, 8.0),
         one_way("one way, batches of 16, 1 KiB, rate / iceoryx2", 1024, 2.5),
