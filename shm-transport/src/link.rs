@@ -6,7 +6,7 @@
 //! | size | travels as |
 //! |---|---|
 //! | up to an eighth of the ring | one record |
-//! | up to half of it | adjacent records: FRAGMENT on all but the last, CONTINUED on all but the first |
+//! | up to three eighths | adjacent records: FRAGMENT on all but the last, CONTINUED on all but the first |
 //! | above | a [sealed](crate::sealed) file, whose descriptor goes beside the ring; its record carries the routing words and says DESCRIPTOR |
 //!
 //! A reader releases a message as a whole. So whoever takes over a ring finds every message that its predecessor
@@ -31,7 +31,7 @@ use crate::envelope::Kind;
 use crate::layout::{ControlWords, FEATURE_DESCRIPTORS, Geometry};
 use crate::mapping::{Half, Halves};
 use crate::passage::Passage;
-use crate::record::Poison;
+use crate::record::{HEADER_BYTES, Poison};
 use crate::ring::{Consumer, Producer};
 use crate::sync::Ordering;
 
@@ -149,9 +149,16 @@ impl Link {
 }
 
 /// The most payload bytes of a message that travels as fragments where descriptors are possible, so that it can stay
-/// in the ring until all of it has been read.
+/// in the ring until all of it has been read: three eighths. With headers, and padding of at most an eighth, that is
+/// less than the half that a reader may hold back.
 fn fragments_bytes_max(geometry: Geometry) -> usize {
-    geometry.capacity_bytes() as usize / 2
+    3 * (geometry.capacity_bytes() as usize / 8) - 4 * HEADER_BYTES
+}
+
+/// How much of the ring a reader holds back for a message that is not whole. A sender that waits is rung for as soon as
+/// half of the ring is free, so more must not be kept from it.
+fn held_bytes_max(geometry: Geometry) -> u64 {
+    geometry.capacity_bytes() / 2
 }
 
 /// Writes into our half that we do not read the peer any more, and why.

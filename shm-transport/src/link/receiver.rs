@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use rkyv::util::AlignedVec;
 
-use super::{DESCRIPTOR_BYTES, FRAGMENTED_BYTES_MAX, Limits, ReadMode, fragments_bytes_max, poisoned};
+use super::{DESCRIPTOR_BYTES, FRAGMENTED_BYTES_MAX, Limits, ReadMode, held_bytes_max, poisoned};
 use crate::doorbell::{Bell, futex_wait};
 use crate::envelope::{Message, ROUTE_BYTES, Route};
 use crate::mapping::Halves;
@@ -216,9 +216,12 @@ impl Receiver {
             Some(partial) => self.keep_partial(partial),
         };
         let mut wake = self.consumer.release_to(until);
-        if self.descriptor_seen {
-            self.drop_descriptor();
-            // The sender may wait for the number of descriptors under way, which is no matter of quarters.
+        if self.descriptor_seen || self.partial.is_some() {
+            if self.descriptor_seen {
+                self.drop_descriptor();
+            }
+            // The sender may wait for a descriptor to be released, or for the rest of what we hold back: then no whole
+            // quarter may follow in which we would look.
             if wake == Wake::Quiet {
                 wake = self.consumer.look_for_waiter();
             }
@@ -234,7 +237,7 @@ impl Receiver {
         let position = self.consumer.position();
         let kept = position - partial.start;
         // Only a peer without descriptors sends more than this, and it needs the room for the rest.
-        if kept > fragments_bytes_max(self.consumer.memory().geometry()) as u64 {
+        if kept > held_bytes_max(self.consumer.memory().geometry()) {
             return position;
         }
         partial.start
