@@ -37,6 +37,10 @@ impl Outputs {
                 let Some(sender) = self.agents.get_mut(&instance) else { return };
                 match sender.forward(&route, body) {
                     Err(SendError::Poisoned(poison)) => self.fenced.push((instance, poison)),
+                    // Which sizes can reach an agent is up to what it says of itself, so it is not a bug of ours.
+                    Err(SendError::TooLarge { max, .. }) => {
+                        self.fenced.push((instance, Poison::MessageTooLarge { max }));
+                    }
                     sent => {
                         // Its credit bounds what can wait for it.
                         taken(sent, "an agent");

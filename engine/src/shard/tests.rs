@@ -6,7 +6,7 @@ use shm_transport::envelope::{BlockV1, EndV1, HelloV1, Kind, MessageV1, Route};
 use shm_transport::layout::Geometry;
 use shm_transport::link::{Limits, Link};
 use shm_transport::ports::{connect, session_hash};
-use shm_transport::segment::in_process;
+use shm_transport::segment::{attach_engine, create, in_process};
 
 use super::*;
 use crate::core::{AgentDefinition, CoreLimits};
@@ -15,6 +15,7 @@ struct Bench {
     shard: Shard,
     commands: crossbeam_channel::Sender<Command>,
     edge: Link,
+    notices: tokio::sync::mpsc::UnboundedReceiver<Notice>,
 }
 
 impl Bench {
@@ -37,9 +38,9 @@ fn bench() -> Bench {
     let definitions = [AgentDefinition { name: "echo".into(), in_flight_max: 4 }].into();
     let core = ShardCore::new(ShardIndex(0), 1, definitions, CoreLimits::default());
     let (commands, mailbox) = crossbeam_channel::bounded(8);
-    let (notices, _nobody_listens) = tokio::sync::mpsc::unbounded_channel();
-    let shard = Shard::new(core, ports.shards.remove(0), mailbox, notices, Arc::default());
-    Bench { shard, commands, edge: ports.edges.remove(0).links.remove(0) }
+    let (sender, notices) = tokio::sync::mpsc::unbounded_channel();
+    let shard = Shard::new(core, ports.shards.remove(0), mailbox, sender, Arc::default());
+    Bench { shard, commands, edge: ports.edges.remove(0).links.remove(0), notices }
 }
 
 fn at(millis: u64) -> Moment {
@@ -112,6 +113,37 @@ fn the_last_words_are_heard_to_the_end() {
     }
     assert_eq!(seen.len(), 3 * RECORDS_PER_TURN + 1);
     assert_eq!(seen.last(), Some(&Kind::End));
+}
+
+/// An agent that takes no descriptors, and is sent what is too large for fragments, is fenced; the shard goes on.
+#[test]
+fn an_agent_that_cannot_take_a_message_is_fenced() {
+    let mut bench = bench();
+    let page = shm_transport::layout::ConfigPage {
+        geometry: Geometry::new(64 * 1024).unwrap(),
+        generation: 1,
+        instance: 1,
+        schema_hash: 0,
+        features_required: 0,
+        features_optional: 0,
+    };
+    let halves = ["engine", "agent"].map(|name| create(name, &page).unwrap());
+    let limits = Limits::default();
+    let link = attach_engine(&halves[0].writable, &halves[1].read_only, None, limits).unwrap().link;
+    let doorbell = shm_transport::doorbell::eventfd().unwrap();
+    let instance = InstanceId(1);
+    let attach = Command::Attach { agent: AgentIndex(0), instance, link: Box::new(link), doorbell };
+    bench.commands.send(attach).unwrap();
+    let message = MessageV1 { agent: "echo".into(), content: "x".repeat(3 << 20), ..MessageV1::default() };
+    let route = Route { session: session_hash("", "", ""), ..Route::default() };
+    bench.edge.sender.send(&route, &message).unwrap();
+    bench.edge.sender.flush().unwrap();
+    assert_eq!(bench.shard.turn(at(0)), Progress::Busy);
+    let Ok(Notice::AgentFenced { instance: found, poison }) = bench.notices.try_recv() else {
+        panic!("the agent is not fenced");
+    };
+    assert_eq!((found, poison), (instance, Poison::MessageTooLarge { max: 2 << 20 }));
+    assert_eq!(bench.shard.turn(at(1)), Progress::Idle);
 }
 
 /// A message for an agent that never comes up waits, and is refused when that is known for good; the edge
