@@ -18,6 +18,11 @@ pub(super) struct Deaf {
 }
 
 impl Deaf {
+    /// Asks for it.
+    pub(super) fn ask(&self, pause: Duration) {
+        self.pause.set(Some(pause));
+    }
+
     /// For how long, if the shard has asked for it since the last call.
     pub(super) fn take(&self) -> Option<Duration> {
         self.pause.take()
@@ -46,7 +51,7 @@ impl<Task> Doorbells<Task> {
                     pause_ms,
                     "an agent rings without cause, not listening"
                 );
-                deaf.pause.set(Some(pause));
+                deaf.ask(pause);
             }
         }
     }

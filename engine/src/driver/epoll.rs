@@ -109,3 +109,43 @@ fn duplicate(bell: &impl AsFd) -> OwnedFd {
         Err(error) => panic!("no descriptor left for the bell of a shard: {error}"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A bell that is to be unheard for an hour is not heard again after the ring that brought that about; another
+    /// one is. The order of the kernel's events makes the other's ring the proof that there was time enough.
+    #[test]
+    fn a_deaf_bell_is_not_listened_to() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let rings_heard = |deaf: Deaf| {
+            LocalSet::new().block_on(&runtime, async {
+                let bells = [(); 2].map(|()| shm_transport::doorbell::eventfd().unwrap());
+                let signal = Signal::default();
+                let (first, other) = (InstanceId(1), InstanceId(2));
+                let _first = listen(duplicate(&bells[0]), signal.clone(), Some(first), deaf);
+                let _other = listen(duplicate(&bells[1]), signal.clone(), Some(other), Deaf::default());
+                let mut heard = 0;
+                for round in 0..4 {
+                    for bell in &bells {
+                        rustix::io::write(bell, &1u64.to_ne_bytes()).unwrap();
+                    }
+                    let mut others = 0;
+                    while others == 0 {
+                        tokio::task::yield_now().await;
+                        for rung in signal.take_rung() {
+                            heard += usize::from(rung == first);
+                            others += usize::from(rung == other);
+                        }
+                    }
+                    assert!(heard <= round + 1);
+                }
+                heard
+            })
+        };
+        let deaf = Deaf::default();
+        deaf.ask(Duration::from_secs(3600));
+        assert_eq!((rings_heard(Deaf::default()), rings_heard(deaf)), (4, 1));
+    }
+}
