@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use agent_sdk::{Agent, AttachError, BlockType, FailureCode, Inherited, Received};
-use shm_transport::envelope::{Body, Kind, MessageV1, Opened, Route, schema_hash};
+use shm_transport::envelope::{Body, Kind, MessageV1, Opened, Route};
 use shm_transport::layout::{ConfigPage, Geometry};
 use shm_transport::link::{Limits, Link};
 use shm_transport::segment::Segment;
@@ -35,14 +35,7 @@ fn pair(capacity_bytes: u64) -> (Link, Inherited) {
 }
 
 fn held(capacity_bytes: u64) -> (Held, Inherited) {
-    let page = ConfigPage {
-        geometry: Geometry::new(capacity_bytes).unwrap(),
-        generation: 3,
-        instance: 7,
-        schema_hash: schema_hash(),
-        features_required: 0,
-        features_optional: 0,
-    };
+    let page = ConfigPage::new(Geometry::new(capacity_bytes).unwrap(), 7, 3);
     let engine_half = segment::create("engine", &page).unwrap();
     let agent_half = segment::create("agent", &page).unwrap();
     let (ours, theirs) = passage::pair().unwrap();

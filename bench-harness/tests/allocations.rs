@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 
 use allocation_counter::measure;
 use shm_transport::doorbell::eventfd;
-use shm_transport::envelope::{BlockV1, Route, schema_hash};
+use shm_transport::envelope::{BlockV1, Route};
 use shm_transport::layout::{ConfigPage, Geometry};
 use shm_transport::link::{Limits, Link};
 use shm_transport::segment::{Attached, attach_agent, attach_engine, create};
@@ -17,14 +17,7 @@ const SIZES: [usize; 4] = [64, 256, 1024, 4096];
 
 /// The engine's end, which copies and checks, and the agent's, which reads in place.
 fn links() -> (Link, Link) {
-    let page = ConfigPage {
-        geometry: Geometry::new(RING_BYTES).expect("a power of two within the limits"),
-        generation: 1,
-        instance: 1,
-        schema_hash: schema_hash(),
-        features_required: 0,
-        features_optional: 0,
-    };
+    let page = ConfigPage::new(Geometry::new(RING_BYTES).expect("a power of two within the limits"), 1, 1);
     let engine = create("allocations-engine", &page).expect("room for a small segment");
     let agent = create("allocations-agent", &page).expect("room for a small segment");
     let bell: OwnedFd = eventfd().expect("an eventfd");

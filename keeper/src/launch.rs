@@ -10,7 +10,6 @@ use std::sync::Arc;
 
 use agent_sdk::inherited as names;
 use rustix::process::{Pid, PidfdFlags, Rlimit, Signal, WaitOptions};
-use shm_transport::envelope::schema_hash;
 use shm_transport::layout::{ConfigPage, Geometry, GeometryError};
 use shm_transport::segment::{self, CreateError, Segment};
 
@@ -154,14 +153,7 @@ fn hold(request: &Spawn) -> Result<Held, LaunchError> {
         let name = || request.name.clone();
         let geometry =
             Geometry::new(bytes).map_err(|source| LaunchError::Geometry { name: name(), field, source })?;
-        let page = ConfigPage {
-            geometry,
-            generation: request.generation,
-            instance: request.instance,
-            schema_hash: schema_hash(),
-            features_required: 0,
-            features_optional: 0,
-        };
+        let page = ConfigPage::new(geometry, request.instance, request.generation);
         segment::create(&format!("openclaw-{label}-{}", request.instance), &page)
             .map_err(|source| LaunchError::Segment { name: name(), source })
     };

@@ -49,6 +49,7 @@ pub const POSITION_MAX: u64 = 1 << 63;
 const _: () = assert!(TAIL_CLOSED < RECORD_ALIGN as u64, "the mark is no part of a position");
 const _: () = assert!(size_of::<ControlWords>() <= PAGE_BYTES, "the control words fit their page");
 const _: () = assert!(usize::BITS >= 64, "positions and sizes convert without loss");
+const _: () = assert!(RECORDS_PER_CAPACITY_MIN >= 8, "a record and its padding take a quarter at most");
 const _: () = assert!(CAPACITY_BYTES_MAX < (1 << 32), "a futex compares 32 bits of a position");
 
 /// A value alone on its own pair of cache lines.

@@ -53,3 +53,5 @@ pub mod roles;
 mod sealed;
 #[cfg(not(loom))]
 pub mod segment;
+#[cfg(all(test, not(loom)))]
+mod xorshift;

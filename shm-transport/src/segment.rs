@@ -112,6 +112,14 @@ pub fn create(name: &str, page: &ConfigPage) -> Result<Segment, CreateError> {
     make(name, page, Pages::Now)
 }
 
+impl ConfigPage {
+    /// The page of a half that this build makes: it knows the kinds of this build and asks for no feature.
+    pub fn new(geometry: Geometry, instance: u64, generation: u64) -> Self {
+        let schema_hash = crate::envelope::schema_hash();
+        Self { geometry, generation, instance, schema_hash, features_required: 0, features_optional: 0 }
+    }
+}
+
 /// When a half gets its pages.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Pages {
@@ -290,14 +298,7 @@ pub fn in_process_shown(
     [a_bell, b_bell]: [&Arc<OwnedFd>; 2],
     limits: Limits,
 ) -> std::io::Result<InProcess> {
-    let page = ConfigPage {
-        geometry,
-        generation: 0,
-        instance: number,
-        schema_hash: crate::envelope::schema_hash(),
-        features_required: 0,
-        features_optional: 0,
-    };
+    let page = ConfigPage::new(geometry, number, 0);
     let half = || {
         let Segment { writable, read_only } =
             make(name, &page, Pages::OnUse).map_err(std::io::Error::other)?;

@@ -43,14 +43,7 @@ struct Hostile {
 }
 
 fn segments(instance: u64) -> (Segment, Segment) {
-    let page = ConfigPage {
-        geometry: Geometry::new(65_536).unwrap(),
-        generation: 1,
-        instance,
-        schema_hash: 0,
-        features_required: 0,
-        features_optional: 0,
-    };
+    let page = ConfigPage::new(Geometry::new(65_536).unwrap(), instance, 1);
     (create("engine", &page).unwrap(), create("agent", &page).unwrap())
 }
 

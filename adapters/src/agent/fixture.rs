@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use agent_sdk::{BlockType, Inherited};
 use rustix::event::{PollFd, PollFlags, Timespec};
-use shm_transport::envelope::{Body, FailureCode, MessageV1, Opened, Route, schema_hash};
+use shm_transport::envelope::{Body, FailureCode, MessageV1, Opened, Route};
 use shm_transport::layout::{ConfigPage, Geometry};
 use shm_transport::link::{Limits, Link};
 use shm_transport::{doorbell, passage, segment};
@@ -29,14 +29,7 @@ pub(super) struct Engine {
 
 /// Both ends of a new link.
 pub(super) fn pair(capacity_bytes: u64) -> (Engine, Inherited) {
-    let page = ConfigPage {
-        geometry: Geometry::new(capacity_bytes).unwrap(),
-        generation: 1,
-        instance: 1,
-        schema_hash: schema_hash(),
-        features_required: 0,
-        features_optional: 0,
-    };
+    let page = ConfigPage::new(Geometry::new(capacity_bytes).unwrap(), 1, 1);
     let engine_half = segment::create("engine", &page).unwrap();
     let agent_half = segment::create("agent", &page).unwrap();
     let halves = (engine_half.writable.as_fd(), agent_half.read_only.as_fd());

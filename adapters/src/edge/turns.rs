@@ -202,7 +202,7 @@ enum Outcome {
     Refused,
 }
 
-/// Gives what a shard sent to the connection it is for. An error means that the archive is broken.
+/// Gives what a shard sent to the connection it is for.
 ///
 /// HOT: no allocation once the buffers have grown, no syscall.
 pub fn deliver(edge: &Edge, message: &Message<'_>, now_ms: u64) {

@@ -49,6 +49,16 @@ pub enum Side {
     Second,
 }
 
+impl Side {
+    /// The directions in which it sends and receives.
+    pub fn out_and_into(self) -> (usize, usize) {
+        match self {
+            Self::First => (0, 1),
+            Self::Second => (1, 0),
+        }
+    }
+}
+
 /// The shared file of both directions.
 #[derive(Debug)]
 pub struct Shared {
@@ -153,10 +163,7 @@ pub struct BareEnd<'a> {
 impl<'a> BareEnd<'a> {
     /// Takes one side.
     pub fn new(shared: &'a Shared, side: Side, message_bytes: usize, waiting: Waiting) -> io::Result<Self> {
-        let (out, into) = match side {
-            Side::First => (0, 1),
-            Side::Second => (1, 0),
-        };
+        let (out, into) = side.out_and_into();
         Ok(Self {
             out: shared.direction(out, message_bytes)?,
             into: shared.direction(into, message_bytes)?,

@@ -29,10 +29,7 @@ pub struct FutexEnd<'a> {
 impl<'a> FutexEnd<'a> {
     /// Takes one side.
     pub fn new(shared: &'a Shared, side: Side, message_bytes: usize) -> io::Result<Self> {
-        let (out, into) = match side {
-            Side::First => (0, 1),
-            Side::Second => (1, 0),
-        };
+        let (out, into) = side.out_and_into();
         Ok(Self {
             out: shared.lane(out, message_bytes)?,
             into: shared.lane(into, message_bytes)?,

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use shm_transport::doorbell::{eventfd, silence};
-use shm_transport::envelope::{BlockV1, Encoder, ROUTE_BYTES, Route, StoredBody, schema_hash};
+use shm_transport::envelope::{BlockV1, Encoder, ROUTE_BYTES, Route, StoredBody};
 use shm_transport::layout::{ConfigPage, Geometry};
 use shm_transport::link::{Limits, Link};
 use shm_transport::passage;
@@ -53,14 +53,7 @@ pub type AgentFiles = [OwnedFd; 4];
 impl LinkEnd {
     /// Makes the segments and attaches the engine.
     pub fn engine(ring_bytes: u64) -> io::Result<(Self, AgentFiles)> {
-        let page = ConfigPage {
-            geometry: Geometry::new(ring_bytes).map_err(io::Error::other)?,
-            generation: 1,
-            instance: 1,
-            schema_hash: schema_hash(),
-            features_required: 0,
-            features_optional: 0,
-        };
+        let page = ConfigPage::new(Geometry::new(ring_bytes).map_err(io::Error::other)?, 1, 1);
         let engine: Segment = create("bench-engine", &page).map_err(io::Error::other)?;
         let agent: Segment = create("bench-agent", &page).map_err(io::Error::other)?;
         let bell = eventfd()?;

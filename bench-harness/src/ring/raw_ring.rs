@@ -32,14 +32,7 @@ pub type SecondFiles = [OwnedFd; 2];
 impl RingEnd {
     /// Makes the segments and takes the first side.
     pub fn first(ring_bytes: u64, message_bytes: usize) -> io::Result<(Self, SecondFiles)> {
-        let page = ConfigPage {
-            geometry: Geometry::new(ring_bytes).map_err(io::Error::other)?,
-            generation: 1,
-            instance: 1,
-            schema_hash: 0,
-            features_required: 0,
-            features_optional: 0,
-        };
+        let page = ConfigPage::new(Geometry::new(ring_bytes).map_err(io::Error::other)?, 1, 1);
         let ours = create("bench-first", &page).map_err(io::Error::other)?;
         let theirs = create("bench-second", &page).map_err(io::Error::other)?;
         let end = Self::attach(ours.writable, theirs.read_only, message_bytes)?;

@@ -119,14 +119,7 @@ fn the_last_words_are_heard_to_the_end() {
 #[test]
 fn an_agent_that_cannot_take_a_message_is_fenced() {
     let mut bench = bench();
-    let page = shm_transport::layout::ConfigPage {
-        geometry: Geometry::new(64 * 1024).unwrap(),
-        generation: 1,
-        instance: 1,
-        schema_hash: 0,
-        features_required: 0,
-        features_optional: 0,
-    };
+    let page = shm_transport::layout::ConfigPage::new(Geometry::new(64 * 1024).unwrap(), 1, 1);
     let halves = ["engine", "agent"].map(|name| create(name, &page).unwrap());
     let limits = Limits::default();
     let link = attach_engine(&halves[0].writable, &halves[1].read_only, None, limits).unwrap().link;

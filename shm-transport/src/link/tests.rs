@@ -6,6 +6,7 @@ use super::*;
 use crate::envelope::{BlockV1, EndV1, Message, Opened, ROUTE_BYTES, Route};
 use crate::layout::Geometry;
 use crate::record::{FLAG_CONTINUED, FLAG_FRAGMENT};
+use crate::xorshift::Random;
 
 const ROUTE: Route = Route { turn: 1, session: 2, origin: 3, sequence: 4, attempt: 5 };
 
@@ -211,18 +212,6 @@ fn the_poison_is_written_down() {
     b.control().tail.0.store(0, Ordering::Relaxed);
     drop(link(&a, &b, ReadMode::CopyAndCheck, Limits::default()));
     assert_eq!(written(), None);
-}
-
-/// Xorshift: the same numbers for the same seed.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
 }
 
 /// A word a hostile peer might write: near something plausible, or anything.

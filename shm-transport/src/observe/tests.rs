@@ -32,14 +32,7 @@ fn end(len: usize) -> EndV1 {
 /// Two halves without sides, each with a mapping that writes it as its owner would, or a hostile one.
 fn scene() -> ([Half; 2], Observer) {
     let geometry = Geometry::new(4096).unwrap();
-    let page = ConfigPage {
-        geometry,
-        generation: 1,
-        instance: 1,
-        schema_hash: 0,
-        features_required: 0,
-        features_optional: 0,
-    };
+    let page = ConfigPage::new(geometry, 1, 1);
     let [a, b] = [create("a", &page).unwrap(), create("b", &page).unwrap()];
     let own = [&a, &b].map(|half: &Segment| Half::map_own(&half.writable, geometry).unwrap());
     (own, Observer::attach([("first", &a.read_only), ("second", &b.read_only)]).unwrap())

@@ -12,6 +12,7 @@ use super::{Consumer, Memory, Producer, Refused};
 use crate::layout::{ControlWords, Geometry};
 use crate::record::{FLAGS_KNOWN, HEADER_BYTES, Header, KIND_PADDING, Poison, span};
 use crate::sync::{AtomicU64, Ordering};
+use crate::xorshift::Random;
 
 const CAPACITY_BYTES: u64 = 4096;
 const RECORDS_PER_POLL: usize = 4;
@@ -103,17 +104,7 @@ impl Memory for Watched {
     }
 }
 
-/// Xorshift: the same numbers for the same seed.
-struct Random(u64);
-
 impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
     fn below(&mut self, bound: u64) -> u64 {
         self.next() % bound
     }

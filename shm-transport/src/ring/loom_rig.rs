@@ -180,6 +180,13 @@ pub(super) fn commit(producer: &mut Producer<View>, number: u8) -> Result<(), Re
     Ok(())
 }
 
+/// Publishes records 1 and 2, which fill the ring.
+pub(super) fn fill(producer: &mut Producer<View>) {
+    commit(producer, 1).unwrap();
+    commit(producer, 2).unwrap();
+    publish(producer);
+}
+
 pub(super) fn publish(producer: &mut Producer<View>) {
     if producer.publish() == Wake::Ring {
         producer.memory().wake_peer();
@@ -207,6 +214,16 @@ pub(super) fn take(consumer: &mut Consumer<View>) -> Option<u8> {
     let number = number(consumer, header);
     consumer.advance(header);
     Some(number)
+}
+
+/// The next so many records, which are there, released one by one.
+pub(super) fn take_there(consumer: &mut Consumer<View>, count: usize) -> Vec<u8> {
+    let mut seen = Vec::new();
+    for _ in 0..count {
+        seen.push(take(consumer).unwrap());
+        release(consumer);
+    }
+    seen
 }
 
 /// All there is, released one by one.

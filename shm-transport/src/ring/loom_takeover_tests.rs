@@ -80,9 +80,7 @@ fn loom_killed_consumer_is_followed() {
         loom::model(move || {
             let (producer, consumer) = views(0);
             let mut producer = Producer::attach(producer).unwrap();
-            commit(&mut producer, 1).unwrap();
-            commit(&mut producer, 2).unwrap();
-            publish(&mut producer);
+            fill(&mut producer);
             let writer = thread::spawn(move || {
                 commit_or_sleep(&mut producer, 3);
                 publish(&mut producer);
@@ -156,9 +154,7 @@ fn loom_killed_waiter_for_room_is_followed() {
             let (producer, consumer) = views(0);
             {
                 let mut full = Producer::attach(producer.clone()).unwrap();
-                commit(&mut full, 1).unwrap();
-                commit(&mut full, 2).unwrap();
-                publish(&mut full);
+                fill(&mut full);
             }
             let mut consumer = Consumer::attach(consumer).unwrap();
             let writer = thread::spawn(move || {
@@ -171,11 +167,7 @@ fn loom_killed_waiter_for_room_is_followed() {
                 commit_or_sleep(&mut second, 3);
                 publish(&mut second);
             });
-            let mut seen = Vec::new();
-            for _ in 0..2 {
-                seen.push(take(&mut consumer).unwrap());
-                release(&mut consumer);
-            }
+            let mut seen = take_there(&mut consumer, 2);
             writer.join().unwrap();
             drain(&mut consumer, &mut seen);
             assert_eq!(seen, counted(3));

@@ -51,9 +51,7 @@ fn loom_every_wrap_offset() {
 fn loom_full_and_empty() {
     loom::model(|| {
         let (mut producer, mut consumer) = ring(0);
-        commit(&mut producer, 1).unwrap();
-        commit(&mut producer, 2).unwrap();
-        publish(&mut producer);
+        fill(&mut producer);
         let full = Refused::Full { needed: RECORD_BYTES, free: 0 };
         assert_eq!(commit(&mut producer, 3), Err(full));
         let writer = thread::spawn(move || {
@@ -64,10 +62,7 @@ fn loom_full_and_empty() {
             assert!([first, second].iter().all(|r| r.is_ok() || *r == Err(full)));
             usize::from(first.is_ok()) + usize::from(second.is_ok())
         });
-        let mut seen = vec![take(&mut consumer).unwrap()];
-        release(&mut consumer);
-        seen.push(take(&mut consumer).unwrap());
-        release(&mut consumer);
+        let mut seen = take_there(&mut consumer, 2);
         let accepted = writer.join().unwrap();
         drain(&mut consumer, &mut seen);
         assert_eq!(seen, counted(2 + accepted));
@@ -82,9 +77,7 @@ fn loom_batch_is_all_or_nothing() {
     loom::model(|| {
         let (mut producer, mut consumer) = ring(32);
         let writer = thread::spawn(move || {
-            commit(&mut producer, 1).unwrap();
-            commit(&mut producer, 2).unwrap();
-            publish(&mut producer);
+            fill(&mut producer);
         });
         for _ in 0..2 {
             if take(&mut consumer).is_some() {
@@ -155,17 +148,12 @@ fn loom_no_lost_wake_by_eventfd() {
 fn loom_no_lost_wake_for_space() {
     loom::model(|| {
         let (mut producer, mut consumer) = ring(0);
-        commit(&mut producer, 1).unwrap();
-        commit(&mut producer, 2).unwrap();
-        publish(&mut producer);
+        fill(&mut producer);
         let writer = thread::spawn(move || {
             commit_or_sleep(&mut producer, 3);
             publish(&mut producer);
         });
-        let mut seen = vec![take(&mut consumer).unwrap()];
-        release(&mut consumer);
-        seen.push(take(&mut consumer).unwrap());
-        release(&mut consumer);
+        let mut seen = take_there(&mut consumer, 2);
         writer.join().unwrap();
         drain(&mut consumer, &mut seen);
         assert_eq!(seen, counted(3));

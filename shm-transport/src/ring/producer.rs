@@ -164,7 +164,7 @@ impl<M: Memory> Producer<M> {
             // Relaxed: only we write it; the fence orders it against the head.
             self.memory.own().space_wanted.0.store(asleep_at(seen), Ordering::Relaxed);
             stop_point("space.announced");
-            // SYNC: SeqCst, pairs with the fence in `Consumer::release`: either we see its head or it sees
+            // SYNC: SeqCst, pairs with the fence in `Consumer::look_for_waiter`: either we see its head or it sees
             // that we wait (rule 5).
             fence(Ordering::SeqCst);
             self.refresh_head()?;
@@ -205,7 +205,7 @@ impl<M: Memory> Producer<M> {
         // Relaxed, then a fence: the peer's half may be mapped read-only, where the language defines
         // nothing but relaxed loads.
         let head = self.memory.peer().head.0.load(Ordering::Relaxed);
-        // SYNC: pairs with the Release store in `Consumer::release`: bytes below head are ours again.
+        // SYNC: pairs with the Release store in `Consumer::release_to`: bytes below head are ours again.
         fence(Ordering::Acquire);
         // Bounded before use (rule 4): never behind what it was, never ahead of what it can have seen.
         if head < self.head_seen || head > self.published || !head.is_multiple_of(HEADER_BYTES as u64) {

@@ -13,14 +13,7 @@ use crate::segment::{Segment, create};
 const CAPACITY_BYTES: u64 = 4096;
 
 fn page() -> ConfigPage {
-    ConfigPage {
-        geometry: Geometry::new(CAPACITY_BYTES).unwrap(),
-        generation: 1,
-        instance: 1,
-        schema_hash: 0,
-        features_required: 0,
-        features_optional: 0,
-    }
+    ConfigPage::new(Geometry::new(CAPACITY_BYTES).unwrap(), 1, 1)
 }
 
 fn pair() -> (Segment, Segment) {

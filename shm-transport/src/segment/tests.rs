@@ -11,14 +11,7 @@ use crate::envelope::{EndV1, Opened, Route};
 use crate::layout::{DATA_OFFSET, PAGE_BYTES};
 
 fn page(instance: u64) -> ConfigPage {
-    ConfigPage {
-        geometry: Geometry::new(65_536).unwrap(),
-        generation: 1,
-        instance,
-        schema_hash: 0,
-        features_required: 0,
-        features_optional: 0,
-    }
+    ConfigPage::new(Geometry::new(65_536).unwrap(), instance, 1)
 }
 
 /// A sealed file of this size that begins with these bytes.

@@ -60,14 +60,7 @@ pub struct Keeper {
 impl Keeper {
     /// With nobody running yet.
     pub fn new() -> Self {
-        let page = ConfigPage {
-            geometry: Geometry::new(CAPACITY_BYTES).unwrap(),
-            generation: 1,
-            instance: 1,
-            schema_hash: 0,
-            features_required: 0,
-            features_optional: 0,
-        };
+        let page = ConfigPage::new(Geometry::new(CAPACITY_BYTES).unwrap(), 1, 1);
         Self {
             segments: Side::ALL.map(|side| create(side.name(), &page).unwrap()),
             bell: eventfd().unwrap(),

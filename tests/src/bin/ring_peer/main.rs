@@ -37,13 +37,6 @@ fn run(name: &str) -> Result<(), String> {
 
 fn create() -> Result<(), String> {
     let geometry = Geometry::new(4096).map_err(|e| e.to_string())?;
-    let page = ConfigPage {
-        geometry,
-        generation: 1,
-        instance: 1,
-        schema_hash: 0,
-        features_required: 0,
-        features_optional: 0,
-    };
+    let page = ConfigPage::new(geometry, 1, 1);
     shm_transport::segment::create("crash", &page).map(drop).map_err(|e| e.to_string())
 }
