@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use shm_transport::envelope::{ArchivedMessageV1, CONTENT_JSON, Opened, Route};
+use shm_transport::envelope::{ArchivedMessageV2, CONTENT_JSON, Opened, Route};
 use shm_transport::link::Receiver;
 use shm_transport::record::Poison;
 
@@ -55,7 +55,7 @@ impl TurnId {
 #[derive(Clone, Copy)]
 pub struct Turn<'a> {
     id: TurnId,
-    message: &'a ArchivedMessageV1,
+    message: &'a ArchivedMessageV2,
 }
 
 impl<'a> Turn<'a> {

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use agent_sdk::{Agent, AttachError, BlockType, FailureCode, Inherited, Received};
-use shm_transport::envelope::{Body, Kind, MessageV1, Opened, Route};
+use shm_transport::envelope::{Body, Kind, MessageV2, Opened, Route};
 use shm_transport::layout::{ConfigPage, Geometry};
 use shm_transport::link::{Limits, Link};
 use shm_transport::segment::Segment;
@@ -51,7 +51,7 @@ fn held(capacity_bytes: u64) -> (Held, Inherited) {
 }
 
 fn say(engine: &mut Link, turn: u64, content: &str) {
-    let message = MessageV1 { agent: "test".into(), content: content.into(), ..MessageV1::default() };
+    let message = MessageV2 { agent: "test".into(), content: content.into(), ..MessageV2::default() };
     let route = Route { turn, session: 5, origin: 6, sequence: 8, attempt: 2 };
     engine.sender.send(&route, &message).unwrap();
     engine.sender.flush().unwrap();

@@ -5,22 +5,22 @@ use std::sync::Arc;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use shm_transport::doorbell::eventfd;
-use shm_transport::envelope::{BlockV1, Encoder, Message, MessageV1, Opened, Route};
+use shm_transport::envelope::{BlockV1, Encoder, Message, MessageV2, Opened, Route};
 use shm_transport::layout::Geometry;
 use shm_transport::link::{Limits, Link};
 use shm_transport::segment::in_process;
 
 const RING_BYTES: u64 = 1 << 18;
 
-fn message(content_bytes: usize) -> MessageV1 {
-    MessageV1 {
+fn message(content_bytes: usize) -> MessageV2 {
+    MessageV2 {
         agent: "echo".to_owned(),
         channel: "websocket".to_owned(),
         user: "user-1".to_owned(),
         thread: "thread-1".to_owned(),
         client_id: "c1-2".to_owned(),
         content: "x".repeat(content_bytes),
-        ..MessageV1::default()
+        ..MessageV2::default()
     }
 }
 

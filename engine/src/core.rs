@@ -256,7 +256,9 @@ impl ShardCore {
             Opened::Block(_) | Opened::End(_) | Opened::Failure(_) => {
                 self.reply(now, message.route, message.body(), effects);
             }
-            Opened::Accepted | Opened::Hello(_) | Opened::Stop => self.counters.invalid_internal += 1,
+            Opened::Accepted | Opened::Hello(_) | Opened::Stop | Opened::Cancel | Opened::Journaled => {
+                self.counters.invalid_internal += 1
+            }
         }
     }
 
@@ -272,7 +274,7 @@ impl ShardCore {
             Opened::Block(_) => false,
             Opened::End(_) | Opened::Failure(_) => true,
             Opened::Hello(_) => return effects(Effect::AgentReady { instance }),
-            Opened::Message(_) | Opened::Accepted | Opened::Stop => {
+            Opened::Message(_) | Opened::Accepted | Opened::Stop | Opened::Cancel | Opened::Journaled => {
                 let poison = Poison::Kind { kind: message.kind().number() };
                 return effects(Effect::Fence { instance, poison });
             }

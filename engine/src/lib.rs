@@ -6,6 +6,7 @@
 //! | [`core`] | sessions, agents and turns of one shard; no IO, no clock, no randomness |
 //! | [`supervision`] | when a dead agent is started again, and when no longer |
 //! | [`time`] | points in time as the core sees them |
+//! | [`journal`] | what is kept on disk, and how it is read back |
 //! | [`stats`] | the counters of a shard, for readers on other threads |
 //! | [`shard`] | the rings around a core: what both drivers share |
 //! | [`driver`] | the threads: glommio on io_uring, or tokio on epoll |
@@ -16,6 +17,7 @@
 pub mod core;
 pub mod driver;
 pub mod event;
+pub mod journal;
 pub mod shard;
 pub mod stats;
 pub mod supervision;

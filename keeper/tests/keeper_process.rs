@@ -14,7 +14,7 @@ use keeper::control::{Event, Exit, Request, Spawn};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{Pid, Signal};
-use shm_transport::envelope::{Body, MessageV1, Opened, Route};
+use shm_transport::envelope::{Body, MessageV2, Opened, Route};
 use shm_transport::link::{Limits, Link};
 use shm_transport::{doorbell, segment};
 use tempfile::TempDir;
@@ -143,7 +143,7 @@ impl Probe {
     }
 
     fn say(&mut self, content: &str) {
-        let message = MessageV1 { content: content.to_owned(), ..MessageV1::default() };
+        let message = MessageV2 { content: content.to_owned(), ..MessageV2::default() };
         let route = Route { turn: 77, session: 1, origin: 5, sequence: 9, attempt: 1 };
         self.link.sender.send(&route, &message).unwrap();
         self.link.sender.flush().unwrap();
@@ -180,7 +180,7 @@ fn sixty_four_mebibytes_cross_and_memory_stays_flat() {
     let mut fixture = Fixture::start();
     let mut probe = fixture.spawn(11);
     assert_eq!(probe.ask("are you there"), "echo are you there");
-    let message = MessageV1 { content: "x".repeat(BYTES), ..MessageV1::default() };
+    let message = MessageV2 { content: "x".repeat(BYTES), ..MessageV2::default() };
     let route = Route { turn: 77, session: 1, origin: 5, sequence: 9, attempt: 1 };
     let ours = std::process::id();
     let before = (private_kb(ours), private_kb(probe.process_id));

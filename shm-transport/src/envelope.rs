@@ -10,9 +10,10 @@ mod archives;
 mod body;
 
 pub use archives::{
-    ArchivedBlockV1, ArchivedEndV1, ArchivedFailureV1, ArchivedHelloV1, ArchivedMessageV1, BlockType,
-    BlockV1, BorrowedBlock, BorrowedEnd, CONTENT_JSON, CONTENT_TEXT, Content, EndV1, FLAG_NO_REPLY,
-    FailureCode, FailureV1, HelloV1, MessageV1, Priority,
+    ArchivedBlockV1, ArchivedEndV1, ArchivedFailureV1, ArchivedHelloV1, ArchivedMessageV2, BlockType,
+    BlockV1, BorrowedBlock, BorrowedEnd, CONTENT_JSON, CONTENT_TEXT, Content, DurabilityClass, EndV1,
+    FLAG_ACTIVATE, FLAG_DEACTIVATE, FLAG_MENTION, FLAG_NO_REPLY, FLAG_REPLY_TO_AGENT, FLAG_WANTS_ACK,
+    FailureCode, FailureV1, HelloV1, MessageV2, Priority, SessionMode,
 };
 pub use body::{Body, Encoder, Message, Opened, StoredBody};
 pub(crate) use body::{archive_into, archive_to};
@@ -95,8 +96,6 @@ macro_rules! kinds {
 }
 
 kinds! {
-    /// A user's message: edge to shard, shard to agent. Archive: [`MessageV1`].
-    Message = 1,
     /// A piece of a reply: agent to shard, shard to edge. Archive: [`BlockV1`].
     Block = 2,
     /// The end of a reply: agent to shard, shard to edge. Archive: [`EndV1`].
@@ -109,6 +108,12 @@ kinds! {
     Hello = 6,
     /// Finish what you have and exit: shard to agent. No archive.
     Stop = 7,
+    /// A user's message: edge to shard, shard to agent. Archive: [`MessageV2`].
+    Message = 8,
+    /// Nobody waits for this turn any more: edge to shard, shard to agent. No archive.
+    Cancel = 9,
+    /// How far the journal of a shard is: journal thread to shard. No archive.
+    Journaled = 10,
 }
 
 impl Kind {

@@ -13,7 +13,7 @@ use engine::event::{AgentIndex, InstanceId, ShardIndex};
 use engine::shard::{Command, Notice};
 use engine::time::Clock;
 use shm_transport::doorbell::eventfd;
-use shm_transport::envelope::{EndV1, MessageV1, Opened, Route};
+use shm_transport::envelope::{EndV1, MessageV2, Opened, Route};
 use shm_transport::layout::{CONTROL_OFFSET, ConfigPage, ControlWords, DATA_OFFSET, Geometry};
 use shm_transport::link::{Limits, Link};
 use shm_transport::ports::{connect, session_hash};
@@ -76,7 +76,7 @@ impl Scene {
     /// Asks the honest agent something, plays it, and awaits the reply.
     fn the_honest_agent_answers(&mut self) {
         self.asked += 1;
-        let message = MessageV1 { agent: "honest".into(), ..MessageV1::default() };
+        let message = MessageV2 { agent: "honest".into(), ..MessageV2::default() };
         let route = Route { session: session_hash("", "", ""), sequence: self.asked, ..Route::default() };
         self.edge.sender.send(&route, &message).unwrap();
         self.edge.sender.flush().unwrap();

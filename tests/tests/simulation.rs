@@ -17,7 +17,7 @@ use engine::event::{AgentIndex, EdgeIndex, Effect, Input, InstanceId, ShardIndex
 use engine::time::Moment;
 use rkyv::util::AlignedVec;
 use shm_transport::envelope::{
-    BlockV1, Body, Encoder, EndV1, FailureCode, FailureV1, Kind, Message, MessageV1, Opened, Route,
+    BlockV1, Body, Encoder, EndV1, FailureCode, FailureV1, Kind, Message, MessageV2, Opened, Route,
 };
 use shm_transport::ports::{session_hash, shard_of};
 
@@ -179,14 +179,14 @@ impl World {
         let thread = format!("t-{connection}");
         let stranger = self.random.u8(..) < 4;
         let agent = if stranger { "nobody".into() } else { format!("agent-{}", self.random.usize(..AGENTS)) };
-        let message = MessageV1 {
+        let message = MessageV2 {
             agent,
             channel: "simulated".into(),
             user: "u".into(),
             thread: thread.clone(),
             content: format!("{connection}/{sequence}"),
             priority: self.random.u8(..4),
-            ..MessageV1::default()
+            ..MessageV2::default()
         };
         let session = session_hash("simulated", "u", &thread);
         let shard = shard_of(session, self.cores.len());

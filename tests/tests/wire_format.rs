@@ -4,7 +4,7 @@ use std::mem::{offset_of, size_of};
 
 use shm_transport::envelope::{self, BlockType, FailureCode, Kind, ROUTE_BYTES, Route};
 use shm_transport::envelope::{
-    ArchivedBlockV1, ArchivedEndV1, ArchivedFailureV1, ArchivedHelloV1, ArchivedMessageV1,
+    ArchivedBlockV1, ArchivedEndV1, ArchivedFailureV1, ArchivedHelloV1, ArchivedMessageV2,
 };
 use shm_transport::layout::{self, ConfigPage, ControlWords, Geometry};
 use shm_transport::link;
@@ -224,7 +224,7 @@ fn routing_words_table() {
 /// Name and size of the archive behind a kind.
 fn archive(kind: Kind) -> (&'static str, usize) {
     match kind {
-        Kind::Message => ("MessageV1", size_of::<ArchivedMessageV1>()),
+        Kind::Message => ("MessageV2", size_of::<ArchivedMessageV2>()),
         Kind::Block => ("BlockV1", size_of::<ArchivedBlockV1>()),
         Kind::End => ("EndV1", size_of::<ArchivedEndV1>()),
         Kind::Failure => ("FailureV1", size_of::<ArchivedFailureV1>()),
@@ -259,7 +259,7 @@ fn archives_table() {
         };
     }
     let mut fields = archives! {
-        MessageV1 ArchivedMessageV1 {
+        MessageV2 ArchivedMessageV2 {
             agent channel user thread client_id content metadata received_at_ms content_kind priority flags
         }
         BlockV1 ArchivedBlockV1 { block_type content }

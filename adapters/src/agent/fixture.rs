@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use agent_sdk::{BlockType, Inherited};
 use rustix::event::{PollFd, PollFlags, Timespec};
-use shm_transport::envelope::{Body, FailureCode, MessageV1, Opened, Route};
+use shm_transport::envelope::{Body, FailureCode, MessageV2, Opened, Route};
 use shm_transport::layout::{ConfigPage, Geometry};
 use shm_transport::link::{Limits, Link};
 use shm_transport::{doorbell, passage, segment};
@@ -49,10 +49,10 @@ pub(super) fn pair(capacity_bytes: u64) -> (Engine, Inherited) {
 
 impl Engine {
     pub(super) fn say(&mut self, turn: u64, content: &str) {
-        self.say_all(turn, &MessageV1 { content: content.to_owned(), ..MessageV1::default() });
+        self.say_all(turn, &MessageV2 { content: content.to_owned(), ..MessageV2::default() });
     }
 
-    pub(super) fn say_all(&mut self, turn: u64, message: &MessageV1) {
+    pub(super) fn say_all(&mut self, turn: u64, message: &MessageV2) {
         let route = Route { turn, attempt: 1, ..Route::default() };
         self.link.sender.send(&route, message).unwrap();
         self.link.sender.flush().unwrap();

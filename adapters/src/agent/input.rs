@@ -74,9 +74,9 @@ mod tests {
     use super::super::fixture::pair;
     use super::*;
     use agent_sdk::{Agent, Received};
-    use shm_transport::envelope::{CONTENT_JSON, MessageV1};
+    use shm_transport::envelope::{CONTENT_JSON, MessageV2};
 
-    fn check(message: &MessageV1, line: &str) {
+    fn check(message: &MessageV2, line: &str) {
         let (mut engine, inherited) = pair(65_536);
         engine.say_all(42, message);
         let (mut inbox, _outbox) = Agent::attach_to(inherited).unwrap().split();
@@ -89,18 +89,18 @@ mod tests {
     /// One message a line, whatever it holds.
     #[test]
     fn messages_are_lines() {
-        let message = MessageV1 {
+        let message = MessageV2 {
             agent: "helper".into(),
             channel: "websocket".into(),
             user: "ann".into(),
             thread: "t-1".into(),
             content: "two\n\"lines\"".into(),
-            ..MessageV1::default()
+            ..MessageV2::default()
         };
         let start = r#"{"type":"message","id":"42","attempt":1,"session":"t-1","agent":"helper","#;
         let start = format!(r#"{start}"channel":"websocket","user":"ann","content":"#);
         check(&message, &format!(r#"{start}"two\n\"lines\"","metadata":{{}}}}"#));
-        let json = MessageV1 {
+        let json = MessageV2 {
             content: "{\n  \"a\": \"b\\n\"\r\n}".into(),
             content_kind: CONTENT_JSON,
             metadata: "{\"k\":\n1}".into(),
@@ -108,7 +108,7 @@ mod tests {
         };
         check(&json, &format!(r#"{start}{{   "a": "b\n"  }},"metadata":{{"k": 1}}}}"#));
         let broken =
-            MessageV1 { content: "{".into(), content_kind: CONTENT_JSON, metadata: "}".into(), ..message };
+            MessageV2 { content: "{".into(), content_kind: CONTENT_JSON, metadata: "}".into(), ..message };
         check(&broken, &format!(r#"{start}"{{","metadata":{{}}}}"#));
     }
 }

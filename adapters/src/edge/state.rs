@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use shm_transport::envelope::MessageV1;
+use shm_transport::envelope::MessageV2;
 use shm_transport::link::SendError;
 use shm_transport::ports::ShardPorts;
 use shm_transport::record::Poison;
@@ -99,7 +99,7 @@ pub struct ConnectionState {
 #[derive(Debug, Default)]
 pub struct Scratch {
     /// The envelope at hand.
-    pub envelope: MessageV1,
+    pub envelope: MessageV2,
     /// The frame at hand.
     pub json: Vec<u8>,
     /// Turns for reuse.
@@ -120,7 +120,7 @@ impl Scratch {
             self.json = Vec::new();
         }
         if self.envelope.content.capacity() > SCRATCH_BYTES_MAX {
-            self.envelope = MessageV1::default();
+            self.envelope = MessageV2::default();
         }
     }
 }

@@ -9,7 +9,7 @@
 use std::hash::{BuildHasherDefault, Hasher};
 use std::rc::Rc;
 
-use shm_transport::envelope::{BlockType, FLAG_NO_REPLY, FailureCode, Message, MessageV1, Opened, Route};
+use shm_transport::envelope::{BlockType, FLAG_NO_REPLY, FailureCode, Message, MessageV2, Opened, Route};
 use shm_transport::link::SendError;
 use shm_transport::ports::{session_hash, shard_of};
 
@@ -120,7 +120,7 @@ pub fn submit(edge: &Edge, connection: &Connection, text: &str, now_ms: u64) -> 
     Submitted::Taken
 }
 
-fn fill(envelope: &mut MessageV1, message: &simple::Message<'_>, thread: &str, now_ms: u64) {
+fn fill(envelope: &mut MessageV2, message: &simple::Message<'_>, thread: &str, now_ms: u64) {
     for (part, text) in [
         (&mut envelope.agent, message.agent.as_ref()),
         (&mut envelope.channel, CHANNEL),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rkyv::util::AlignedVec;
 use shm_transport::envelope::{
     BlockV1, Body, Content, Encoder, EndV1, FLAG_NO_REPLY, FailureCode, FailureV1, HelloV1, Kind, Message,
-    MessageV1, Opened, Priority, Route,
+    MessageV2, Opened, Priority, Route,
 };
 
 use super::{AgentDefinition, CoreLimits, ShardCore};
@@ -77,15 +77,15 @@ impl Bench {
         seen
     }
 
-    fn message(&mut self, thread: &str, sequence: u32, change: impl FnOnce(&mut MessageV1)) -> Vec<Seen> {
-        let mut value = MessageV1 {
+    fn message(&mut self, thread: &str, sequence: u32, change: impl FnOnce(&mut MessageV2)) -> Vec<Seen> {
+        let mut value = MessageV2 {
             agent: "echo".into(),
             channel: "websocket".into(),
             user: "local".into(),
             thread: thread.into(),
             content: "hi".into(),
             priority: Priority::Normal as u8,
-            ..MessageV1::default()
+            ..MessageV2::default()
         };
         change(&mut value);
         let packet = Packet::of(Route { origin: 9, sequence, ..Route::default() }, &value);
@@ -95,13 +95,15 @@ impl Bench {
     fn agent_says(&mut self, kind: Kind, turn: u64) -> Vec<Seen> {
         let route = Route { turn, ..Route::default() };
         let packet = match kind {
-            Kind::Message => Packet::of(route, &MessageV1::default()),
+            Kind::Message => Packet::of(route, &MessageV2::default()),
             Kind::Block => Packet::of(route, &BlockV1::default()),
             Kind::End => Packet::of(route, &EndV1::default()),
             Kind::Failure => Packet::of(route, &FailureV1::default()),
             Kind::Hello => Packet::of(route, &HelloV1::default()),
             Kind::Accepted => Packet::new(route, Body::ACCEPTED),
             Kind::Stop => Packet::new(route, Body::STOP),
+            Kind::Cancel => Packet::new(route, Body::CANCEL),
+            Kind::Journaled => Packet::new(route, Body::JOURNALED),
         };
         self.on(Input::FromAgent { instance: FIRST, message: packet.message() })
     }
@@ -241,7 +243,7 @@ fn agents_elsewhere_are_reached_over_the_mesh() {
 
     let mut there = Bench::new(CoreLimits::default(), 1, 2);
     there.on(Input::AgentUp { agent: AgentIndex(1), instance: FIRST });
-    let value = MessageV1 { agent: "other".into(), ..MessageV1::default() };
+    let value = MessageV2 { agent: "other".into(), ..MessageV2::default() };
     let route = Route { turn, ..Route::default() };
     let packet = Packet::of(route, &value);
     let seen = there.on(Input::FromShard { shard: ShardIndex(0), message: packet.message() });

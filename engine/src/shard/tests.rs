@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use shm_transport::envelope::{BlockV1, EndV1, HelloV1, Kind, MessageV1, Route};
+use shm_transport::envelope::{BlockV1, EndV1, HelloV1, Kind, MessageV2, Route};
 use shm_transport::layout::Geometry;
 use shm_transport::link::{Limits, Link};
 use shm_transport::ports::{connect, session_hash};
@@ -86,7 +86,7 @@ fn rings_without_cause_are_throttled() {
 fn the_last_words_are_heard_to_the_end() {
     let mut bench = bench();
     let mut agent = bench.attach(InstanceId(1));
-    let message = MessageV1 { agent: "echo".into(), ..MessageV1::default() };
+    let message = MessageV2 { agent: "echo".into(), ..MessageV2::default() };
     let route = Route { session: session_hash("", "", ""), origin: 3, sequence: 7, ..Route::default() };
     bench.edge.sender.send(&route, &message).unwrap();
     bench.edge.sender.flush().unwrap();
@@ -127,7 +127,7 @@ fn an_agent_that_cannot_take_a_message_is_fenced() {
     let instance = InstanceId(1);
     let attach = Command::Attach { agent: AgentIndex(0), instance, link: Box::new(link), doorbell };
     bench.commands.send(attach).unwrap();
-    let message = MessageV1 { agent: "echo".into(), content: "x".repeat(3 << 20), ..MessageV1::default() };
+    let message = MessageV2 { agent: "echo".into(), content: "x".repeat(3 << 20), ..MessageV2::default() };
     let route = Route { session: session_hash("", "", ""), ..Route::default() };
     bench.edge.sender.send(&route, &message).unwrap();
     bench.edge.sender.flush().unwrap();
@@ -144,7 +144,7 @@ fn an_agent_that_cannot_take_a_message_is_fenced() {
 #[test]
 fn a_turn_carries_effects_to_the_edge() {
     let mut bench = bench();
-    let message = MessageV1 { agent: "echo".into(), ..MessageV1::default() };
+    let message = MessageV2 { agent: "echo".into(), ..MessageV2::default() };
     let route = Route { session: session_hash("", "", ""), origin: 3, sequence: 7, ..Route::default() };
     bench.edge.sender.send(&route, &message).unwrap();
     bench.edge.sender.flush().unwrap();

@@ -20,17 +20,29 @@ pub const CONTENT_JSON: u8 = 1;
 
 /// The sender wants no reply, only to know that the message has been taken.
 pub const FLAG_NO_REPLY: u8 = 1;
+/// The agent is addressed by name in a conversation of several.
+pub const FLAG_MENTION: u8 = 2;
+/// The message answers one of the agent's.
+pub const FLAG_REPLY_TO_AGENT: u8 = 4;
+/// From now on the agent answers every message of this group session.
+pub const FLAG_ACTIVATE: u8 = 8;
+/// From now on it answers those again that mention it or reply to it.
+pub const FLAG_DEACTIVATE: u8 = 16;
+/// The sender wants to be told when the message is kept, before its reply.
+pub const FLAG_WANTS_ACK: u8 = 32;
 
 /// A user's message.
 #[derive(Archive, Serialize, Clone, Debug, Default, PartialEq, Eq)]
-pub struct MessageV1 {
-    /// Name of the agent it is for.
+pub struct MessageV2 {
+    /// First part of the session key: whose gateway it is; empty where there is one only.
+    pub namespace: String,
+    /// Name of the agent or pool it is for; empty: as routed.
     pub agent: String,
-    /// First part of the session key: where it came from.
+    /// Second part of the session key: where it came from.
     pub channel: String,
-    /// Second part of the session key: from whom.
+    /// Third part of the session key: from whom.
     pub user: String,
-    /// Third part of the session key: in which conversation.
+    /// Fourth part of the session key: in which conversation.
     pub thread: String,
     /// The id the client gave it, or an empty string.
     pub client_id: String,
@@ -38,14 +50,79 @@ pub struct MessageV1 {
     pub content: String,
     /// The client's metadata as JSON text, or an empty string.
     pub metadata: String,
+    /// What it wants, as words with spaces between them: routing looks for agents that have these capabilities.
+    pub labels: String,
     /// When it reached the edge, Unix milliseconds.
     pub received_at_ms: u64,
+    /// How many milliseconds after its acceptance nobody wants its reply any more; 0: never.
+    pub deadline_ms: u32,
     /// [`CONTENT_TEXT`] or [`CONTENT_JSON`].
     pub content_kind: u8,
     /// A [`Priority`].
     pub priority: u8,
-    /// [`FLAG_NO_REPLY`].
+    /// [`FLAG_NO_REPLY`] and the like.
     pub flags: u8,
+    /// A [`SessionMode`] for a new session.
+    pub mode: u8,
+    /// A [`DurabilityClass`].
+    pub durability: u8,
+}
+
+/// What order a session keeps, and when its agent answers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(u8)]
+pub enum SessionMode {
+    /// One user and one agent: more urgent messages first, else in order.
+    #[default]
+    Main = 0,
+    /// Several users: the agent answers if it is mentioned, replied to, or activated.
+    Group = 1,
+    /// Strictly in order.
+    Queue = 2,
+}
+
+impl SessionMode {
+    /// The mode with this number; unknown ones are `Main`.
+    pub fn from_number(number: u8) -> Self {
+        match number {
+            1 => Self::Group,
+            2 => Self::Queue,
+            _ => Self::Main,
+        }
+    }
+}
+
+/// What an acknowledged message survives.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(u8)]
+pub enum DurabilityClass {
+    /// What the gateway is configured to give.
+    #[default]
+    Default = 0,
+    /// The death of any process.
+    Memory = 1,
+    /// A loss of power too.
+    Durable = 2,
+}
+
+impl DurabilityClass {
+    /// The class with this number; unknown ones are `Default`.
+    pub fn from_number(number: u8) -> Self {
+        match number {
+            1 => Self::Memory,
+            2 => Self::Durable,
+            _ => Self::Default,
+        }
+    }
+
+    /// Its name, as configurations and acknowledgements have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Default => "default",
+            Self::Memory => "memory",
+            Self::Durable => "durable",
+        }
+    }
 }
 
 /// How urgent a message is. Acted on by the queues of a shard.
@@ -59,6 +136,8 @@ pub enum Priority {
     Normal = 1,
     /// Before normal ones.
     High = 2,
+    /// Before everything else.
+    Critical = 3,
 }
 
 /// A piece of a reply.
@@ -169,6 +248,24 @@ named! {
     ShuttingDown = 6 "shutting_down",
     /// The message does not fit.
     TooLarge = 7 "too_large",
+    /// The id has been used for another message of the session.
+    Conflict = 8 "conflict",
+    /// Nobody waits for the reply any more: it was cancelled.
+    Cancelled = 9 "cancelled",
+    /// Its time has passed before it was answered.
+    DeadlineExceeded = 10 "deadline_exceeded",
+    /// The disk is full: nothing new can be kept.
+    DiskFull = 11 "disk_full",
+    /// The journal cannot be written: nothing new can be kept.
+    JournalFailed = 12 "journal_failed",
+    /// No rule says which agent it is for.
+    NoRoute = 13 "no_route",
+    /// It failed as often as it may, and is kept as a dead letter.
+    DeadLettered = 14 "dead_lettered",
+    /// It was said in a group, and not to the agent.
+    NotAddressed = 15 "not_addressed",
+    /// It has been answered, so long ago that the answer is not kept any more.
+    AlreadyAnswered = 16 "already_answered",
     }
 }
 
@@ -271,7 +368,7 @@ macro_rules! contents {
 }
 
 contents! {
-    MessageV1 as ArchivedMessageV1 is Message: agent, channel, user, thread, client_id, content, metadata;
+    MessageV2 as ArchivedMessageV2 is Message: namespace, agent, channel, user, thread, client_id, content, metadata, labels;
     BlockV1 as ArchivedBlockV1 is Block: content;
     EndV1 as ArchivedEndV1 is End: content;
     FailureV1 as ArchivedFailureV1 is Failure: text;

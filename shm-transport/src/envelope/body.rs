@@ -19,7 +19,7 @@ use rkyv::ser::writer::{Buffer, IoWriter};
 use rkyv::util::AlignedVec;
 
 use super::archives::{
-    ArchivedBlockV1, ArchivedEndV1, ArchivedFailureV1, ArchivedHelloV1, ArchivedMessageV1, Content,
+    ArchivedBlockV1, ArchivedEndV1, ArchivedFailureV1, ArchivedHelloV1, ArchivedMessageV2, Content,
 };
 use super::{Kind, Route};
 use crate::record::Poison;
@@ -46,6 +46,10 @@ impl<'a> Body<'a> {
     pub const ACCEPTED: Body<'static> = Body { kind: Kind::Accepted, source: Source::Bytes(&[]) };
     /// Finish and exit: no archive.
     pub const STOP: Body<'static> = Body { kind: Kind::Stop, source: Source::Bytes(&[]) };
+    /// Nobody waits for a turn any more: no archive.
+    pub const CANCEL: Body<'static> = Body { kind: Kind::Cancel, source: Source::Bytes(&[]) };
+    /// How far a journal is: no archive, the routing words say it.
+    pub const JOURNALED: Body<'static> = Body { kind: Kind::Journaled, source: Source::Bytes(&[]) };
 
     /// What it is the archive of.
     #[inline]
@@ -164,7 +168,7 @@ macro_rules! archives {
 }
 
 archives! {
-    Message: ArchivedMessageV1,
+    Message: ArchivedMessageV2,
     Block: ArchivedBlockV1,
     End: ArchivedEndV1,
     Failure: ArchivedFailureV1,
@@ -172,6 +176,8 @@ archives! {
     ;
     Accepted,
     Stop,
+    Cancel,
+    Journaled,
 }
 
 impl<'a> Message<'a> {

@@ -6,8 +6,8 @@ use rkyv::util::AlignedVec;
 use super::*;
 use crate::record::Poison;
 
-fn message() -> MessageV1 {
-    MessageV1 {
+fn message() -> MessageV2 {
+    MessageV2 {
         agent: "echo".into(),
         channel: "websocket".into(),
         user: "u".into(),
