@@ -1,13 +1,18 @@
-//! The same bytes as the archive of every kind: each is refused by name, or every string of the archive can be
-//! read and lies inside them.
+//! The same bytes as the archive of every kind, and of numbers that are no kind: each is refused by name, or every
+//! field of the archive can be read and every string lies inside it.
 //!
 //! A sanitizer watches the reads, so the strings are read and not only measured.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use rkyv::util::AlignedVec;
-use shm_transport::envelope::{Kind, Message, Opened, ROUTE_BYTES, Route};
+use shm_transport::envelope::{
+    BlockType, DurabilityClass, FailureCode, Kind, Message, Opened, ROUTE_BYTES, Route, SessionMode,
+};
 use shm_transport::record::Poison;
+
+/// More numbers than kinds: padding, those that are not used, and some that nobody uses yet.
+const KIND_MAX: u16 = 15;
 
 fuzz_target!(|input: &[u8]| {
     let Some((route, body)) = input.split_first_chunk::<ROUTE_BYTES>() else { return };
@@ -17,9 +22,12 @@ fuzz_target!(|input: &[u8]| {
     // As the rings hand it out: aligned. The allocation ends with the archive, so a read behind it is seen.
     let mut aligned = AlignedVec::<16>::with_capacity(body.len());
     aligned.extend_from_slice(body);
-    for &kind in Kind::ALL {
-        let refused = Poison::Archive { kind: kind.number(), len: body.len() };
-        match Message::checked(kind.number(), route, &aligned) {
+    for kind in 0..=KIND_MAX {
+        let refused = match Kind::from_number(kind) {
+            Some(_) => Poison::Archive { kind, len: body.len() },
+            None => Poison::Kind { kind },
+        };
+        match Message::checked(kind, route, &aligned) {
             Ok(message) => read(&message),
             Err(poison) => assert_eq!(poison, refused),
         }
@@ -36,14 +44,28 @@ fn read(message: &Message<'_>) {
     };
     match message.open() {
         Opened::Message(seen) => {
-            let key = [&seen.agent, &seen.channel, &seen.user, &seen.thread];
+            let key = [&seen.namespace, &seen.channel, &seen.user, &seen.thread];
             key.into_iter().for_each(|text| inside(text));
-            [&seen.client_id, &seen.content, &seen.metadata].into_iter().for_each(|text| inside(text));
+            let others = [&seen.agent, &seen.client_id, &seen.content, &seen.metadata, &seen.labels];
+            others.into_iter().for_each(|text| inside(text));
+            let modes = (SessionMode::from_number(seen.mode), DurabilityClass::from_number(seen.durability));
+            let numbers = (seen.received_at_ms.to_native(), seen.deadline_ms.to_native());
+            std::hint::black_box((modes, numbers, seen.content_kind, seen.priority, seen.flags));
         }
-        Opened::Block(block) => inside(&block.content),
+        Opened::Block(block) => {
+            std::hint::black_box(BlockType::from_number(block.block_type));
+            inside(&block.content);
+        }
         Opened::End(end) => inside(&end.content),
-        Opened::Failure(failure) => inside(&failure.text),
-        Opened::Hello(hello) => inside(&hello.software),
-        Opened::Accepted | Opened::Stop => assert!(bytes.is_empty()),
+        Opened::Failure(failure) => {
+            let numbers = (failure.code.to_native(), failure.retry_after_ms.to_native());
+            std::hint::black_box((FailureCode::from_number(numbers.0), numbers.1));
+            inside(&failure.text);
+        }
+        Opened::Hello(hello) => {
+            std::hint::black_box(hello.process_id.to_native());
+            inside(&hello.software);
+        }
+        Opened::Accepted | Opened::Stop | Opened::Cancel | Opened::Journaled => assert!(bytes.is_empty()),
     }
 }

@@ -10,10 +10,10 @@ mod archives;
 mod body;
 
 pub use archives::{
-    ArchivedBlockV1, ArchivedEndV1, ArchivedFailureV1, ArchivedHelloV1, ArchivedMessageV2, BlockType,
-    BlockV1, BorrowedBlock, BorrowedEnd, CONTENT_JSON, CONTENT_TEXT, Content, DurabilityClass, EndV1,
-    FLAG_ACTIVATE, FLAG_DEACTIVATE, FLAG_MENTION, FLAG_NO_REPLY, FLAG_REPLY_TO_AGENT, FLAG_WANTS_ACK,
-    FailureCode, FailureV1, HelloV1, MessageV2, Priority, SessionMode,
+    ACCEPTED_DUPLICATE, ArchivedBlockV1, ArchivedEndV1, ArchivedFailureV1, ArchivedHelloV1,
+    ArchivedMessageV2, BlockType, BlockV1, BorrowedBlock, BorrowedEnd, CONTENT_JSON, CONTENT_TEXT, Content,
+    DurabilityClass, EndV1, FLAG_ACTIVATE, FLAG_DEACTIVATE, FLAG_MENTION, FLAG_NO_REPLY, FLAG_REPLY_TO_AGENT,
+    FLAG_WANTS_ACK, FailureCode, FailureV1, HelloV1, MessageV2, Priority, SessionMode,
 };
 pub use body::{Body, Encoder, Message, Opened, StoredBody};
 pub(crate) use body::{archive_into, archive_to};
@@ -95,6 +95,7 @@ macro_rules! kinds {
     };
 }
 
+// Number 1 was `MessageV1`, which was never released. It is not used again.
 kinds! {
     /// A piece of a reply: agent to shard, shard to edge. Archive: [`BlockV1`].
     Block = 2,

@@ -2,7 +2,9 @@
 
 use std::mem::{offset_of, size_of};
 
-use shm_transport::envelope::{self, BlockType, FailureCode, Kind, ROUTE_BYTES, Route};
+use shm_transport::envelope::{
+    self, BlockType, DurabilityClass, FailureCode, Kind, Priority, ROUTE_BYTES, Route, SessionMode,
+};
 use shm_transport::envelope::{
     ArchivedBlockV1, ArchivedEndV1, ArchivedFailureV1, ArchivedHelloV1, ArchivedMessageV2,
 };
@@ -229,11 +231,11 @@ fn archive(kind: Kind) -> (&'static str, usize) {
         Kind::End => ("EndV1", size_of::<ArchivedEndV1>()),
         Kind::Failure => ("FailureV1", size_of::<ArchivedFailureV1>()),
         Kind::Hello => ("HelloV1", size_of::<ArchivedHelloV1>()),
-        Kind::Accepted | Kind::Stop => ("none", 0),
+        Kind::Accepted | Kind::Stop | Kind::Cancel | Kind::Journaled => ("none", 0),
     }
 }
 
-/// Every kind of this build, in order, with its archive.
+/// Every kind of this build, in order, with its archive. The number of the first message is not one of them.
 #[test]
 fn kinds_table() {
     let expected: Vec<_> = Kind::ALL
@@ -244,6 +246,8 @@ fn kinds_table() {
         })
         .collect();
     compare("kinds", &table(&["number", "kind", "archive", "bytes"]), &expected);
+    assert!(Kind::ALL.is_sorted_by_key(|kind| kind.number()));
+    assert_eq!((Kind::from_number(1), DOCUMENT.contains("\nNumber 1 was MessageV1.")), (None, true));
 }
 
 /// Offsets of the fields of each archive's root. The Debug text of a default value lists the fields, so that
@@ -260,7 +264,8 @@ fn archives_table() {
     }
     let mut fields = archives! {
         MessageV2 ArchivedMessageV2 {
-            agent channel user thread client_id content metadata received_at_ms content_kind priority flags
+            namespace agent channel user thread client_id content metadata labels received_at_ms deadline_ms
+            content_kind priority flags mode durability
         }
         BlockV1 ArchivedBlockV1 { block_type content }
         EndV1 ArchivedEndV1 { content }
@@ -282,4 +287,36 @@ fn code_tables() {
     compare("block types", &table_under("Block types", &["number", "name"]), &blocks);
     let codes: Vec<_> = FailureCode::ALL.iter().map(|c| row([&(*c as u16), &c.name()])).collect();
     compare("failure codes", &table_under("Failure codes", &["number", "name"]), &codes);
+}
+
+/// The numbers inside messages: content kinds, flags, priorities, session modes, durability classes, in order.
+#[test]
+fn message_tables() {
+    compare(
+        "content kinds",
+        &table_under("Content kinds", &["number", "name"]),
+        &[row([&envelope::CONTENT_TEXT, &"text"]), row([&envelope::CONTENT_JSON, &"json"])],
+    );
+    compare(
+        "message flags",
+        &table_under("Message flags", &["flag", "value", "meaning"]),
+        &[
+            row([&"NO_REPLY", &envelope::FLAG_NO_REPLY]),
+            row([&"MENTION", &envelope::FLAG_MENTION]),
+            row([&"REPLY_TO_AGENT", &envelope::FLAG_REPLY_TO_AGENT]),
+            row([&"ACTIVATE", &envelope::FLAG_ACTIVATE]),
+            row([&"DEACTIVATE", &envelope::FLAG_DEACTIVATE]),
+            row([&"WANTS_ACK", &envelope::FLAG_WANTS_ACK]),
+        ],
+    );
+    let priorities = [Priority::Low, Priority::Normal, Priority::High, Priority::Critical];
+    let priorities = priorities.map(|p| row([&(p as u8), &format!("{p:?}").to_lowercase()]));
+    compare("priorities", &table_under("Priorities", &["number", "name"]), &priorities);
+    let modes = [SessionMode::Main, SessionMode::Group, SessionMode::Queue];
+    let modes = modes.map(|m| row([&(m as u8), &format!("{m:?}").to_lowercase()]));
+    compare("session modes", &table_under("Session modes", &["number", "name", "meaning"]), &modes);
+    let classes = [DurabilityClass::Default, DurabilityClass::Memory, DurabilityClass::Durable];
+    let classes = classes.map(|c| row([&(c as u8), &c.name()]));
+    compare("classes", &table_under("Durability classes", &["number", "name", "survives"]), &classes);
+    assert_eq!(envelope::ACCEPTED_DUPLICATE, 256);
 }

@@ -272,6 +272,6 @@ mod tests {
         for (rest, expected) in rows {
             assert_eq!(describe(rest), expected);
         }
-        assert_eq!(kinds(0b110), "Message Block");
+        assert_eq!(kinds(0b1_0000_0100), "Block Message");
     }
 }

@@ -31,6 +31,10 @@ pub const FLAG_DEACTIVATE: u8 = 16;
 /// The sender wants to be told when the message is kept, before its reply.
 pub const FLAG_WANTS_ACK: u8 = 32;
 
+/// Of the `attempt` of an acceptance: the message was accepted before, and this is told again. The bits below are the
+/// [`DurabilityClass`] that it was given.
+pub const ACCEPTED_DUPLICATE: u32 = 256;
+
 /// A user's message.
 #[derive(Archive, Serialize, Clone, Debug, Default, PartialEq, Eq)]
 pub struct MessageV2 {
@@ -50,7 +54,8 @@ pub struct MessageV2 {
     pub content: String,
     /// The client's metadata as JSON text, or an empty string.
     pub metadata: String,
-    /// What it wants, as words with spaces between them: routing looks for agents that have these capabilities.
+    /// What it wants, as words with spaces between them: routing looks for agents that have these
+    /// capabilities.
     pub labels: String,
     /// When it reached the edge, Unix milliseconds.
     pub received_at_ms: u64,

@@ -15,10 +15,15 @@ fn message() -> MessageV2 {
         client_id: "c1-2".into(),
         content: "hello, wörld 🦞".into(),
         metadata: String::new(),
+        namespace: "home".into(),
+        labels: "code vision".into(),
         received_at_ms: 1_700_000_000_000,
+        deadline_ms: 30_000,
         content_kind: CONTENT_TEXT,
         priority: Priority::High as u8,
-        flags: 0,
+        flags: FLAG_MENTION | FLAG_WANTS_ACK,
+        mode: SessionMode::Queue as u8,
+        durability: DurabilityClass::Memory as u8,
     }
 }
 
@@ -43,11 +48,13 @@ fn archives_round_trip() {
     let body = encoder.encode(&message());
     assert!(body.bytes().len() <= message().archive_bytes_max());
     let bytes = aligned(body.bytes());
-    let seen = Message::checked(1, Route::default(), &bytes).unwrap();
+    let seen = Message::checked(8, Route::default(), &bytes).unwrap();
     let Opened::Message(seen) = seen.open() else { panic!("another kind") };
     assert_eq!(seen.agent, "echo");
     assert_eq!(seen.content, "hello, wörld 🦞");
     assert_eq!(seen.received_at_ms.to_native(), 1_700_000_000_000);
+    assert_eq!((seen.namespace.as_str(), seen.labels.as_str()), ("home", "code vision"));
+    assert_eq!((seen.deadline_ms.to_native(), seen.mode, seen.durability), (30_000, 2, 1));
 }
 
 /// A borrowed text is archived byte by byte as an owned one, short or long.
@@ -61,6 +68,18 @@ fn borrowed_contents_are_the_same() {
         let borrowed = one.encode(&BorrowedEnd { content }).bytes();
         assert_eq!(borrowed, other.encode(&EndV1 { content: content.into() }).bytes(), "{content}");
     }
+}
+
+/// Numbers of modes and classes lead back to them, and those that this build does not know to the default.
+#[test]
+fn modes_and_classes_round_trip() {
+    for mode in [SessionMode::Main, SessionMode::Group, SessionMode::Queue] {
+        assert_eq!(SessionMode::from_number(mode as u8), mode);
+    }
+    for class in [DurabilityClass::Default, DurabilityClass::Memory, DurabilityClass::Durable] {
+        assert_eq!(DurabilityClass::from_number(class as u8), class);
+    }
+    assert_eq!((SessionMode::from_number(3), DurabilityClass::from_number(3)), Default::default());
 }
 
 /// Numbers and names of block types and failure codes lead back to them.
@@ -77,21 +96,24 @@ fn names_round_trip() {
     assert_eq!((BlockType::from_name("txt"), FailureCode::from_number(0)), (None, None));
 }
 
-/// Kinds without an archive have no bytes; unknown kinds, and bytes at another place than a receiver puts them, are
+/// Kinds without an archive have no bytes; unknown kinds, the one that is not used again, and bytes at another place than a receiver puts them, are
 /// refused.
 #[test]
 fn what_is_no_message_is_refused() {
     let check = |kind, bytes: &[u8]| Message::checked(kind, Route::default(), bytes).map(|m| m.kind());
     let empty: &[u8] = &[];
     assert_eq!((check(5, empty), check(7, empty)), (Ok(Kind::Accepted), Ok(Kind::Stop)));
+    assert_eq!((check(9, empty), check(10, empty)), (Ok(Kind::Cancel), Ok(Kind::Journaled)));
     assert_eq!(check(5, &[0]), Err(Poison::Archive { kind: 5, len: 1 }));
-    assert_eq!(check(8, empty), Err(Poison::Kind { kind: 8 }));
+    assert_eq!(check(9, &[0]), Err(Poison::Archive { kind: 9, len: 1 }));
+    assert_eq!(check(1, empty), Err(Poison::Kind { kind: 1 }));
+    assert_eq!(check(11, empty), Err(Poison::Kind { kind: 11 }));
     assert_eq!(check(3, empty), Err(Poison::Archive { kind: 3, len: 0 }));
     let mut encoder = Encoder::default();
     let mut shifted = AlignedVec::<16>::new();
     shifted.push(0);
     shifted.extend_from_slice(encoder.encode(&message()).bytes());
-    assert_eq!(check(1, &shifted[1..]), Err(Poison::Archive { kind: 1, len: shifted.len() - 1 }));
+    assert_eq!(check(8, &shifted[1..]), Err(Poison::Archive { kind: 8, len: shifted.len() - 1 }));
 }
 
 /// The bytes of one archive of each kind: an accidental change of the layout fails here. A constant is never
@@ -110,6 +132,8 @@ fn archives_are_pinned_byte_by_byte() {
             Kind::Hello => encoder.encode(&HelloV1 { process_id: 42, software: "agent-sdk 0.1.0".into() }),
             Kind::Accepted => Body::ACCEPTED,
             Kind::Stop => Body::STOP,
+            Kind::Cancel => Body::CANCEL,
+            Kind::Journaled => Body::JOURNALED,
         };
         assert_eq!(body.kind(), kind);
         body.bytes().iter().map(|byte| format!("{byte:02x}")).collect::<String>()
@@ -118,22 +142,25 @@ fn archives_are_pinned_byte_by_byte() {
     assert_eq!(found, GOLDEN.map(|(kind, bytes)| (kind, bytes.to_owned())));
 }
 
-const GOLDEN: [(Kind, &str); 7] = [
-    (
-        Kind::Message,
-        concat!(
-            "776562736f636b657468656c6c6f2c2077c3b6726c6420f09fa69e0000000000",
-            "6563686fffffffff89000000d8ffffff75ffffffffffffff742d31ffffffffff",
-            "63312d32ffffffff92000000c1ffffffffffffffffffffff0068e5cf8b010000",
-            "0002000000000000",
-        ),
-    ),
+const GOLDEN: [(Kind, &str); 9] = [
     (Kind::Block, "6120746f6f6c277320616e7377657200040000008f000000ecffffff"),
     (Kind::End, "7468652077686f6c65207265706c79008f000000f0ffffff"),
     (Kind::Failure, "71756575652069732066756c6c00000005000000dc0500008d000000e8ffffff"),
     (Kind::Accepted, ""),
     (Kind::Hello, "6167656e742d73646b20302e312e30002a0000008f000000ecffffff"),
     (Kind::Stop, ""),
+    (
+        Kind::Message,
+        concat!(
+            "776562736f636b657468656c6c6f2c2077c3b6726c6420f09fa69e636f646520",
+            "766973696f6e0000686f6d65ffffffff6563686fffffffff89000000c8ffffff",
+            "75ffffffffffffff742d31ffffffffff63312d32ffffffff92000000b1ffffff",
+            "ffffffffffffffff8b000000b3ffffff0068e5cf8b0100003075000000022202",
+            "0100000000000000",
+        ),
+    ),
+    (Kind::Cancel, ""),
+    (Kind::Journaled, ""),
 ];
 
 proptest! {
@@ -150,12 +177,12 @@ proptest! {
             bytes[at] ^= value;
         }
         let end = if shorten { cut.index(bytes.len()) } else { bytes.len() };
-        match Message::checked(1, Route::default(), &bytes[..end]).map(|m| m.open()) {
+        match Message::checked(8, Route::default(), &bytes[..end]).map(|m| m.open()) {
             Ok(Opened::Message(seen)) => {
-                prop_assert!(seen.content.len() + seen.agent.len() <= 2 * bytes.len());
+                prop_assert!(seen.content.len() + seen.labels.len() <= 2 * bytes.len());
             }
             Ok(_) => prop_assert!(false, "another kind"),
-            Err(poison) => prop_assert_eq!(poison, Poison::Archive { kind: 1, len: end }),
+            Err(poison) => prop_assert_eq!(poison, Poison::Archive { kind: 8, len: end }),
         }
     }
 }
