@@ -146,7 +146,15 @@ impl Probe {
         let message = MessageV2 { content: content.to_owned(), ..MessageV2::default() };
         let route = Route { turn: 77, session: 1, origin: 5, sequence: 9, attempt: 1 };
         self.link.sender.send(&route, &message).unwrap();
-        self.link.sender.flush().unwrap();
+        // What an agent must understand waits until it has said that it does.
+        let deadline = Instant::now() + WAIT;
+        while {
+            self.link.sender.flush().unwrap();
+            self.link.sender.backlog_bytes() > 0
+        } {
+            assert!(Instant::now() < deadline, "the agent does not attach");
+            std::thread::yield_now();
+        }
     }
 }
 

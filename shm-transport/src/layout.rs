@@ -72,7 +72,8 @@ pub struct ControlWords {
     /// How often the roles of this half have been taken.
     pub epoch: Line<AtomicU64>,
     /// What the holder of the roles understands: bit n stands for the message kind n. Zero before the first
-    /// attach, and from holders that knew nothing of this word: they understand [`KINDS_FIRST`].
+    /// attach. Zero from a holder that has published something: it knows nothing of this word, and understands
+    /// [`KINDS_FIRST`].
     pub kinds: Line<AtomicU64>,
     /// Features the holder of the roles understands, see [`FEATURE_DESCRIPTORS`].
     pub features: Line<AtomicU64>,

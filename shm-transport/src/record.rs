@@ -163,6 +163,12 @@ pub enum Poison {
         /// The kind of this record.
         found: u16,
     },
+    /// A message that the peer does not understand, as its control words say.
+    #[error("the peer does not understand messages of kind {kind}")]
+    PeerKind {
+        /// The kind that was to be sent.
+        kind: u16,
+    },
     /// A message by descriptor whose descriptor is not as announced.
     #[error("the descriptor of the record at {position} is refused: {reason}")]
     Descriptor {
@@ -190,6 +196,7 @@ impl Poison {
             Self::Orphan { .. } => 11,
             Self::FragmentKind { .. } => 12,
             Self::Descriptor { .. } => 13,
+            Self::PeerKind { .. } => 14,
         }
     }
 
@@ -209,6 +216,7 @@ impl Poison {
             "orphan",
             "fragment kind",
             "descriptor",
+            "kind unknown to the peer",
         ];
         names.get(usize::try_from(code).ok()?.checked_sub(1)?).copied()
     }

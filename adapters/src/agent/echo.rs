@@ -53,9 +53,10 @@ mod tests {
     /// The pieces in which a text comes back: lengths of the blocks, then that of the end.
     fn check(text: &str, lengths: &[usize]) {
         let (mut engine, inherited) = pair(1 << 20);
+        let agent = Agent::attach_to(inherited).unwrap();
         engine.say(9, text);
         engine.stop();
-        run(Agent::attach_to(inherited).unwrap()).unwrap();
+        run(agent).unwrap();
         let replies = replies(&mut engine);
         let pieces: Vec<&str> = replies.iter().map(|(_, text)| text.as_str()).collect();
         assert_eq!(pieces.concat(), text);

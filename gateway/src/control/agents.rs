@@ -11,6 +11,7 @@ use engine::supervision::{Action, Event, Limits as Patience, Supervisor};
 use engine::time::Moment;
 use keeper::control::{Exit, Request, Spawn};
 use shm_transport::link::{Limits, MESSAGE_BYTES_MAX};
+use shm_transport::record::Poison;
 use shm_transport::segment::attach_engine;
 
 use super::Parts;
@@ -156,7 +157,15 @@ impl Agents {
             Notice::AgentFenced { instance, poison } => {
                 if let Some(&index) = self.by_instance.get(&instance) {
                     let agent = &self.agents[index].config.name;
-                    tracing::error!(agent, %poison, "the agent broke the rules of its ring; it is ended");
+                    match poison {
+                        Poison::PeerKind { .. } => tracing::error!(
+                            agent, %poison,
+                            "the agent is of an older build than this gateway; it is ended: link a newer agent-sdk"
+                        ),
+                        _ => tracing::error!(
+                            agent, %poison, "the agent broke the rules of its ring; it is ended"
+                        ),
+                    }
                     kill(parts, instance);
                 }
             }

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use super::{DESCRIPTOR_BYTES, FRAGMENTED_BYTES_MAX, Limits, SendError, fragments_bytes_max, poisoned};
 use crate::doorbell::{Bell, futex_wait};
-use crate::envelope::{Body, Content, Encoder, ROUTE_BYTES, Route, archive_into, archive_to};
-use crate::layout::FEATURE_DESCRIPTORS;
+use crate::envelope::{Body, Content, Encoder, Kind, ROUTE_BYTES, Route, archive_into, archive_to};
+use crate::layout::{FEATURE_DESCRIPTORS, KINDS_FIRST};
 use crate::mapping::Halves;
 use crate::passage::{IN_FLIGHT_MAX, Passage};
 use crate::record::{FLAG_CONTINUED, FLAG_DESCRIPTOR, FLAG_FRAGMENT, Poison, span};
@@ -47,6 +47,17 @@ enum Progress {
     NoRoom,
     /// Its descriptor cannot travel now. Too large for fragments, it waits for the next flush.
     Refused,
+    /// The peer has not said yet what it understands. Its first message rings us, and the next flush asks again.
+    PeerAway,
+}
+
+/// What a peer says of a kind.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Understood {
+    Yes,
+    No,
+    /// It has not taken its roles.
+    NotYet,
 }
 
 /// A message that waits for room, possibly half sent.
@@ -63,6 +74,9 @@ pub struct Sender {
     producer: Producer<Halves>,
     bell: Bell,
     passage: Option<Passage>,
+    /// What the peer is known to understand. A kind that it understands is not asked for again: an agent has rings of
+    /// its own, and what it sends to one gateway after the other is of the first layout.
+    kinds: u64,
     /// Number of the next descriptor.
     number: u64,
     /// Ends of the records with descriptors that the peer has not released yet, oldest first.
@@ -88,6 +102,7 @@ impl Sender {
             producer,
             bell,
             passage,
+            kinds: KINDS_FIRST,
             number: epoch << NUMBER_BITS,
             descriptors: VecDeque::new(),
             backlog: VecDeque::new(),
@@ -99,14 +114,15 @@ impl Sender {
     }
 
     /// Makes the archive of a message in the ring, or behind those that already wait. Visible after
-    /// [`Self::flush`].
+    /// [`Self::flush`], which waits for a peer that has not said yet which kinds it understands, and fails for one
+    /// that does not understand this one.
     ///
     /// HOT: for a message that fits in a record and finds room: no allocation, lock or syscall, and the archive is
     /// built where the peer reads it.
     #[inline]
     pub fn send<T: Content>(&mut self, route: &Route, value: &T) -> Result<(), SendError> {
         let bound = ROUTE_BYTES + value.archive_bytes_max();
-        if self.backlog.is_empty() && bound <= self.record_bytes_max() {
+        if self.backlog.is_empty() && bound <= self.record_bytes_max() && self.takes(T::KIND) {
             match self.producer.reserve(bound) {
                 Ok(mut slot) => {
                     slot.fill(|space| {
@@ -151,7 +167,7 @@ impl Sender {
     pub fn forward(&mut self, route: &Route, body: Body<'_>) -> Result<(), SendError> {
         let bytes = body.bytes();
         let len = ROUTE_BYTES + bytes.len();
-        if self.backlog.is_empty() && len <= self.record_bytes_max() {
+        if self.backlog.is_empty() && len <= self.record_bytes_max() && self.takes(body.kind()) {
             match self.producer.reserve(len) {
                 Ok(mut slot) => {
                     let _fits = slot.put(&route.encode()) && slot.put(bytes);
@@ -216,6 +232,28 @@ impl Sender {
     #[inline]
     fn record_bytes_max(&self) -> usize {
         self.geometry().record_bytes_max().min(self.limits.message_bytes_max)
+    }
+
+    /// Whether the peer understands this kind. What it does not, or perhaps not, goes through the backlog, which
+    /// decides.
+    #[inline]
+    fn takes(&mut self, kind: Kind) -> bool {
+        self.kinds & (1 << kind.number()) != 0 || self.ask(kind.number()) == Understood::Yes
+    }
+
+    #[cold]
+    fn ask(&mut self, kind: u16) -> Understood {
+        let peer = self.producer.memory().peer();
+        // SYNC: pairs with the Release store of the peer's producer, in `publish`: who has published anything wrote
+        // its kinds before.
+        let tail = peer.tail.0.load(Ordering::Acquire);
+        // Relaxed: behind the load above. Written once per attach; an older value is zero.
+        match peer.kinds.0.load(Ordering::Relaxed) {
+            0 if tail == 0 => return Understood::NotYet,
+            0 => {}
+            kinds => self.kinds |= kinds,
+        }
+        if self.kinds & (1 << kind) != 0 { Understood::Yes } else { Understood::No }
     }
 
     /// Whether the peer takes large messages by descriptor.
@@ -299,6 +337,21 @@ impl Sender {
 
     fn drain_backlog(&mut self) -> Result<Progress, Poison> {
         while let Some(mut pending) = self.backlog.pop_front() {
+            if self.kinds & (1 << pending.kind) == 0 {
+                match self.ask(pending.kind) {
+                    Understood::Yes => {}
+                    Understood::No => {
+                        let kind = pending.kind;
+                        // Stays first, so that nothing behind it is sent by a later call.
+                        self.backlog.push_front(pending);
+                        return Err(Poison::PeerKind { kind });
+                    }
+                    Understood::NotYet => {
+                        self.backlog.push_front(pending);
+                        return Ok(Progress::PeerAway);
+                    }
+                }
+            }
             let progress = match &mut pending.waiting {
                 Waiting::Bytes { bytes, sent } => self.put_fragments(pending.kind, bytes, sent)?,
                 Waiting::Sealed { route, sealed } => {

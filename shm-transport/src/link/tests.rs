@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::envelope::{BlockV1, EndV1, Message, Opened, ROUTE_BYTES, Route};
+use crate::envelope::{BlockV1, EndV1, Kind, Message, MessageV2, Opened, ROUTE_BYTES, Route};
 use crate::layout::Geometry;
 use crate::record::{FLAG_CONTINUED, FLAG_FRAGMENT};
 use crate::xorshift::Random;
@@ -27,6 +27,53 @@ fn end(bytes: usize) -> EndV1 {
 fn text<'a>(message: &Message<'a>) -> &'a str {
     let Opened::End(end) = message.open() else { panic!("{:?}", message.kind()) };
     &end.content
+}
+
+/// What a later layout added waits until the peer has said that it understands it, with all that is sent after it, and
+/// then goes out in order.
+#[test]
+fn a_new_kind_waits_for_a_peer_that_is_away() {
+    let (a, b) = halves(4096);
+    let mut sender = link(&a, &b, ReadMode::CheckInPlace, Limits::default()).sender;
+    sender.send(&ROUTE, &end(1)).unwrap();
+    sender.send(&ROUTE, &MessageV2::default()).unwrap();
+    sender.send(&ROUTE, &end(2)).unwrap();
+    sender.flush().unwrap();
+    let waiting = sender.backlog_bytes();
+    let mut receiver = link(&b, &a, ReadMode::CheckInPlace, Limits::default()).receiver;
+    let mut kinds = Vec::new();
+    receiver.receive(9, |message| kinds.push(message.kind())).unwrap();
+    assert_eq!((kinds.as_slice(), waiting > 0), ([Kind::End].as_slice(), true));
+    sender.flush().unwrap();
+    receiver.receive(9, |message| kinds.push(message.kind())).unwrap();
+    assert_eq!((kinds, sender.backlog_bytes()), (vec![Kind::End, Kind::Message, Kind::End], 0));
+}
+
+/// A peer that does not know a kind is never sent it, and that is written down; what every peer knows it is sent. By a
+/// peer that says so, and by one of before the word, which says nothing at all.
+#[test]
+fn a_kind_that_the_peer_does_not_know_is_refused() {
+    const MESSAGE: u64 = 1 << Kind::Message as u16;
+    for said in [Kind::SET & !MESSAGE, 0] {
+        let (a, b) = halves(4096);
+        let mut peer = link(&b, &a, ReadMode::CheckInPlace, Limits::default());
+        b.control().kinds.0.store(said, Ordering::Relaxed);
+        peer.sender.send(&ROUTE, &end(0)).unwrap();
+        peer.sender.flush().unwrap();
+        let mut sender = link(&a, &b, ReadMode::CheckInPlace, Limits::default()).sender;
+        sender.send(&ROUTE, &end(1)).unwrap();
+        sender.send(&ROUTE, &MessageV2::default()).unwrap();
+        assert_eq!(sender.flush(), Err(SendError::Poisoned(Poison::PeerKind { kind: 8 })));
+        assert_eq!(
+            Poison::name(a.control().poison.0.load(Ordering::Relaxed)),
+            Some("kind unknown to the peer")
+        );
+        sender.send(&ROUTE, &end(2)).unwrap();
+        assert_eq!(sender.flush(), Err(SendError::Poisoned(Poison::PeerKind { kind: 8 })));
+        let mut kinds = Vec::new();
+        peer.receiver.receive(9, |message| kinds.push(message.kind())).unwrap();
+        assert_eq!(kinds, [], "nothing after the first look at the peer");
+    }
 }
 
 /// Without descriptors, a message sixteen times the ring arrives whole while the reader drains, in all read modes;
