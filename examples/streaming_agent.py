@@ -5,8 +5,8 @@ import json, sys
 def send(**line):
     print(json.dumps(line), flush=True)
 
-for line in sys.stdin:
-    message = json.loads(line)
+for message in map(json.loads, sys.stdin):
+    if message["type"] != "message": continue  # "cancel": nobody waits for this reply any more
     content = message["content"]
     text = content if isinstance(content, str) else json.dumps(content)
     *words, last = text.upper().split() or [""]

@@ -25,7 +25,7 @@ pub enum ReceiveError {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[must_use]
 pub enum Received {
-    /// That many messages were handed over.
+    /// That many messages were handed over; none if all that came is in [`Inbox::cancelled`].
     Messages(usize),
     /// Nothing came within the time.
     Idle,
@@ -74,7 +74,7 @@ impl<'a> Turn<'a> {
         self.message.content_kind == CONTENT_JSON
     }
 
-    /// Name of the agent it is for.
+    /// Name of the agent or pool it is for; empty if the gateway chose.
     pub fn agent(&self) -> &'a str {
         &self.message.agent
     }
@@ -110,6 +110,8 @@ pub struct Inbox {
     spin_max: Duration,
     /// Whether the gateway has said to stop.
     stopped: bool,
+    /// Turns cancelled in the last batch. At most [`BATCH_RECORDS_MAX`].
+    cancelled: Vec<u64>,
 }
 
 impl Inbox {
@@ -117,10 +119,20 @@ impl Inbox {
         // An unknown number of cores counts as few: sleeping is always right, spinning is not.
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let spin_max = if cores >= SPIN_CORES_MIN { SPIN } else { Duration::ZERO };
-        Self { receiver, spin: spin_max, spin_max, stopped: false }
+        Self { receiver, spin: spin_max, spin_max, stopped: false, cancelled: Vec::new() }
     }
 
-    /// Waits for messages, at most `timeout`, and hands each to `each`.
+    /// The turns that the last [`Self::receive`] was told nobody waits for any more, by [`TurnId::turn`].
+    ///
+    /// Who is at work on one may stop. Each turn is still to be ended, or failed, as if nothing had happened: that
+    /// tells the gateway that the agent is free again. What the answer says goes nowhere. So an agent that answers
+    /// each message at once need not look. A turn that has been ended, or was never received, may be among them.
+    pub fn cancelled(&self) -> &[u64] {
+        &self.cancelled
+    }
+
+    /// Waits for messages, at most `timeout`, and hands each to `each`. Returns for cancelled turns, too, see
+    /// [`Self::cancelled`].
     ///
     /// What a turn borrows lies in the ring until the batch is through; then the gateway gets it back as
     /// credit, whether or not the turns have been answered.
@@ -136,7 +148,7 @@ impl Inbox {
             // Before the look at the ring: who sees the mark sees all that was published before it.
             let closed = self.stopped || self.receiver.peer_closed();
             let messages = self.batch(&mut each)?;
-            if messages > 0 {
+            if messages > 0 || !self.cancelled.is_empty() {
                 self.spin = self.spin_max;
                 return Ok(Received::Messages(messages));
             }
@@ -157,13 +169,15 @@ impl Inbox {
     fn batch(&mut self, each: &mut impl FnMut(Turn<'_>)) -> Result<usize, ReceiveError> {
         let mut handed = 0;
         let mut poison = None;
-        let stopped = &mut self.stopped;
+        let Self { stopped, cancelled, .. } = self;
+        cancelled.clear();
         self.receiver.receive(BATCH_RECORDS_MAX, |message| match message.open() {
             Opened::Message(archive) => {
                 each(Turn { id: TurnId { route: message.route }, message: archive });
                 handed += 1;
             }
             Opened::Stop => *stopped = true,
+            Opened::Cancel => cancelled.push(message.route.turn),
             // Nothing a gateway says to an agent.
             _ => poison = Some(Poison::Kind { kind: message.kind().number() }),
         })?;

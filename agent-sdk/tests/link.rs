@@ -119,6 +119,36 @@ fn replies_echo_the_route() {
     assert!(engine.receiver.peer_closed());
 }
 
+/// A cancelled turn is shown once, behind the messages before it, and wakes an agent that has nothing else to receive;
+/// its answer is taken all the same.
+#[test]
+fn a_cancelled_turn_is_shown() {
+    let (mut engine, inherited) = pair(65_536);
+    let (mut inbox, mut outbox) = Agent::attach_to(inherited).unwrap().split();
+    let cancel = |engine: &mut Link, turn| {
+        engine.sender.forward(&Route { turn, ..Route::default() }, Body::CANCEL).unwrap();
+        engine.sender.flush().unwrap();
+    };
+    let mut ids = Vec::new();
+    say(&mut engine, 41, "one");
+    cancel(&mut engine, 41);
+    say(&mut engine, 42, "two");
+    let received = inbox.receive(WAIT, |turn| ids.push(turn.id()));
+    assert_eq!((received.unwrap(), inbox.cancelled()), (Received::Messages(2), [41].as_slice()));
+    cancel(&mut engine, 42);
+    let received = inbox.receive(WAIT, |turn| ids.push(turn.id()));
+    assert_eq!((received.unwrap(), inbox.cancelled()), (Received::Messages(0), [42].as_slice()));
+    let received = inbox.receive(Duration::ZERO, |turn| ids.push(turn.id()));
+    assert_eq!((received.unwrap(), inbox.cancelled()), (Received::Idle, [].as_slice()));
+    for id in &ids {
+        outbox.end(id, "").unwrap();
+    }
+    outbox.flush().unwrap();
+    let ended: Vec<_> =
+        replies(&mut engine).iter().skip(1).map(|(kind, route, _)| (*kind, route.turn)).collect();
+    assert_eq!(ended, [(Kind::End, 41), (Kind::End, 42)]);
+}
+
 /// A gateway that closes its ring stops the agent.
 #[test]
 fn a_closed_ring_stops() {

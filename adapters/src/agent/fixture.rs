@@ -58,6 +58,11 @@ impl Engine {
         self.link.sender.flush().unwrap();
     }
 
+    pub(super) fn cancel(&mut self, turn: u64) {
+        self.link.sender.forward(&Route { turn, attempt: 1, ..Route::default() }, Body::CANCEL).unwrap();
+        self.link.sender.flush().unwrap();
+    }
+
     pub(super) fn stop(&mut self) {
         self.link.sender.forward(&Route::default(), Body::STOP).unwrap();
         self.link.sender.flush().unwrap();

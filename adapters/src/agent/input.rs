@@ -55,6 +55,11 @@ pub(super) fn write(into: &mut impl Write, turn: &Turn<'_>) -> io::Result<()> {
     into.write_all(b"\n")
 }
 
+/// Writes that nobody waits for a turn any more, as one line.
+pub(super) fn write_cancel(into: &mut impl Write, turn: u64) -> io::Result<()> {
+    writeln!(into, r#"{{"type":"cancel","id":"{turn}"}}"#)
+}
+
 /// JSON text without line ends. They can only lie between tokens: inside strings JSON escapes them.
 fn one_line(json: &str) -> Cow<'_, str> {
     if json.contains(['\n', '\r']) {
@@ -78,8 +83,8 @@ mod tests {
 
     fn check(message: &MessageV2, line: &str) {
         let (mut engine, inherited) = pair(65_536);
-        engine.say_all(42, message);
         let (mut inbox, _outbox) = Agent::attach_to(inherited).unwrap().split();
+        engine.say_all(42, message);
         let mut written = Vec::new();
         let received = inbox.receive(std::time::Duration::ZERO, |turn| write(&mut written, &turn).unwrap());
         assert_eq!(received.unwrap(), Received::Messages(1));

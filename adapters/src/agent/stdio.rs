@@ -191,6 +191,12 @@ fn pass_in(mut inbox: Inbox, stdin: ChildStdin, desk: &Mutex<Desk>) -> Happened 
             (Ok(Received::Stopped), _) => return Happened::Stopped,
             (Ok(Received::Messages(_) | Received::Idle), Ok(())) => {}
         }
+        for &turn in inbox.cancelled() {
+            // What the command has ended already it need not hear of.
+            if written.is_ok() && lock(desk).turns.contains_key(&turn) {
+                written = input::write_cancel(&mut stdin, turn);
+            }
+        }
         if written.and_then(|()| stdin.flush()).is_err() {
             // A broken pipe is the only way in which a pipe fails.
             return Happened::InputClosed;
@@ -368,6 +374,37 @@ mod tests {
         let long = "x".repeat(500_000);
         host.engine.say(2, &long);
         assert_eq!(host.engine.await_end(2), [Reply::End(2, long.to_uppercase())]);
+        host.engine.stop();
+        assert_eq!(host.end(), 0);
+    }
+
+    /// A command is told once that a turn it has open is cancelled, not of one that it has ended; its answer is passed
+    /// on all the same. The Python example goes on behind such a line.
+    #[test]
+    fn a_cancel_is_a_line() {
+        let script = r#"
+            read -r line; echo '{"type":"end","id":"1"}'
+            read -r line; read -r cancel
+            printf '{"type":"end","id":"2","content":"%s"}\n' "$(printf %s "$cancel" | tr '"' "'")"
+            cat >/dev/null"#;
+        let mut host = Host::start(&["sh", "-c", script]);
+        host.engine.say(1, "x");
+        host.engine.await_end(1);
+        host.engine.cancel(1);
+        host.engine.say(2, "x");
+        host.engine.cancel(2);
+        let line = "{'type':'cancel','id':'2'}";
+        assert_eq!(host.engine.await_end(2), [Reply::End(2, line.to_owned())]);
+        host.engine.stop();
+        assert_eq!(host.end(), 0);
+
+        let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/streaming_agent.py");
+        let mut host = Host::start(&["python3", example]);
+        host.engine.say(1, "");
+        host.engine.cancel(1);
+        host.engine.say(2, "on");
+        let mut replies = host.engine.await_end(2);
+        assert_eq!(replies.pop(), Some(Reply::End(2, "ON".to_owned())));
         host.engine.stop();
         assert_eq!(host.end(), 0);
     }
