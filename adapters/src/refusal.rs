@@ -17,6 +17,8 @@ pub enum Code {
     MissingField,
     /// A field has the wrong type, length or value.
     InvalidField,
+    /// No message of the connection that awaits a reply has this `id`.
+    UnknownId,
     /// The message was understood but gets no reply.
     Failure(FailureCode),
 }
@@ -30,6 +32,7 @@ impl Code {
             Self::UnknownType => "unknown_type",
             Self::MissingField => "missing_field",
             Self::InvalidField => "invalid_field",
+            Self::UnknownId => "unknown_id",
             Self::Failure(code) => code.name(),
         }
     }
@@ -41,13 +44,25 @@ impl Code {
             | Self::TooDeep
             | Self::UnknownType
             | Self::MissingField
-            | Self::InvalidField => false,
+            | Self::InvalidField
+            | Self::UnknownId => false,
             Self::Failure(code) => match code {
                 FailureCode::AgentUnavailable
                 | FailureCode::AgentDied
                 | FailureCode::Overloaded
-                | FailureCode::ShuttingDown => true,
-                FailureCode::UnknownAgent | FailureCode::AgentError | FailureCode::TooLarge => false,
+                | FailureCode::ShuttingDown
+                | FailureCode::DiskFull
+                | FailureCode::JournalFailed => true,
+                FailureCode::UnknownAgent
+                | FailureCode::AgentError
+                | FailureCode::TooLarge
+                | FailureCode::Conflict
+                | FailureCode::Cancelled
+                | FailureCode::DeadlineExceeded
+                | FailureCode::NoRoute
+                | FailureCode::DeadLettered
+                | FailureCode::NotAddressed
+                | FailureCode::AlreadyAnswered => false,
             },
         }
     }
@@ -185,13 +200,31 @@ mod tests {
     /// Every failure code has one name on the wire, apart from the names of input errors. By comparing all.
     #[test]
     fn names_are_distinct() {
-        let mut codes =
-            vec![Code::InvalidJson, Code::TooDeep, Code::UnknownType, Code::MissingField, Code::InvalidField];
+        let mut codes = vec![
+            Code::InvalidJson,
+            Code::TooDeep,
+            Code::UnknownType,
+            Code::MissingField,
+            Code::InvalidField,
+            Code::UnknownId,
+        ];
         codes.extend(FailureCode::ALL.iter().map(|&code| Code::Failure(code)));
         let mut names: Vec<_> = codes.iter().map(|code| code.name()).collect();
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), codes.len());
+    }
+
+    /// What may succeed later is said to, and nothing else is. By naming all that may.
+    #[test]
+    fn the_retryable_are_these() {
+        let may = FailureCode::ALL.iter().filter(|&&code| Code::Failure(code).retryable());
+        let may: Vec<_> = may.map(|code| code.name()).collect();
+        assert_eq!(
+            may,
+            ["agent_unavailable", "agent_died", "overloaded", "shutting_down", "disk_full", "journal_failed"]
+        );
+        assert!(!Code::UnknownId.retryable());
     }
 
     /// A number from a newer engine is told as an error of the agent. By asking with one that no build has.

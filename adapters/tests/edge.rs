@@ -1,6 +1,8 @@
 //! The edge over real sockets, with a shard that answers as each test wants.
 
 mod support;
+#[path = "edge/wishes.rs"]
+mod wishes;
 
 use std::io::Read;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -102,11 +104,11 @@ fn errors_and_acceptance_are_told() {
         "fail" => replies.failure(FailureCode::UnknownAgent as u16, "no agent a"),
         "busy" => replies.failure(FailureCode::Overloaded as u16, "full"),
         "late" => {
-            replies.accepted();
+            replies.accepted(0);
             replies.failure(FailureCode::AgentDied as u16, "it died");
         }
         _ => {
-            replies.accepted();
+            replies.accepted(0);
             replies.end("nobody reads this");
         }
     });
@@ -135,8 +137,8 @@ fn errors_and_acceptance_are_told() {
     client.text(r#"{"type":"message","id":"4"}"#);
     assert_eq!(
         client.json(),
-        json!({"type":"error","id":"4","content":{"code":"missing_field","message":"agent is missing",
-            "field":"agent","expected":"a string of 1 to 128 bytes without control characters","retryable":false}})
+        json!({"type":"error","id":"4","content":{"code":"missing_field","message":"content is missing",
+            "field":"content","expected":"a string, an object or another JSON value","retryable":false}})
     );
     client.text(&"[".repeat(10_000));
     assert_eq!(client.json()["content"]["code"], "too_deep");

@@ -5,6 +5,7 @@
 use std::borrow::Cow;
 
 use adapters::dialect::simple::frames::{escape, write_error, write_labels};
+use adapters::dialect::simple::metadata::{DEADLINE_MS_MAX, LABEL_BYTES_MAX, LABELS_MAX};
 use adapters::dialect::simple::{AGENT_BYTES_MAX, ID_BYTES_MAX, Request, SESSION_BYTES_MAX, parse};
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
@@ -14,9 +15,13 @@ fuzz_target!(|text: &str| {
     written_is_what_was_said(text);
     match parse(text) {
         Ok(Request::Status { id }) => bounded(id.as_ref(), ID_BYTES_MAX),
+        Ok(Request::Cancel { id }) => bounded(Some(&id), ID_BYTES_MAX),
         Ok(Request::Message(message)) => {
             bounded(message.id.as_ref(), ID_BYTES_MAX);
-            bounded(Some(&message.agent), AGENT_BYTES_MAX);
+            bounded(message.agent.as_ref(), AGENT_BYTES_MAX);
+            let labels = || message.wishes.labels.split_whitespace();
+            assert!(labels().count() <= LABELS_MAX && labels().all(|label| label.len() <= LABEL_BYTES_MAX));
+            assert!(message.wishes.deadline_ms <= DEADLINE_MS_MAX);
             bounded(message.session.as_ref(), SESSION_BYTES_MAX);
             assert!(message.metadata.is_empty() || text.contains(message.metadata));
             match message.content_kind {

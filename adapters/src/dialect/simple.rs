@@ -1,10 +1,11 @@
 //! The `{"type":"message"}` dialect: one JSON object a frame, parsed once, borrowed from the frame.
 //!
-//! In: `message` and `status`. A field that is null counts as absent; a field that is there twice is
+//! In: `message`, `cancel` and `status`. A field that is null counts as absent; a field that is there twice is
 //! refused; unknown fields are ignored. Nesting is bounded by [`DEPTH_MAX`] before anything is parsed, so
 //! skipping what is ignored is bounded too. Frames out are in [`frames`].
 
 pub mod frames;
+pub mod metadata;
 #[cfg(test)]
 mod tests;
 
@@ -14,8 +15,9 @@ use serde::Deserialize;
 use serde_json::error::Category;
 use serde_json::value::RawValue;
 
-use shm_transport::envelope::{CONTENT_JSON, CONTENT_TEXT, Priority};
+use shm_transport::envelope::{CONTENT_JSON, CONTENT_TEXT};
 
+use self::metadata::Wishes;
 use crate::refusal::{Code, Refusal};
 
 /// How many arrays and objects may lie inside each other, the frame itself included.
@@ -32,6 +34,11 @@ pub const SESSION_BYTES_MAX: usize = 256;
 pub enum Request<'a> {
     /// Something to say to an agent.
     Message(Message<'a>),
+    /// No reply any more.
+    Cancel {
+        /// As the client called the message.
+        id: Cow<'a, str>,
+    },
     /// How the gateway is.
     Status {
         /// As the client calls this request.
@@ -44,8 +51,8 @@ pub enum Request<'a> {
 pub struct Message<'a> {
     /// As the client calls this message.
     pub id: Option<Cow<'a, str>>,
-    /// For whom.
-    pub agent: Cow<'a, str>,
+    /// For whom; the gateway knows, where nobody is named.
+    pub agent: Option<Cow<'a, str>>,
     /// In which conversation.
     pub session: Option<Cow<'a, str>>,
     /// What it says, see `content_kind`.
@@ -54,10 +61,8 @@ pub struct Message<'a> {
     pub content_kind: u8,
     /// The metadata as it came, or an empty string.
     pub metadata: &'a str,
-    /// How urgent it is.
-    pub priority: Priority,
-    /// Whether the client waits for a reply.
-    pub requires_response: bool,
+    /// What the client asks of the gateway, from its metadata.
+    pub wishes: Wishes,
 }
 
 /// A frame that was not understood.
@@ -87,16 +92,6 @@ struct Fields<'a> {
     metadata: Option<&'a RawValue>,
 }
 
-/// The part of `metadata` that the gateway acts on.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Metadata<'a> {
-    #[serde(borrow)]
-    priority: Option<&'a RawValue>,
-    #[serde(borrow)]
-    requires_response: Option<&'a RawValue>,
-}
-
 /// The `{"role", "content"}` form of content.
 #[derive(Deserialize)]
 struct Spoken<'a> {
@@ -106,7 +101,7 @@ struct Spoken<'a> {
 
 /// Reads one text frame.
 ///
-/// HOT: no allocation unless a string holds an escape.
+/// HOT: no allocation unless a string holds an escape, or there are labels.
 pub fn parse(text: &str) -> Result<Request<'_>, Unread<'_>> {
     if too_deep(text.as_bytes()) {
         return Err(Unread { id: None, refusal: refuse_depth() });
@@ -118,32 +113,33 @@ pub fn parse(text: &str) -> Result<Request<'_>, Unread<'_>> {
     let fields: Fields<'_> =
         serde_json::from_str(text).map_err(|error| Unread { id: None, refusal: refuse_json(&error) })?;
     let id = optional_string(fields.id, &ID).map_err(|refusal| Unread { id: None, refusal })?;
-    match read(&fields) {
-        Ok(None) => Ok(Request::Status { id }),
-        Ok(Some(message)) => Ok(Request::Message(Message { id, ..message })),
-        Err(refusal) => Err(Unread { id, refusal }),
+    let refused = |refusal| Unread { id: id.clone(), refusal };
+    match required_string(fields.r#type, &TYPE).map_err(refused)?.as_ref() {
+        "message" => match read_message(&fields) {
+            Ok(message) => Ok(Request::Message(Message { id, ..message })),
+            Err(refusal) => Err(Unread { id, refusal }),
+        },
+        "cancel" => match id {
+            Some(id) => Ok(Request::Cancel { id }),
+            None => Err(Unread { id: None, refusal: field_refusal(Code::MissingField, &ID) }),
+        },
+        "status" => Ok(Request::Status { id }),
+        _ => Err(Unread { id, refusal: field_refusal(Code::UnknownType, &TYPE) }),
     }
 }
 
-/// The message without its id, or `None` for a status request.
-fn read<'a>(fields: &Fields<'a>) -> Result<Option<Message<'a>>, Refusal<'static>> {
-    match required_string(fields.r#type, &TYPE)?.as_ref() {
-        "message" => {}
-        "status" => return Ok(None),
-        _ => return Err(field_refusal(Code::UnknownType, &TYPE)),
-    }
-    let agent = required_string(fields.agent, &AGENT)?;
+/// The message without its id.
+fn read_message<'a>(fields: &Fields<'a>) -> Result<Message<'a>, Refusal<'static>> {
+    let agent = optional_string(fields.agent, &AGENT)?;
     let session = optional_string(fields.session_id, &SESSION)?;
     let content = fields.content.ok_or_else(|| field_refusal(Code::MissingField, &CONTENT))?;
     let (content, content_kind) = read_content(content.get())?;
-    let (priority, requires_response) = match fields.metadata {
-        None => (Priority::Normal, true),
-        Some(raw) => read_metadata(raw.get())?,
+    let wishes = match fields.metadata {
+        None => Wishes::default(),
+        Some(raw) => metadata::read(raw.get())?,
     };
     let metadata = fields.metadata.map_or("", RawValue::get);
-    let message =
-        Message { id: None, agent, session, content, content_kind, metadata, priority, requires_response };
-    Ok(Some(message))
+    Ok(Message { id: None, agent, session, content, content_kind, metadata, wishes })
 }
 
 /// Text where the content is a string or an object whose `content` is one; otherwise the JSON as it came.
@@ -162,26 +158,6 @@ fn read_content(raw: &str) -> Result<(Cow<'_, str>, u8), Refusal<'static>> {
     Ok((Cow::Borrowed(raw), CONTENT_JSON))
 }
 
-fn read_metadata(raw: &str) -> Result<(Priority, bool), Refusal<'static>> {
-    if !raw.starts_with('{') {
-        return Err(field_refusal(Code::InvalidField, &METADATA));
-    }
-    let metadata: Metadata<'_> =
-        serde_json::from_str(raw).map_err(|_| field_refusal(Code::InvalidField, &METADATA))?;
-    let priority = match metadata.priority.map(RawValue::get) {
-        None | Some("\"normal\"") => Priority::Normal,
-        Some("\"low\"") => Priority::Low,
-        Some("\"high\"") => Priority::High,
-        Some(_) => return Err(field_refusal(Code::InvalidField, &PRIORITY)),
-    };
-    let requires_response = match metadata.requires_response.map(RawValue::get) {
-        None | Some("true") => true,
-        Some("false") => false,
-        Some(_) => return Err(field_refusal(Code::InvalidField, &REQUIRES_RESPONSE)),
-    };
-    Ok((priority, requires_response))
-}
-
 /// What a field must be.
 struct Rule {
     field: &'static str,
@@ -189,7 +165,7 @@ struct Rule {
     bytes_max: usize,
 }
 
-const TYPE: Rule = Rule { field: "type", expected: "\"message\" or \"status\"", bytes_max: 64 };
+const TYPE: Rule = Rule { field: "type", expected: "\"message\", \"cancel\" or \"status\"", bytes_max: 64 };
 const ID: Rule = Rule {
     field: "id",
     expected: "a string of 1 to 256 bytes without control characters",
@@ -207,12 +183,6 @@ const SESSION: Rule = Rule {
 };
 const CONTENT: Rule =
     Rule { field: "content", expected: "a string, an object or another JSON value", bytes_max: usize::MAX };
-const METADATA: Rule =
-    Rule { field: "metadata", expected: "an object with each field once", bytes_max: usize::MAX };
-const PRIORITY: Rule =
-    Rule { field: "metadata.priority", expected: "\"low\", \"normal\" or \"high\"", bytes_max: usize::MAX };
-const REQUIRES_RESPONSE: Rule =
-    Rule { field: "metadata.requiresResponse", expected: "true or false", bytes_max: usize::MAX };
 
 fn required_string<'a>(raw: Option<&'a RawValue>, rule: &Rule) -> Result<Cow<'a, str>, Refusal<'static>> {
     optional_string(raw, rule)?.ok_or_else(|| field_refusal(Code::MissingField, rule))

@@ -2,14 +2,17 @@
 //!
 //! A turn opens when a message is in a ring and closes with exactly one frame: the reply, or an error. For
 //! a message that wants no reply the acceptance is the frame, and the turn stays open without a further one
-//! until its end, so that a later failure is still told. It is found by the route that the reply carries: the
+//! until its end, so that a later failure is still told. A cancelled one stays open until the shard says so. It is found by the route that the reply carries: the
 //! connection in `origin`, the message in `sequence`. What comes for a closed turn is counted and dropped.
 //! A reply of a later attempt replaces the text of an earlier one; block numbers go on.
 
 use std::hash::{BuildHasherDefault, Hasher};
 use std::rc::Rc;
 
-use shm_transport::envelope::{BlockType, FLAG_NO_REPLY, FailureCode, Message, MessageV2, Opened, Route};
+use shm_transport::envelope::{
+    ACCEPTED_DUPLICATE, BlockType, Body, DurabilityClass, FailureCode, Kind, Message, MessageV2, Opened,
+    Route,
+};
 use shm_transport::link::SendError;
 use shm_transport::ports::{session_hash, shard_of};
 
@@ -29,6 +32,8 @@ const OPEN_TURNS_RETRY_MS: u32 = 100;
 pub struct Turn {
     /// Labels of its frames, escaped.
     labels: Vec<u8>,
+    /// Hash of its session key.
+    session: u64,
     /// The text of the reply so far.
     pub text: String,
     /// Blocks sent.
@@ -36,8 +41,8 @@ pub struct Turn {
     /// The attempt that the text is of.
     attempt: u32,
     requires_response: bool,
-    /// Whether the acceptance has been told.
-    accepted: bool,
+    /// Whether the acceptance is still to be told.
+    acceptance_due: bool,
 }
 
 /// Hashes sequences: they are counted up by us, so spreading them is enough.
@@ -78,6 +83,7 @@ pub enum Submitted {
 pub fn submit(edge: &Edge, connection: &Connection, text: &str, now_ms: u64) -> Submitted {
     let message = match simple::parse(text) {
         Ok(Request::Message(message)) => message,
+        Ok(Request::Cancel { id }) => return cancel(edge, connection, &id, now_ms),
         Ok(Request::Status { id }) => {
             tell_status(edge, connection, id.as_deref(), now_ms);
             return Submitted::Taken;
@@ -88,7 +94,7 @@ pub fn submit(edge: &Edge, connection: &Connection, text: &str, now_ms: u64) -> 
         }
     };
     let refuse = |refusal: &Refusal<'_>| {
-        let names = (message.agent.as_ref(), message.session.as_deref());
+        let names = (message.agent.as_deref(), message.session.as_deref());
         refuse(edge, connection, message.id.as_deref(), Some(names), refusal, now_ms);
         Submitted::Taken
     };
@@ -110,7 +116,7 @@ pub fn submit(edge: &Edge, connection: &Connection, text: &str, now_ms: u64) -> 
         links[shard_index].sender.send(&route, envelope).map_err(|error| (shard_index, error))
     };
     match sent {
-        Ok(()) => open(edge, connection, &message, thread),
+        Ok(()) => open(edge, connection, &message, thread, session),
         Err((_, SendError::Full { .. })) => return Submitted::Stalled,
         Err((_, error @ SendError::TooLarge { .. })) => {
             return refuse(&Refusal::new(Code::Failure(FailureCode::TooLarge), error.to_string()));
@@ -122,37 +128,77 @@ pub fn submit(edge: &Edge, connection: &Connection, text: &str, now_ms: u64) -> 
 
 fn fill(envelope: &mut MessageV2, message: &simple::Message<'_>, thread: &str, now_ms: u64) {
     for (part, text) in [
-        (&mut envelope.agent, message.agent.as_ref()),
+        (&mut envelope.agent, message.agent.as_deref().unwrap_or("")),
         (&mut envelope.channel, CHANNEL),
         (&mut envelope.user, USER),
         (&mut envelope.thread, thread),
         (&mut envelope.client_id, message.id.as_deref().unwrap_or("")),
         (&mut envelope.content, message.content.as_ref()),
         (&mut envelope.metadata, message.metadata),
+        (&mut envelope.labels, &message.wishes.labels),
     ] {
         part.clear();
         part.push_str(text);
     }
     envelope.received_at_ms = now_ms;
     envelope.content_kind = message.content_kind;
-    envelope.priority = message.priority as u8;
-    envelope.flags = if message.requires_response { 0 } else { FLAG_NO_REPLY };
+    let wishes = &message.wishes;
+    envelope.deadline_ms = wishes.deadline_ms;
+    envelope.priority = wishes.priority as u8;
+    envelope.flags = wishes.flags;
+    envelope.mode = wishes.mode as u8;
+    envelope.durability = wishes.durability as u8;
 }
 
-fn open(edge: &Edge, connection: &Connection, message: &simple::Message<'_>, thread: &str) {
+fn open(edge: &Edge, connection: &Connection, message: &simple::Message<'_>, thread: &str, session: u64) {
     let mut turn = edge.scratch.borrow_mut().spare.pop().unwrap_or_default();
     turn.labels.clear();
-    frames::write_labels(&mut turn.labels, message.id.as_deref(), Some(&message.agent), Some(thread));
+    frames::write_labels(&mut turn.labels, message.id.as_deref(), message.agent.as_deref(), Some(thread));
     turn.text.clear();
     (turn.blocks, turn.attempt) = (0, 0);
-    turn.requires_response = message.requires_response;
-    turn.accepted = false;
+    turn.session = session;
+    turn.requires_response = message.wishes.requires_response();
+    turn.acceptance_due = message.wishes.wants_acceptance();
     let state = &mut *connection.state.borrow_mut();
     state.turns.insert(state.next_sequence, turn);
     state.next_sequence = state.next_sequence.wrapping_add(1);
     let stats = edge.stats();
     stats.open_turns.add(1);
     stats.received.add(1);
+}
+
+/// Tells the shard of a message that nobody waits for its reply any more. The shard ends the turn, as it ends all.
+///
+/// Several messages may have one id; then each is meant.
+#[cold]
+fn cancel(edge: &Edge, connection: &Connection, id: &str, now_ms: u64) -> Submitted {
+    let mut label = Vec::new();
+    frames::write_labels(&mut label, Some(id), None, None);
+    let mut found = false;
+    for (&sequence, turn) in &connection.state.borrow().turns {
+        // The id comes first, up to its closing quote.
+        if !turn.labels.starts_with(&label) {
+            continue;
+        }
+        found = true;
+        let route =
+            Route { session: turn.session, origin: connection.id.origin(), sequence, ..Route::default() };
+        let links = &mut edge.ports.borrow_mut().links;
+        let shard_index = shard_of(turn.session, links.len());
+        match links[shard_index].sender.forward(&route, Body::CANCEL) {
+            // A message is cancelled once more when the frame comes again, which changes nothing.
+            Err(SendError::Full { .. }) => return Submitted::Stalled,
+            Err(SendError::Poisoned(poison)) => edge.fail(shard_index, poison),
+            // It has no archive that could be too large.
+            Ok(()) | Err(SendError::TooLarge { .. }) => {}
+        }
+    }
+    if !found {
+        let refusal =
+            Refusal::new(Code::UnknownId, "no message of this id awaits a reply on this connection");
+        refuse(edge, connection, Some(id), None, &Refusal { field: Some("id"), ..refusal }, now_ms);
+    }
+    Submitted::Taken
 }
 
 #[cold]
@@ -169,12 +215,12 @@ fn refuse(
     edge: &Edge,
     connection: &Connection,
     id: Option<&str>,
-    names: Option<(&str, Option<&str>)>,
+    names: Option<(Option<&str>, Option<&str>)>,
     refusal: &Refusal<'_>,
     now_ms: u64,
 ) {
     let mut labels = Vec::new();
-    let (agent, session) = names.map_or((None, None), |(agent, session)| (Some(agent), session));
+    let (agent, session) = names.unwrap_or_default();
     frames::write_labels(&mut labels, id, agent, session);
     let json = &mut edge.scratch.borrow_mut().json;
     json.clear();
@@ -212,11 +258,14 @@ pub fn deliver(edge: &Edge, message: &Message<'_>, now_ms: u64) {
         return;
     };
     let state = &mut *connection.state.borrow_mut();
-    let Some(turn) = state.turns.get_mut(&route.sequence).filter(|turn| route.attempt >= turn.attempt) else {
+    // The attempt of an acceptance says something else.
+    let is_reply = message.kind() != Kind::Accepted;
+    let current = |turn: &&mut Turn| !is_reply || route.attempt >= turn.attempt;
+    let Some(turn) = state.turns.get_mut(&route.sequence).filter(current) else {
         edge.stats().late.add(1);
         return;
     };
-    if route.attempt > turn.attempt {
+    if is_reply && route.attempt > turn.attempt {
         turn.attempt = route.attempt;
         turn.text.clear();
     }
@@ -263,7 +312,7 @@ fn apply(
         }
         Opened::End(end) => {
             if !turn.requires_response {
-                tell_accepted(turn, json, now_ms);
+                tell_accepted(turn, json, 0, now_ms);
             } else if turn.text.len() + end.content.len() > reply_bytes_max {
                 return too_long(turn, json, reply_bytes_max, now_ms);
             } else {
@@ -277,19 +326,25 @@ fn apply(
             frames::write_error(json, &turn.labels, &refusal, now_ms);
             Outcome::Refused
         }
-        Opened::Accepted if !turn.requires_response => {
-            tell_accepted(turn, json, now_ms);
+        Opened::Accepted => {
+            tell_accepted(turn, json, message.route.attempt, now_ms);
             Outcome::Open
         }
         // Nothing that a client is told.
-        Opened::Accepted | Opened::Message(_) | Opened::Hello(_) | Opened::Stop => Outcome::Open,
+        Opened::Message(_) | Opened::Hello(_) | Opened::Stop | Opened::Cancel | Opened::Journaled => {
+            Outcome::Open
+        }
     }
 }
 
-/// Once, whoever says it first.
-fn tell_accepted(turn: &mut Turn, json: &mut Vec<u8>, now_ms: u64) {
-    if !std::mem::replace(&mut turn.accepted, true) {
-        frames::write_accepted(json, &turn.labels, now_ms);
+/// Once, whoever says it first, if the client wants to know. `words` is the attempt of an acceptance; zero where only
+/// the end of the turn says that there was one.
+fn tell_accepted(turn: &mut Turn, json: &mut Vec<u8>, words: u32, now_ms: u64) {
+    if std::mem::take(&mut turn.acceptance_due) {
+        let [class, ..] = words.to_le_bytes();
+        let durability = DurabilityClass::from_number(class);
+        let duplicate = words & ACCEPTED_DUPLICATE != 0;
+        frames::write_accepted(json, &turn.labels, durability, duplicate, now_ms);
     }
 }
 

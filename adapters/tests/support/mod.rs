@@ -1,5 +1,6 @@
 //! An edge on a free port, with a shard that is not one: a thread that answers as it is told.
 
+use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -11,7 +12,9 @@ use adapters::edge::{EdgeError, EdgeOptions, EdgeShared, HealthReport, HealthSta
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::Value;
 use shm_transport::doorbell::silence;
-use shm_transport::envelope::{BlockV1, Body, EndV1, FailureV1, Message, Opened, Route};
+use shm_transport::envelope::{
+    ArchivedMessageV2, BlockV1, Body, EndV1, FailureCode, FailureV1, Message, Opened, Route,
+};
 use shm_transport::layout::Geometry;
 use shm_transport::link::{Limits, Sender};
 use shm_transport::ports::{EdgePorts, connect};
@@ -25,6 +28,8 @@ pub type Answer = fn(&mut Replies<'_>, text: &str);
 
 /// Writes replies to one message.
 pub struct Replies<'a> {
+    /// The message. What is said of a cancelled one has none.
+    pub said: Option<&'a ArchivedMessageV2>,
     sender: &'a mut Sender,
     route: Route,
 }
@@ -45,8 +50,10 @@ impl Replies<'_> {
         let failure = FailureV1 { code, retry_after_ms: 250, text: text.into() };
         self.sender.send(&self.route, &failure).unwrap();
     }
-    pub fn accepted(&mut self) {
-        self.sender.forward(&self.route, Body::ACCEPTED).unwrap();
+    /// `words` is the durability class, and 256 for a duplicate.
+    pub fn accepted(&mut self, words: u32) {
+        let route = Route { attempt: words, ..self.route };
+        self.sender.forward(&route, Body::ACCEPTED).unwrap();
     }
 }
 
@@ -128,14 +135,27 @@ fn health() -> HealthReport {
 }
 
 fn shard(mut ports: EdgePorts, answer: Answer, stop: &AtomicBool) {
+    // The sessions of the messages that came, as a shard remembers them.
+    let mut sessions = HashMap::new();
     while !stop.load(Ordering::Acquire) {
         let mut count = 0;
         for link in &mut ports.edges {
             let sender = &mut link.sender;
             let each = |message: Message<'_>| {
-                let Opened::Message(said) = message.open() else { panic!("{:?}", message.kind()) };
-                let mut replies = Replies { sender: &mut *sender, route: message.route };
-                answer(&mut replies, said.content.as_str());
+                let route = message.route;
+                let mut replies = Replies { said: None, sender: &mut *sender, route };
+                match message.open() {
+                    Opened::Message(said) => {
+                        sessions.insert((route.origin, route.sequence), route.session);
+                        replies.said = Some(said);
+                        answer(&mut replies, said.content.as_str());
+                    }
+                    Opened::Cancel => {
+                        assert_eq!(sessions.get(&(route.origin, route.sequence)), Some(&route.session));
+                        replies.failure(FailureCode::Cancelled as u16, "cancelled by its sender");
+                    }
+                    _ => panic!("{:?}", message.kind()),
+                }
             };
             count += link.receiver.receive(512, each).unwrap();
             link.receiver.release();

@@ -3,7 +3,7 @@
 //! The labels of a turn (`id`, `agent`, `sessionId`) are escaped once, when it opens; every frame of the
 //! turn copies them.
 
-use shm_transport::envelope::BlockType;
+use shm_transport::envelope::{BlockType, DurabilityClass};
 
 use crate::refusal::Refusal;
 
@@ -71,9 +71,26 @@ pub fn write_error(out: &mut Vec<u8>, labels: &[u8], refusal: &Refusal<'_>, now_
     finish(out, now_ms);
 }
 
-/// Appends the answer to a message that wants no reply.
-pub fn write_accepted(out: &mut Vec<u8>, labels: &[u8], now_ms: u64) {
-    write_status(out, labels, b"{\"state\":\"accepted\"}", now_ms);
+/// Appends the acceptance of a message. What it survives is told where it is known, and that it is told again
+/// where it is.
+pub fn write_accepted(
+    out: &mut Vec<u8>,
+    labels: &[u8],
+    durability: DurabilityClass,
+    duplicate: bool,
+    now_ms: u64,
+) {
+    let content: &[u8] = match (durability, duplicate) {
+        (DurabilityClass::Default, false) => br#"{"state":"accepted"}"#,
+        (DurabilityClass::Memory, false) => br#"{"state":"accepted","durability":"memory"}"#,
+        (DurabilityClass::Durable, false) => br#"{"state":"accepted","durability":"durable"}"#,
+        (DurabilityClass::Default, true) => br#"{"state":"accepted","duplicate":true}"#,
+        (DurabilityClass::Memory, true) => br#"{"state":"accepted","durability":"memory","duplicate":true}"#,
+        (DurabilityClass::Durable, true) => {
+            br#"{"state":"accepted","durability":"durable","duplicate":true}"#
+        }
+    };
+    write_status(out, labels, content, now_ms);
 }
 
 /// Appends a status frame whose content is JSON already.

@@ -2,7 +2,10 @@
 
 use proptest::prelude::*;
 use serde_json::Value;
-use shm_transport::envelope::{BlockType, FailureCode};
+use shm_transport::envelope::{
+    BlockType, DurabilityClass, FLAG_ACTIVATE, FLAG_DEACTIVATE, FLAG_MENTION, FLAG_NO_REPLY,
+    FLAG_REPLY_TO_AGENT, FLAG_WANTS_ACK, FailureCode, Priority, SessionMode,
+};
 
 use super::*;
 
@@ -42,14 +45,83 @@ fn all_fields_are_read() {
             "metadata":{"priority":"high","requiresResponse":false,"k":1},"timestamp":5}"#,
     );
     assert_eq!(
-        (seen.id.as_deref(), seen.agent.as_ref(), seen.session.as_deref()),
-        (Some("7"), "steward", Some("s"))
+        (seen.id.as_deref(), seen.agent.as_deref(), seen.session.as_deref()),
+        (Some("7"), Some("steward"), Some("s"))
     );
-    assert_eq!((seen.priority, seen.requires_response), (Priority::High, false));
+    assert_eq!((seen.wishes.priority, seen.wishes.requires_response()), (Priority::High, false));
     assert_eq!(seen.metadata, r#"{"priority":"high","requiresResponse":false,"k":1}"#);
     assert_eq!(parse(r#"{"type":"status","id":"q"}"#), Ok(Request::Status { id: Some("q".into()) }));
-    let bare = message(r#"{"type":"message","id":null,"agent":"a","content":"x","metadata":null}"#);
-    assert_eq!((bare.id, bare.metadata, bare.requires_response), (None, "", true));
+    assert_eq!(parse(r#"{"type":"cancel","id":"q","agent":"a"}"#), Ok(Request::Cancel { id: "q".into() }));
+    let bare = message(r#"{"type":"message","id":null,"content":"x","metadata":null}"#);
+    assert_eq!((bare.id, bare.agent, bare.metadata, bare.wishes), (None, None, "", Wishes::default()));
+}
+
+/// Each wish is read from the metadata, and both sides of each limit. By one row per value.
+#[test]
+fn wishes_are_read() {
+    let none = Wishes::default;
+    let flags = |flags| Wishes { flags, ..none() };
+    let words = |count: usize| format!(r#"{{"labels":[{}]}}"#, vec![r#""w""#; count].join(","));
+    let word = |bytes: usize| format!(r#"{{"labels":["{}"]}}"#, "w".repeat(bytes));
+    let (sixteen, seventeen, longest, too_long) = (words(16), words(17), word(64), word(65));
+    let labels = |labels: &str| Ok(Wishes { labels: labels.into(), ..none() });
+    let rows: &[(&str, Result<Wishes, &str>)] = &[
+        ("{}", Ok(none())),
+        (r#"{"priority":null,"durability":null,"deadlineMs":null,"labels":null,"mode":null}"#, Ok(none())),
+        (r#"{"mention":null,"replyToAgent":null,"activate":null,"ack":null}"#, Ok(none())),
+        (r#"{"priority":"critical"}"#, Ok(Wishes { priority: Priority::Critical, ..none() })),
+        (r#"{"priority":"low"}"#, Ok(Wishes { priority: Priority::Low, ..none() })),
+        (r#"{"durability":"memory"}"#, Ok(Wishes { durability: DurabilityClass::Memory, ..none() })),
+        (r#"{"durability":"durable"}"#, Ok(Wishes { durability: DurabilityClass::Durable, ..none() })),
+        (r#"{"durability":"default"}"#, Err("metadata.durability")),
+        (r#"{"deadlineMs":1}"#, Ok(Wishes { deadline_ms: 1, ..none() })),
+        (r#"{"deadlineMs":86400000}"#, Ok(Wishes { deadline_ms: 86_400_000, ..none() })),
+        (r#"{"deadlineMs":0}"#, Err("metadata.deadlineMs")),
+        (r#"{"deadlineMs":86400001}"#, Err("metadata.deadlineMs")),
+        (r#"{"deadlineMs":1.5}"#, Err("metadata.deadlineMs")),
+        (r#"{"deadlineMs":"1"}"#, Err("metadata.deadlineMs")),
+        (r#"{"labels":[]}"#, labels("")),
+        (r#"{"labels":["code","v\u0069sion"]}"#, labels("code vision")),
+        (&sixteen, labels(&["w"; 16].join(" "))),
+        (&seventeen, Err("metadata.labels")),
+        (&longest, labels(&"w".repeat(64))),
+        (&too_long, Err("metadata.labels")),
+        (r#"{"labels":[""]}"#, Err("metadata.labels")),
+        (r#"{"labels":["two words"]}"#, Err("metadata.labels")),
+        (r#"{"labels":["two\u2003words"]}"#, Err("metadata.labels")),
+        (r#"{"labels":["\u0000"]}"#, Err("metadata.labels")),
+        (r#"{"labels":[null]}"#, Err("metadata.labels")),
+        (r#"{"labels":"code"}"#, Err("metadata.labels")),
+        (r#"{"mode":"main"}"#, Ok(none())),
+        (r#"{"mode":"group"}"#, Ok(Wishes { mode: SessionMode::Group, ..none() })),
+        (r#"{"mode":"queue"}"#, Ok(Wishes { mode: SessionMode::Queue, ..none() })),
+        (r#"{"mode":"x"}"#, Err("metadata.mode")),
+        (r#"{"mention":true}"#, Ok(flags(FLAG_MENTION))),
+        (r#"{"replyToAgent":true}"#, Ok(flags(FLAG_REPLY_TO_AGENT))),
+        (r#"{"activate":true}"#, Ok(flags(FLAG_ACTIVATE))),
+        (r#"{"activate":false}"#, Ok(flags(FLAG_DEACTIVATE))),
+        (r#"{"ack":true}"#, Ok(flags(FLAG_WANTS_ACK))),
+        (r#"{"ack":false,"mention":false,"replyToAgent":false,"requiresResponse":true}"#, Ok(none())),
+        (r#"{"ack":true,"requiresResponse":false}"#, Ok(flags(FLAG_WANTS_ACK | FLAG_NO_REPLY))),
+        (r#"{"mention":1}"#, Err("metadata.mention")),
+        (r#"{"replyToAgent":"true"}"#, Err("metadata.replyToAgent")),
+        (r#"{"activate":0}"#, Err("metadata.activate")),
+        (r#"{"ack":[]}"#, Err("metadata.ack")),
+        (r#"{"ack":true,"ack":true}"#, Err("metadata")),
+    ];
+    for (metadata, expected) in rows {
+        let frame = format!(r#"{{"type":"message","content":"x","metadata":{metadata}}}"#);
+        match (parse(&frame), expected) {
+            (Ok(Request::Message(seen)), Ok(wishes)) => {
+                assert_eq!((&seen.wishes, seen.metadata), (wishes, *metadata));
+            }
+            (Err(unread), Err(field)) => {
+                let found = (unread.refusal.code, unread.refusal.field);
+                assert_eq!(found, (Code::InvalidField, Some(*field)), "{metadata}");
+            }
+            (found, _) => panic!("{metadata}: {found:?}"),
+        }
+    }
 }
 
 /// Each bad frame is refused with code, field and expectation. By one row per rule.
@@ -67,11 +139,11 @@ fn bad_frames_name_the_rule() {
         (r#"["status",1,1,1,1,1]"#, InvalidJson, None, "one JSON object"),
         (r#"{"type":"status","type":"status"}"#, InvalidJson, None, "a JSON object with each field once"),
         ("{\"type\":\"a\nb\"}", InvalidJson, None, "one JSON object"),
-        ("{}", MissingField, Some("type"), "\"message\" or"),
-        (r#"{"type":5}"#, InvalidField, Some("type"), "\"message\" or"),
-        (r#"{"type":"event"}"#, UnknownType, Some("type"), "\"message\" or"),
-        (r#"{"type":"message","content":"x"}"#, MissingField, Some("agent"), "a string of 1 to 128"),
-        (r#"{"type":"message","agent":null,"content":"x"}"#, MissingField, Some("agent"), "a string of 1 to"),
+        ("{}", MissingField, Some("type"), "\"message\", "),
+        (r#"{"type":5}"#, InvalidField, Some("type"), "\"message\", "),
+        (r#"{"type":"event"}"#, UnknownType, Some("type"), "\"message\", "),
+        (r#"{"type":"cancel"}"#, MissingField, Some("id"), "a string of 1 to 256"),
+        (r#"{"type":"cancel","id":7}"#, InvalidField, Some("id"), "a string of 1 to 256"),
         (r#"{"type":"message","agent":"","content":"x"}"#, InvalidField, Some("agent"), "a string of 1 to"),
         (r#"{"type":"message","agent":"a\u0000","content":"x"}"#, InvalidField, Some("agent"), "a string of"),
         (r#"{"type":"message","agent":["a"],"content":"x"}"#, InvalidField, Some("agent"), "a string of"),
@@ -111,10 +183,10 @@ fn bad_frames_name_the_rule() {
     }
 }
 
-/// A refusal echoes the id. By a frame whose agent is missing.
+/// A refusal echoes the id. By a frame without content.
 #[test]
 fn a_refusal_echoes_the_id() {
-    let unread = parse(r#"{"type":"message","content":"x","id":"c-1"}"#).unwrap_err();
+    let unread = parse(r#"{"type":"message","id":"c-1"}"#).unwrap_err();
     assert_eq!(unread.id.as_deref(), Some("c-1"));
 }
 
@@ -164,10 +236,23 @@ fn frames_out_read_back() {
         serde_json::json!({"type":"error","content":{"code":"overloaded","message":"full","retryable":true,
             "retryAfterMs":50},"timestamp":0})
     );
-    assert_eq!(
-        written(&|out| frames::write_accepted(out, &labels, 1)),
-        serde_json::json!({"type":"status","id":"i\"1","agent":"a","content":{"state":"accepted"},"timestamp":1})
-    );
+    let accepted = |durability, duplicate| {
+        written(&|out| frames::write_accepted(out, &labels, durability, duplicate, 1))
+    };
+    let status = |content: Value| serde_json::json!({"type":"status","id":"i\"1","agent":"a","content":content,"timestamp":1});
+    for (durability, name) in [
+        (DurabilityClass::Default, Value::Null),
+        (DurabilityClass::Memory, "memory".into()),
+        (DurabilityClass::Durable, "durable".into()),
+    ] {
+        let mut content = serde_json::json!({"state":"accepted"});
+        if !name.is_null() {
+            content["durability"] = name;
+        }
+        assert_eq!(accepted(durability, false), status(content.clone()));
+        content["duplicate"] = true.into();
+        assert_eq!(accepted(durability, true), status(content));
+    }
 }
 
 proptest! {
@@ -193,8 +278,11 @@ proptest! {
         }
         let text: String = chars.into_iter().collect();
         match parse(&text) {
-            Ok(Request::Message(seen)) => prop_assert!((1..=AGENT_BYTES_MAX).contains(&seen.agent.len())),
-            Ok(Request::Status { .. }) => {}
+            Ok(Request::Message(seen)) => {
+                let agent = seen.agent.as_deref().unwrap_or("default");
+                prop_assert!((1..=AGENT_BYTES_MAX).contains(&agent.len()));
+            }
+            Ok(Request::Status { .. } | Request::Cancel { .. }) => {}
             Err(unread) => prop_assert!(unread.refusal.expected.is_some()),
         }
     }
