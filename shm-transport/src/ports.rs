@@ -12,11 +12,20 @@ use crate::segment::{InProcess, in_process_shown};
 /// their number may change between runs.
 pub const PARTITIONS: u64 = 1024;
 
-/// Hash of a session key. Fixed for good: journals are keyed by it.
+/// Hash of a session key in the empty namespace. Fixed for good: journals are keyed by it.
 #[inline]
 pub fn session_hash(channel: &str, user: &str, thread: &str) -> u64 {
+    session_hash_in("", channel, user, thread)
+}
+
+/// Hash of a session key. Fixed for good: journals are keyed by it.
+#[inline]
+pub fn session_hash_in(namespace: &str, channel: &str, user: &str, thread: &str) -> u64 {
     let mut hash = xxhash_rust::xxh3::Xxh3::new();
-    for part in [channel, user, thread] {
+    let parts = [namespace, channel, user, thread];
+    // An empty namespace is left out: it hashes as keys did before there were namespaces. Three parts cannot be
+    // taken for four, since each is closed.
+    for part in &parts[usize::from(namespace.is_empty())..] {
         hash.update(part.as_bytes());
         // No part can hold this byte, since it is not valid UTF-8.
         hash.update(&[0xff]);
@@ -166,6 +175,11 @@ mod tests {
         assert_eq!(session_hash("websocket", "local", "t-1"), session_hash("websocket", "local", "t-1"));
         assert_ne!(session_hash("a", "bc", ""), session_hash("ab", "c", ""));
         assert_eq!(session_hash("websocket", "local", "t-1"), PINNED);
+        assert_eq!(session_hash_in("", "websocket", "local", "t-1"), PINNED);
+        assert_eq!(session_hash_in("tenant", "websocket", "local", "t-1"), PINNED_IN_NAMESPACE);
+        assert_ne!(session_hash_in("a", "b", "c", ""), session_hash("a", "b", "c"));
+        assert_ne!(session_hash_in("ab", "c", "", ""), session_hash_in("a", "bc", "", ""));
     }
     const PINNED: u64 = 14_770_442_286_867_746_592;
+    const PINNED_IN_NAMESPACE: u64 = 11_300_294_849_725_488_208;
 }
