@@ -5,6 +5,7 @@
 //! | [`event`] | what can wake a shard, and what it can do about it: two closed enums |
 //! | [`core`] | sessions, agents and turns of one shard; no IO, no clock, no randomness |
 //! | [`supervision`] | when a dead agent is started again, and when no longer |
+//! | [`session`] | which sessions a shard has, what each remembers, and when it is forgotten |
 //! | [`wheel`] | what is due when |
 //! | [`time`] | points in time as the core sees them |
 //! | [`journal`] | what is kept on disk, and how it is read back |
@@ -20,6 +21,7 @@ pub mod driver;
 pub mod event;
 pub mod journal;
 mod paged;
+pub mod session;
 pub mod shard;
 pub mod stats;
 pub mod supervision;
