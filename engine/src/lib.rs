@@ -6,6 +6,7 @@
 //! | [`core`] | sessions, agents and turns of one shard; no IO, no clock, no randomness |
 //! | [`supervision`] | when a dead agent is started again, and when no longer |
 //! | [`session`] | which sessions a shard has, what each remembers, and when it is forgotten |
+//! | [`routing`] | which agent a message goes to |
 //! | [`wheel`] | what is due when |
 //! | [`time`] | points in time as the core sees them |
 //! | [`journal`] | what is kept on disk, and how it is read back |
@@ -21,6 +22,7 @@ pub mod driver;
 pub mod event;
 pub mod journal;
 mod paged;
+pub mod routing;
 pub mod session;
 pub mod shard;
 pub mod stats;
