@@ -341,16 +341,19 @@ impl Sessions {
         begun
     }
 
-    /// Takes a turn out of the queue; `false` if it does not wait.
-    pub fn remove_waiting(&mut self, index: SessionIndex, turn: u64) -> bool {
+    /// Takes a turn out of the queue, which ends it; `false` if it does not wait.
+    pub fn remove_waiting(&mut self, now: Moment, index: SessionIndex, turn: u64) -> bool {
         let session = self.session_mut(index);
         let Some(line) = session.waiting.as_mut() else { return false };
-        let removed = line.remove(turn);
+        if !line.remove(turn) {
+            return false;
+        }
         if line.len() == 0 {
             session.waiting = None;
         }
-        self.waiting -= usize::from(removed);
-        removed
+        session.last_active = now;
+        self.waiting -= 1;
+        true
     }
 
     /// When [`Self::expire`] has something to do.
@@ -373,7 +376,7 @@ impl Sessions {
         let quiet_at = session.last_active.plus(dormant_after);
         let expired_at = quiet_at.plus(expire_after);
         match session.state {
-            // The end of the work is later than now, and so is what follows from it.
+            // The silence begins when the work ends, which is not before now.
             State::Active if session.has_work() => self.rearm(index, now.plus(dormant_after)),
             State::Init | State::Active if quiet_at > now => self.rearm(index, quiet_at),
             State::Active => {

@@ -45,7 +45,7 @@ impl Expected {
     }
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 enum Step {
     /// Finds or makes a session, without a message.
     Make(usize, SessionMode),
@@ -166,7 +166,10 @@ impl Pair {
                 let turn = turn.index(self.turns as usize + 1) as u64;
                 let at = expected.waiting.iter().position(|&(_, waiting)| waiting == turn);
                 let removed = at.and_then(|at| expected.waiting.remove(at)).is_some();
-                assert_eq!(self.table.remove_waiting(expected.index, turn), removed);
+                if removed {
+                    expected.last_active_ms = self.now_ms;
+                }
+                assert_eq!(self.table.remove_waiting(ms(self.now_ms), expected.index, turn), removed);
             }
             Step::Output(which) => {
                 let Some(expected) = self.model.get_mut(&which) else { return };

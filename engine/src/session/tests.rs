@@ -110,6 +110,15 @@ fn work_keeps_a_session_awake() {
     assert_eq!(table.end(ms(6_050), index), Some(2));
     assert_eq!(expire(&mut table, ms(6_149)), []);
     assert_eq!(expire(&mut table, ms(6_150)), [SessionEvent::BecameDormant(index)]);
+
+    // The work may also end by being taken out.
+    table.touch(ms(7_000), index);
+    let begun = [3, 4].map(|turn| table.begin_or_wait(index, turn, Priority::Normal));
+    assert_eq!((begun, table.end(ms(7_000), index)), ([Begin::Now, Begin::Waiting], Some(3)));
+    assert_eq!(expire(&mut table, ms(7_150)), []);
+    assert!(table.remove_waiting(ms(7_160), index, 4));
+    assert_eq!(expire(&mut table, ms(7_259)), []);
+    assert_eq!(expire(&mut table, ms(7_260)), [SessionEvent::BecameDormant(index)]);
 }
 
 /// What waits goes by class and then by arrival, in strict order by arrival only; both sides of the bound.
@@ -147,7 +156,7 @@ fn waiting_turns_can_be_taken_out() {
     let index = create(&mut table, ms(0), "a", SessionMode::Main);
     let begun = [1, 2, 3].map(|turn| table.begin_or_wait(index, turn, Priority::Normal));
     assert_eq!(begun, [Begin::Now, Begin::Waiting, Begin::Waiting]);
-    assert_eq!([1, 2, 2, 3].map(|turn| table.remove_waiting(index, turn)), [false, true, false, true]);
+    assert_eq!([1, 2, 2, 3].map(|turn| table.remove_waiting(ms(0), index, turn)), [false, true, false, true]);
     assert!(table.session(index).waiting.is_none());
     assert_eq!((table.waiting(), table.end(ms(0), index), table.begin_next(index)), (0, Some(1), None));
 }
