@@ -51,11 +51,11 @@ pub use life::{InvalidTransition, LifeEvent, State};
 use line::Line;
 pub use record::{SessionConfiguration, SessionRecord, StreamPosition};
 
-/// In how many parts the index is. With a million sessions a part has four thousand: when it grows, the hash of each
-/// is read once.
-pub const INDEX_PARTS: usize = 256;
+/// In how many parts the index is. With a million sessions a part has a thousand: when it grows, the hash of each is
+/// read once.
+pub const INDEX_PARTS: usize = 1024;
 /// How many timers one call of [`Sessions::expire`] looks at.
-pub const TIMERS_PER_CALL_MAX: usize = 1024;
+pub const TIMERS_PER_CALL_MAX: usize = 256;
 
 const _: () = assert!(INDEX_PARTS.is_power_of_two(), "a part is chosen by bits of the hash");
 
