@@ -10,6 +10,7 @@
 //! | [`wheel`] | what is due when |
 //! | [`time`] | points in time as the core sees them |
 //! | [`journal`] | what is kept on disk, and how it is read back |
+//! | [`dedup`] | whether a client's message has been accepted before |
 //! | [`stats`] | the counters of a shard, for readers on other threads |
 //! | [`shard`] | the rings around a core: what both drivers share |
 //! | [`driver`] | the threads: glommio on io_uring, or tokio on epoll |
@@ -18,6 +19,7 @@
 #![deny(unsafe_code)]
 
 pub mod core;
+pub mod dedup;
 pub mod driver;
 pub mod event;
 pub mod journal;
