@@ -11,6 +11,7 @@
 //! | [`time`] | points in time as the core sees them |
 //! | [`journal`] | what is kept on disk, and how it is read back |
 //! | [`dedup`] | whether a client's message has been accepted before |
+//! | [`classes`] | which waiting message of an agent goes next, and which new one is refused |
 //! | [`stats`] | the counters of a shard, for readers on other threads |
 //! | [`shard`] | the rings around a core: what both drivers share |
 //! | [`driver`] | the threads: glommio on io_uring, or tokio on epoll |
@@ -18,6 +19,7 @@
 //! Unsafe code lives in `driver::uring_bell` only.
 #![deny(unsafe_code)]
 
+pub mod classes;
 pub mod core;
 pub mod dedup;
 pub mod driver;
