@@ -12,6 +12,7 @@
 //! | [`journal`] | what is kept on disk, and how it is read back |
 //! | [`dedup`] | whether a client's message has been accepted before |
 //! | [`classes`] | which waiting message of an agent goes next, and which new one is refused |
+//! | [`scaling`] | when a pool needs one member more or less |
 //! | [`stats`] | the counters of a shard, for readers on other threads |
 //! | [`shard`] | the rings around a core: what both drivers share |
 //! | [`driver`] | the threads: glommio on io_uring, or tokio on epoll |
@@ -28,6 +29,7 @@ pub mod journal;
 mod paged;
 pub mod routing;
 pub mod session;
+pub mod scaling;
 pub mod shard;
 pub mod stats;
 pub mod supervision;
