@@ -13,6 +13,7 @@
 //! | [`dedup`] | whether a client's message has been accepted before |
 //! | [`classes`] | which waiting message of an agent goes next, and which new one is refused |
 //! | [`scaling`] | when a pool needs one member more or less |
+//! | [`retry`] | whether and when a failed turn is given out again |
 //! | [`stats`] | the counters of a shard, for readers on other threads |
 //! | [`shard`] | the rings around a core: what both drivers share |
 //! | [`driver`] | the threads: glommio on io_uring, or tokio on epoll |
@@ -29,6 +30,7 @@ pub mod journal;
 mod paged;
 pub mod routing;
 pub mod session;
+pub mod retry;
 pub mod scaling;
 pub mod shard;
 pub mod stats;
