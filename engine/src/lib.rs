@@ -14,6 +14,7 @@
 //! | [`classes`] | which waiting message of an agent goes next, and which new one is refused |
 //! | [`scaling`] | when a pool needs one member more or less |
 //! | [`retry`] | whether and when a failed turn is given out again |
+//! | [`breaker`] | whether an agent or a channel is asked at all for now |
 //! | [`stats`] | the counters of a shard, for readers on other threads |
 //! | [`shard`] | the rings around a core: what both drivers share |
 //! | [`driver`] | the threads: glommio on io_uring, or tokio on epoll |
@@ -21,6 +22,7 @@
 //! Unsafe code lives in `driver::uring_bell` only.
 #![deny(unsafe_code)]
 
+pub mod breaker;
 pub mod classes;
 pub mod core;
 pub mod dedup;
