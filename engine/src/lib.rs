@@ -16,6 +16,7 @@
 //! | [`retry`] | whether and when a failed turn is given out again |
 //! | [`breaker`] | whether an agent or a channel is asked at all for now |
 //! | [`flight`] | what happened to each of the last messages, stage by stage |
+//! | [`events`] | what subscribers are told, at the cost of one branch where there are none |
 //! | [`stats`] | the counters of a shard, for readers on other threads |
 //! | [`shard`] | the rings around a core: what both drivers share |
 //! | [`driver`] | the threads: glommio on io_uring, or tokio on epoll |
@@ -29,6 +30,7 @@ pub mod core;
 pub mod dedup;
 pub mod driver;
 pub mod event;
+pub mod events;
 pub mod flight;
 pub mod journal;
 mod paged;

@@ -1,0 +1,401 @@
+//! What subscribers are told, at the cost of one branch where there are none.
+//!
+//! The core asks [`Subscribers::next`] before it makes an event; nobody listening, it makes none. An event borrows
+//! what it names, and whoever passes it on copies what it needs.
+
+use std::time::Duration;
+
+use shm_transport::envelope::{FailureCode, Priority, SessionMode};
+
+use crate::breaker::BreakerState;
+use crate::event::AgentIndex;
+use crate::time::Moment;
+
+/// Subscribers of a shard at most.
+pub const SUBSCRIBERS_MAX: usize = 256;
+
+/// Declares the types with their bits and names, once.
+macro_rules! types {
+    ($($(#[$doc:meta])* $name:ident = $bit:literal $text:literal,)*) => {
+        /// What kind of thing has happened. The number is its bit in an [`EventMask`].
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+        #[repr(u8)]
+        pub enum EventType { $($(#[$doc])* $name = $bit,)* }
+
+        impl EventType {
+            /// All of them.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// Its name, for people and pages.
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$name => $text,)* }
+            }
+
+            /// The one with this name.
+            pub fn from_name(name: &str) -> Option<Self> {
+                match name { $($text => Some(Self::$name),)* _ => None }
+            }
+        }
+    };
+}
+
+types! {
+    /// A message has been accepted.
+    MessageReceived = 0 "message.received",
+    /// It has been decided which agent gets it.
+    MessageRouted = 1 "message.routed",
+    /// An agent has ended its reply.
+    ResponseGenerated = 2 "response.generated",
+    /// The end of a reply has been given to the edge.
+    ResponseDelivered = 3 "response.delivered",
+    /// A session has begun.
+    SessionCreated = 4 "session.created",
+    /// A session is something else than before.
+    SessionUpdated = 5 "session.updated",
+    /// A pool takes one more member.
+    PoolScaleUp = 6 "pool.scale_up",
+    /// A pool lets one member go.
+    PoolScaleDown = 7 "pool.scale_down",
+    /// A circuit breaker has opened, is tried, or has closed.
+    BreakerChanged = 8 "breaker.changed",
+    /// A message is given up.
+    MessageDeadLettered = 9 "message.dead_lettered",
+}
+
+/// A set of types.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct EventMask(u32);
+
+impl EventMask {
+    /// None of them.
+    pub const NONE: Self = Self(0);
+
+    /// All of them.
+    pub fn all() -> Self {
+        EventType::ALL.iter().copied().collect()
+    }
+
+    /// These and that one.
+    #[must_use]
+    pub fn with(self, event_type: EventType) -> Self {
+        Self(self.0 | 1 << event_type as u8)
+    }
+
+    /// These and those.
+    #[must_use]
+    pub fn union(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Whether that one is among them.
+    #[inline]
+    pub fn contains(self, event_type: EventType) -> bool {
+        self.0 & 1 << event_type as u8 != 0
+    }
+
+    /// Whether there are none.
+    #[inline]
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+}
+
+impl FromIterator<EventType> for EventMask {
+    fn from_iter<I: IntoIterator<Item = EventType>>(types: I) -> Self {
+        types.into_iter().fold(Self::NONE, Self::with)
+    }
+}
+
+/// What a circuit breaker guards.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Guarded<'a> {
+    /// An agent, by its name.
+    Agent(&'a str),
+    /// A channel, by its name.
+    Channel(&'a str),
+}
+
+/// What has changed of a session.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SessionChange<'a> {
+    /// Its agent answers every message from now on.
+    Activated,
+    /// Its agent answers only where it is addressed.
+    Deactivated,
+    /// Another agent answers from now on.
+    Agent(&'a str),
+    /// It is forgotten.
+    Ended,
+}
+
+/// What an event says beyond whose it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Detail<'a> {
+    /// See [`EventType::MessageReceived`].
+    MessageReceived {
+        /// The id the client gave it, or an empty string.
+        client_id: &'a str,
+        /// Its class.
+        priority: Priority,
+        /// Its size.
+        bytes: usize,
+    },
+    /// See [`EventType::MessageRouted`].
+    MessageRouted {
+        /// Name of the agent.
+        agent: &'a str,
+        /// How often it has been given out, this time included.
+        attempt: u16,
+    },
+    /// See [`EventType::ResponseGenerated`].
+    ResponseGenerated {
+        /// How many pieces the reply has.
+        blocks: u32,
+        /// Their size.
+        bytes: u64,
+        /// Time since the message was given to the agent.
+        took: Duration,
+    },
+    /// See [`EventType::ResponseDelivered`].
+    ResponseDelivered {
+        /// Why there is no reply, if there is none.
+        failure: Option<FailureCode>,
+        /// Time since the message was accepted.
+        took: Duration,
+    },
+    /// See [`EventType::SessionCreated`].
+    SessionCreated {
+        /// Of whom.
+        user: &'a str,
+        /// In which conversation.
+        thread: &'a str,
+        /// What order it keeps.
+        mode: SessionMode,
+    },
+    /// See [`EventType::SessionUpdated`].
+    SessionUpdated {
+        /// In which way.
+        change: SessionChange<'a>,
+    },
+    /// See [`EventType::PoolScaleUp`].
+    PoolScaleUp {
+        /// Name of the pool.
+        pool: &'a str,
+        /// How many messages wait.
+        depth: usize,
+        /// How long the oldest has.
+        oldest_wait: Duration,
+    },
+    /// See [`EventType::PoolScaleDown`].
+    PoolScaleDown {
+        /// Name of the pool.
+        pool: &'a str,
+        /// How many messages wait.
+        depth: usize,
+    },
+    /// See [`EventType::BreakerChanged`].
+    BreakerChanged {
+        /// Which breaker.
+        guarded: Guarded<'a>,
+        /// Where it stands now.
+        state: BreakerState,
+    },
+    /// See [`EventType::MessageDeadLettered`].
+    MessageDeadLettered {
+        /// Why.
+        code: FailureCode,
+        /// Why, as a sentence.
+        text: &'a str,
+        /// How often it was given out.
+        attempts: u16,
+    },
+}
+
+impl Detail<'_> {
+    /// The type that has such details.
+    pub fn event_type(&self) -> EventType {
+        match self {
+            Self::MessageReceived { .. } => EventType::MessageReceived,
+            Self::MessageRouted { .. } => EventType::MessageRouted,
+            Self::ResponseGenerated { .. } => EventType::ResponseGenerated,
+            Self::ResponseDelivered { .. } => EventType::ResponseDelivered,
+            Self::SessionCreated { .. } => EventType::SessionCreated,
+            Self::SessionUpdated { .. } => EventType::SessionUpdated,
+            Self::PoolScaleUp { .. } => EventType::PoolScaleUp,
+            Self::PoolScaleDown { .. } => EventType::PoolScaleDown,
+            Self::BreakerChanged { .. } => EventType::BreakerChanged,
+            Self::MessageDeadLettered { .. } => EventType::MessageDeadLettered,
+        }
+    }
+}
+
+/// Something that has happened on a shard.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Event<'a> {
+    /// When.
+    pub at: Moment,
+    /// Counts the events of the shard, from 1.
+    pub sequence: u64,
+    /// Where the message came from; empty where the event is of no message.
+    pub channel: &'a str,
+    /// Hash of the session key; 0 where the event is of no session.
+    pub session: u64,
+    /// The turn; 0 where the event is of none.
+    pub turn: u64,
+    /// The agent, where one is decided.
+    pub agent: Option<AgentIndex>,
+    /// What else there is to say.
+    pub detail: Detail<'a>,
+}
+
+impl Event<'_> {
+    /// What kind of thing it is.
+    pub fn event_type(&self) -> EventType {
+        self.detail.event_type()
+    }
+}
+
+/// Names a subscriber of a shard by its place; places are used again.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(transparent)]
+pub struct SubscriberIndex(pub u16);
+
+const _: () = assert!(SUBSCRIBERS_MAX <= u16::MAX as usize + 1, "a place is a `SubscriberIndex`");
+
+/// There are [`SUBSCRIBERS_MAX`] subscribers already.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("this shard has {SUBSCRIBERS_MAX} subscribers already")]
+pub struct TooManySubscribers;
+
+/// Who wants to be told of what.
+#[derive(Clone, Debug, Default)]
+pub struct Subscribers {
+    union: EventMask,
+    sequence: u64,
+    /// By place; an empty mask is a free place.
+    masks: Vec<EventMask>,
+}
+
+impl Subscribers {
+    /// From now on tells of these. An empty set takes no place that lasts.
+    pub fn subscribe(&mut self, mask: EventMask) -> Result<SubscriberIndex, TooManySubscribers> {
+        let free = self.masks.iter().position(|mask| mask.is_empty());
+        let place = free.unwrap_or(self.masks.len());
+        if place >= SUBSCRIBERS_MAX {
+            return Err(TooManySubscribers);
+        }
+        if place == self.masks.len() {
+            self.masks.push(EventMask::NONE);
+        }
+        self.masks[place] = mask;
+        self.union = self.union.union(mask);
+        // By the bound just checked.
+        Ok(SubscriberIndex(u16::try_from(place).expect("a place has a number")))
+    }
+
+    /// Tells it nothing any more.
+    pub fn unsubscribe(&mut self, subscriber: SubscriberIndex) {
+        if let Some(mask) = self.masks.get_mut(usize::from(subscriber.0)) {
+            *mask = EventMask::NONE;
+            self.union = self.masks.iter().copied().fold(EventMask::NONE, EventMask::union);
+        }
+    }
+
+    /// The sequence of the event of this type that is about to be made; `None` if nobody wants to know of it.
+    ///
+    /// HOT: one branch where nobody listens.
+    #[inline]
+    pub fn next(&mut self, event_type: EventType) -> Option<u64> {
+        if !self.union.contains(event_type) {
+            return None;
+        }
+        self.sequence += 1;
+        Some(self.sequence)
+    }
+
+    /// Whom to tell of an event of this type.
+    pub fn of(&self, event_type: EventType) -> impl Iterator<Item = SubscriberIndex> {
+        let places = (0u16..).zip(&self.masks);
+        places.filter(move |(_, mask)| mask.contains(event_type)).map(|(place, _)| SubscriberIndex(place))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every type has a bit and a name of its own.
+    #[test]
+    fn types_have_names_and_bits() {
+        let mut seen = EventMask::NONE;
+        for (bit, &event_type) in (0u8..).zip(EventType::ALL) {
+            assert_eq!(event_type as u8, bit);
+            assert!(u32::from(bit) < u32::BITS);
+            assert_eq!(EventType::from_name(event_type.name()), Some(event_type));
+            assert!(!seen.contains(event_type), "{}", event_type.name());
+            seen = seen.with(event_type);
+        }
+        assert_eq!(seen, EventMask::all());
+        assert_eq!(EventType::from_name("message"), None);
+    }
+
+    /// Each subscriber is told of what it asked for; places are used again, and there are not more than allowed.
+    #[test]
+    fn subscribers_hear_what_they_asked_for() {
+        use EventType::{BreakerChanged, MessageReceived, SessionCreated};
+        let mut subscribers = Subscribers::default();
+        assert_eq!(EventType::ALL.iter().filter_map(|&each| subscribers.next(each)).count(), 0);
+        let first = subscribers.subscribe(EventMask::NONE.with(MessageReceived)).expect("there is room");
+        let second = subscribers.subscribe([MessageReceived, SessionCreated].into_iter().collect());
+        let second = second.expect("there is room");
+        let rows = [
+            (MessageReceived, Some(1), vec![first, second]),
+            (SessionCreated, Some(2), vec![second]),
+            (BreakerChanged, None, vec![]),
+        ];
+        for (event_type, sequence, told) in rows {
+            assert_eq!(subscribers.next(event_type), sequence, "{event_type:?}");
+            assert_eq!(subscribers.of(event_type).collect::<Vec<_>>(), told, "{event_type:?}");
+        }
+        subscribers.unsubscribe(first);
+        assert_eq!(subscribers.of(MessageReceived).collect::<Vec<_>>(), [second]);
+        assert_eq!(subscribers.subscribe(EventMask::all()), Ok(first), "the place is used again");
+        subscribers.unsubscribe(second);
+        subscribers.unsubscribe(first);
+        subscribers.unsubscribe(SubscriberIndex(999));
+        assert_eq!(subscribers.next(MessageReceived), None);
+        for _ in 0..SUBSCRIBERS_MAX {
+            assert!(subscribers.subscribe(EventMask::all()).is_ok());
+        }
+        assert_eq!(subscribers.subscribe(EventMask::all()), Err(TooManySubscribers));
+    }
+
+    /// An event says what type it is by what it holds.
+    #[test]
+    fn details_name_their_type() {
+        let (took, text) = (Duration::ZERO, "");
+        let details = [
+            Detail::MessageReceived { client_id: text, priority: Priority::Normal, bytes: 0 },
+            Detail::MessageRouted { agent: text, attempt: 1 },
+            Detail::ResponseGenerated { blocks: 0, bytes: 0, took },
+            Detail::ResponseDelivered { failure: None, took },
+            Detail::SessionCreated { user: text, thread: text, mode: SessionMode::Main },
+            Detail::SessionUpdated { change: SessionChange::Activated },
+            Detail::PoolScaleUp { pool: text, depth: 0, oldest_wait: took },
+            Detail::PoolScaleDown { pool: text, depth: 0 },
+            Detail::BreakerChanged { guarded: Guarded::Channel(text), state: BreakerState::Open },
+            Detail::MessageDeadLettered { code: FailureCode::AgentDied, text, attempts: 5 },
+        ];
+        let event = |detail| Event {
+            at: Moment::ZERO,
+            sequence: 1,
+            channel: text,
+            session: 0,
+            turn: 0,
+            agent: None,
+            detail,
+        };
+        let types: Vec<_> = details.into_iter().map(|detail| event(detail).event_type()).collect();
+        assert_eq!(types, EventType::ALL);
+    }
+}
