@@ -17,6 +17,7 @@
 //! | [`breaker`] | whether an agent or a channel is asked at all for now |
 //! | [`flight`] | what happened to each of the last messages, stage by stage |
 //! | [`events`] | what subscribers are told, at the cost of one branch where there are none |
+//! | [`histogram`] | how long things took on a shard, for readers on other threads |
 //! | [`stats`] | the counters of a shard, for readers on other threads |
 //! | [`shard`] | the rings around a core: what both drivers share |
 //! | [`driver`] | the threads: glommio on io_uring, or tokio on epoll |
@@ -32,6 +33,7 @@ pub mod driver;
 pub mod event;
 pub mod events;
 pub mod flight;
+pub mod histogram;
 pub mod journal;
 mod paged;
 pub mod routing;
