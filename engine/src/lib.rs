@@ -15,6 +15,7 @@
 //! | [`scaling`] | when a pool needs one member more or less |
 //! | [`retry`] | whether and when a failed turn is given out again |
 //! | [`breaker`] | whether an agent or a channel is asked at all for now |
+//! | [`dead_letters`] | the turns that ended without a reply, and their replay |
 //! | [`flight`] | what happened to each of the last messages, stage by stage |
 //! | [`events`] | what subscribers are told, at the cost of one branch where there are none |
 //! | [`histogram`] | how long things took on a shard, for readers on other threads |
@@ -28,6 +29,7 @@
 pub mod breaker;
 pub mod classes;
 pub mod core;
+pub mod dead_letters;
 pub mod dedup;
 pub mod driver;
 pub mod event;
