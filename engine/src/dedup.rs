@@ -4,8 +4,8 @@
 //!
 //! | part | holds | grows by |
 //! |---|---|---|
-//! | entries | one [`Slot`] of 32 bytes per id, in the order of acceptance | a chunk of [`CHUNK_SLOTS`] |
-//! | heads | for each bucket the slot of its newest entry, 4 bytes | a chunk of [`CHUNK_HEADS`] |
+//! | entries | one `Slot` of 32 bytes per id, in the order of acceptance | a chunk of `CHUNK_SLOTS` |
+//! | heads | for each bucket the slot of its newest entry, 4 bytes | a chunk of `CHUNK_HEADS` |
 //!
 //! The entries of a bucket are chained through their slots. The buckets grow by *linear hashing*: an insert that
 //! finds more entries than buckets splits one bucket, so that no insert ever moves more than one chain. A full
@@ -204,7 +204,7 @@ impl DedupWindow {
 
     /// Remembers an id that is not known yet.
     ///
-    /// HOT: one allocation per [`CHUNK_SLOTS`] or [`CHUNK_HEADS`] inserts; splits one bucket, forgets a few.
+    /// HOT: one allocation per chunk of entries or heads; splits one bucket, forgets a few.
     pub fn insert(&mut self, now_s: u32, session: u64, id: NonZeroU64, check: u32, reference: u32) {
         debug_assert!(self.find(session, id).is_none(), "an id is inserted once");
         self.forget(now_s);

@@ -110,6 +110,8 @@ fn refusals_say_when_to_come_back() {
     assert_eq!(queue.drain().len(), 40);
     assert_eq!(queue.push(at(900_000), Priority::Normal, AddressRank::Plain, 1, || 1), Ok(()));
     assert_eq!(queue.retry_after(at(900_000)), queue.interval.max(RETRY_AFTER_MIN));
+    assert!(queue.pop(at(900_100)).is_some());
+    assert_eq!(queue.retry_after(at(999_000)), queue.interval.max(RETRY_AFTER_MIN));
 }
 
 /// What comes back is served first of its lane, in the old order, and even where the queue is full.

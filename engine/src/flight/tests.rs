@@ -105,12 +105,19 @@ fn the_ring_keeps_the_last() {
         for &index in &indices {
             recorder.stamp(index, Stage::End, at(u64::from(index.0)));
         }
+        for &index in &indices[..10_000 - capacity] {
+            recorder.stamp(index, Stage::Kept, at(1));
+            recorder.dispatched(index, AgentIndex(1), 1, at(1));
+            recorder.set_turn(index, u64::MAX);
+            recorder.end(index, Outcome::Replied);
+        }
         for (number, &index) in (0..10_000u64).zip(&indices) {
             let kept = number as usize >= 10_000 - capacity;
             let explanation = recorder.explain_turn(number);
             assert_eq!(explanation.is_some(), kept, "{capacity}: {number}");
             if let Some(explanation) = explanation {
                 let expected = unpack(pack(u64::from(index.0))).expect("it was stamped");
+                assert_eq!((explanation.agent, explanation.outcome), (None, Outcome::Open));
                 assert_eq!(explanation.stages().map(|each| each.offset).collect::<Vec<_>>(), [expected]);
             }
         }
