@@ -92,12 +92,6 @@ impl EventMask {
     pub fn contains(self, event_type: EventType) -> bool {
         self.0 & 1 << event_type as u8 != 0
     }
-
-    /// Whether there are none.
-    #[inline]
-    pub fn is_empty(self) -> bool {
-        self.0 == 0
-    }
 }
 
 impl FromIterator<EventType> for EventMask {
@@ -272,22 +266,22 @@ pub struct TooManySubscribers;
 pub struct Subscribers {
     union: EventMask,
     sequence: u64,
-    /// By place; an empty mask is a free place.
-    masks: Vec<EventMask>,
+    /// By place.
+    masks: Vec<Option<EventMask>>,
 }
 
 impl Subscribers {
-    /// From now on tells of these. An empty set takes no place that lasts.
+    /// From now on tells of these.
     pub fn subscribe(&mut self, mask: EventMask) -> Result<SubscriberIndex, TooManySubscribers> {
-        let free = self.masks.iter().position(|mask| mask.is_empty());
+        let free = self.masks.iter().position(Option::is_none);
         let place = free.unwrap_or(self.masks.len());
         if place >= SUBSCRIBERS_MAX {
             return Err(TooManySubscribers);
         }
         if place == self.masks.len() {
-            self.masks.push(EventMask::NONE);
+            self.masks.push(None);
         }
-        self.masks[place] = mask;
+        self.masks[place] = Some(mask);
         self.union = self.union.union(mask);
         // By the bound just checked.
         Ok(SubscriberIndex(u16::try_from(place).expect("a place has a number")))
@@ -296,8 +290,8 @@ impl Subscribers {
     /// Tells it nothing any more.
     pub fn unsubscribe(&mut self, subscriber: SubscriberIndex) {
         if let Some(mask) = self.masks.get_mut(usize::from(subscriber.0)) {
-            *mask = EventMask::NONE;
-            self.union = self.masks.iter().copied().fold(EventMask::NONE, EventMask::union);
+            *mask = None;
+            self.union = self.masks.iter().flatten().copied().fold(EventMask::NONE, EventMask::union);
         }
     }
 
@@ -316,7 +310,9 @@ impl Subscribers {
     /// Whom to tell of an event of this type.
     pub fn of(&self, event_type: EventType) -> impl Iterator<Item = SubscriberIndex> {
         let places = (0u16..).zip(&self.masks);
-        places.filter(move |(_, mask)| mask.contains(event_type)).map(|(place, _)| SubscriberIndex(place))
+        places
+            .filter(move |(_, mask)| mask.is_some_and(|mask| mask.contains(event_type)))
+            .map(|(place, _)| SubscriberIndex(place))
     }
 }
 
@@ -364,6 +360,11 @@ mod tests {
         subscribers.unsubscribe(first);
         subscribers.unsubscribe(SubscriberIndex(999));
         assert_eq!(subscribers.next(MessageReceived), None);
+        let deaf = subscribers.subscribe(EventMask::NONE).expect("there is room");
+        let next = subscribers.subscribe(EventMask::NONE).expect("there is room");
+        assert_ne!(deaf, next, "who wants nothing has a place too");
+        subscribers.unsubscribe(deaf);
+        subscribers.unsubscribe(next);
         for _ in 0..SUBSCRIBERS_MAX {
             assert!(subscribers.subscribe(EventMask::all()).is_ok());
         }
