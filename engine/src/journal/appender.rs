@@ -17,16 +17,20 @@
 //! 6. A failed sync may be reported only once by the kernel, and a failed write leaves a file whose contents nobody
 //!    knows: after either nothing is asked for any more, and progress stands still.
 
+mod steps;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use rustix::io::Errno;
 
-use super::disk::{Completion, DiskError, Operation, Part, SegmentName};
+use super::disk::{Completion, DiskError, Operation, SegmentName};
 use super::entry::{JournalState, Progress};
 use super::record::{self, Head, Stamp};
 use super::segment::{HEADER_PAGE_BYTES, SegmentHeader};
 use crate::time::Moment;
+use steps::{Batch, Change, Shortage, Spare, Step, Tail};
+pub(super) use steps::{Extent, Place, Shape, Start, Unused};
 
 /// How long to wait before a full disk is asked again.
 pub const SPACE_RETRY: Duration = Duration::from_millis(100);
@@ -36,103 +40,6 @@ const SPARES_MAX: usize = 2;
 const BUFFERS_KEPT: usize = 2;
 /// A larger buffer is given back to the system after use.
 const BUFFER_KEPT_BYTES_MAX: usize = 8 << 20;
-
-/// What does not change over the life of an appender.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Shape {
-    pub(super) part: Part,
-    pub(super) log_index: u32,
-    pub(super) segment_bytes: u64,
-    pub(super) salt: u64,
-}
-
-/// Where an appender goes on.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Start {
-    pub(super) number: u64,
-    pub(super) generation: u32,
-    pub(super) sequence: u64,
-}
-
-/// A segment with records.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Extent {
-    pub(super) number: u64,
-    /// Number of the record behind its last one.
-    pub(super) end: u64,
-}
-
-/// The segment that takes the next record.
-#[derive(Clone, Copy, Debug)]
-struct Tail {
-    number: u64,
-    generation: u32,
-    offset: u64,
-    /// Zero until the first record.
-    capacity: u64,
-}
-
-/// Adjacent records of one segment, written at once.
-#[derive(Debug)]
-struct Batch {
-    number: u64,
-    capacity: u64,
-    offset: u64,
-    bytes: Vec<u8>,
-    end: u64,
-    durable: bool,
-}
-
-/// An operation under way.
-#[derive(Debug)]
-enum Step {
-    Create {
-        number: u64,
-        bytes: u64,
-    },
-    SyncDirectory,
-    /// Its batch, whose bytes are with the executor.
-    Write(Batch, usize),
-    Sync(Extent),
-    Recycle {
-        to: u64,
-        from: Unused,
-    },
-    Remove,
-}
-
-/// A change of the directory that is not synced yet (rule 2).
-#[derive(Clone, Copy, Debug)]
-enum Change {
-    Spare(Spare),
-    Removal,
-}
-
-/// A file that is ready to be begun.
-#[derive(Clone, Copy, Debug)]
-struct Spare {
-    number: u64,
-    bytes: u64,
-}
-
-/// A file whose records nobody needs any more.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Unused {
-    pub(super) number: u64,
-    pub(super) bytes: u64,
-    /// Whether it may be used again; otherwise its space goes back to the disk.
-    pub(super) reusable: bool,
-}
-
-/// Whether the disk has refused something for lack of space, and until when it is not asked again.
-#[derive(Clone, Copy, Debug, Default)]
-struct Shortage(Option<Moment>);
-
-impl Shortage {
-    fn waits(self, now: Moment) -> bool {
-        self.0.is_some_and(|until| now < until)
-    }
-}
 
 /// One log, without its disk.
 #[derive(Debug)]
@@ -547,12 +454,4 @@ impl Appender {
     pub(super) fn is_synced(&self) -> bool {
         self.batches.is_empty() && self.chain.is_empty() && self.unsynced.is_empty()
     }
-}
-
-/// Where a record has gone.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Place {
-    pub(super) number: u64,
-    pub(super) capacity: u64,
-    pub(super) sequence: u64,
 }

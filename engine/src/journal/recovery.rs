@@ -215,7 +215,7 @@ fn resume<T>(walk: &Walk, segments: Vec<T>) -> Resume<T> {
     // A file that was begun, and whose header was lost with the power, has taken a generation that nobody can see.
     let unseen = u32::try_from(walk.unused.len()).unwrap_or(u32::MAX);
     Resume {
-        next_number: walk.number_max + 1,
+        next_number: walk.number_max.saturating_add(1),
         next_generation: walk.generation_max.saturating_add(1).saturating_add(unseen),
         next_sequence: walk.expected.unwrap_or(0),
         segments,

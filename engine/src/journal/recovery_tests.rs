@@ -60,7 +60,7 @@ fn holes_are_listed_exactly() {
         let mut rig = log(12);
         let mut contents = rig.disk.contents(FIRST).unwrap().to_vec();
         contents[start_of(lost.start)..start_of(lost.end)].fill(0xa5);
-        let lost = vec![lost.start as u64..lost.end as u64];
+        let lost = [Range { start: lost.start as u64, end: lost.end as u64 }];
         rig.disk.put(FIRST, contents);
         let found = read(&mut rig.disk);
         assert_eq!(found.report.lost, lost);
