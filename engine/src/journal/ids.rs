@@ -110,7 +110,7 @@ impl IdLog {
         // The last segment stays: its numbers are those that the next one goes on with.
         while let [oldest, next, ..] = *self.segments.make_contiguous() {
             let old = u64::from(oldest.newest_s).saturating_add(self.keep_s) < now_ms / 1000;
-            let many = self.id_count - oldest.id_count >= self.ids_max;
+            let many = self.id_count - oldest.id_count > self.ids_max;
             if !old || !many || !self.appender.begins_synced(next.number) {
                 return;
             }
@@ -123,7 +123,34 @@ impl IdLog {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::journal::disk::{Completion, Part};
+
+    /// A segment is dropped when its newest id is too old and enough newer ones exist, and never the last one.
+    #[test]
+    fn old_and_many_segments_are_dropped() {
+        for (now_s, ids_max, kept) in
+            [(160, 0, 4), (161, 0, 3), (181, 0, 1), (999, 9, 1), (999, 10, 2), (999, 29, 3), (999, 30, 4)]
+        {
+            let options = LogOptions { ids_keep: Duration::from_secs(60), ids_max, ..LogOptions::default() };
+            let segment = |number: u64| {
+                let newest_s = 90 + 10 * u32::try_from(number).unwrap();
+                IdSegment { number, bytes: 1 << 20, end_sequence: number, id_count: 10, newest_s }
+            };
+            let shape = Shape { part: Part::Ids, log_index: 0, segment_bytes: 1 << 20, salt: 0 };
+            let start = Start { number: 5, generation: 5, sequence: 4 };
+            let mut log = IdLog::new(&options, shape, start, (1..5).map(segment).collect());
+            log.expire(1000 * now_s);
+            assert_eq!(log.segments.len(), 4, "nothing is dropped before the next one is synced");
+            while log.appender.next_operation().is_some() {
+                log.appender.completed(Completion::of(Ok(())));
+            }
+            log.expire(1000 * now_s);
+            assert_eq!((log.segments.len(), log.id_count), (kept, 10 * kept as u64), "{now_s} {ids_max}");
+        }
+    }
 
     /// Every field comes back from its place.
     #[test]

@@ -286,6 +286,8 @@ mod tests {
         check(22, 1, |error| matches!(error, RecordError::Reserved { found: 1 }));
         check(64, 0, |error| matches!(error, RecordError::Checksum { .. }));
         assert_eq!(decode(&good[..63], STAMP), Err(RecordError::Short { found: 63 }));
+        let other = Stamp { generation: STAMP.generation + 1, ..STAMP };
+        assert!(matches!(decode(&good, other), Err(RecordError::Generation { .. })));
         let other = Stamp { salt: STAMP.salt ^ 1 << 40, ..STAMP };
         assert!(matches!(decode(&good, other), Err(RecordError::Checksum { .. })));
     }

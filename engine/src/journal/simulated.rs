@@ -118,17 +118,21 @@ pub struct SimulatedDisk {
     pub fail_next_sync: bool,
     /// The next write finds no space, although its file has it.
     pub refuse_next_write: bool,
+    write_failed: bool,
 }
 
 impl SimulatedDisk {
     /// Does what a log asks for.
     pub fn execute(&mut self, operation: Operation) -> Completion {
+        let after_failure = std::mem::take(&mut self.write_failed);
         match operation {
             Operation::Create { segment, bytes } => Completion::of(self.create(segment, bytes)),
             Operation::Write { segment, offset, bytes } => {
                 let result = self.write(segment, offset, &bytes);
+                self.write_failed = result.is_err();
                 Completion { result, bytes }
             }
+            Operation::Sync { .. } if after_failure => Completion::of(Err(DiskError::Skipped)),
             Operation::Sync { segment } => Completion::of(self.sync(segment)),
             Operation::Recycle { from, to } => {
                 let known = self.directory.contains_key(&from) && !self.directory.contains_key(&to);
@@ -213,6 +217,7 @@ impl SimulatedDisk {
 
     /// The process is gone; everything written stays.
     pub fn crash_process(&mut self) {
+        self.write_failed = false;
         self.fail_next_write = false;
         self.fail_next_sync = false;
         self.refuse_next_write = false;

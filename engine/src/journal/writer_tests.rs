@@ -175,6 +175,88 @@ fn a_refused_write_is_repeated() {
     rig.restart(3);
 }
 
+/// A sync that was tried in spite of a refused write, and failed, is not forgotten.
+#[test]
+fn a_failed_sync_behind_a_refused_write_counts() {
+    for (result, state) in [
+        (Ok(()), JournalState::Full),
+        (Err(DiskError::Skipped), JournalState::Full),
+        (Err(DiskError::Failed { errno: 5 }), JournalState::Failed),
+    ] {
+        let mut rig = Rig::new();
+        rig.settle();
+        rig.messages(2, 100, true);
+        let chain = rig.chain();
+        assert!(matches!(&chain[..], [Operation::Write { .. }, Operation::Sync { .. }]), "{chain:?}");
+        for (operation, result) in chain.into_iter().zip([Err(DiskError::NoSpace), result]) {
+            let Completion { bytes, .. } = rig.disk.execute(operation);
+            rig.writer.completed(Completion { result, bytes });
+        }
+        assert_eq!(rig.progress(), Progress { written: 0, synced: 0, state });
+    }
+}
+
+/// The ids of a segment, and the beginning of a later one, are synced before its file is touched; and its new name
+/// before anything is written under it.
+#[test]
+fn nothing_is_given_up_before_its_ids_are_safe() {
+    let mut rig = Rig::new();
+    rig.messages(15, 100_000, false);
+    rig.settle();
+    rig.trim(12);
+    let mut done = Vec::new();
+    loop {
+        let chain = rig.chain();
+        if chain.is_empty() {
+            break;
+        }
+        for operation in chain {
+            let word = match &operation {
+                Operation::Sync { segment } => Some(format!("sync {segment}")),
+                Operation::Recycle { from, to } => Some(format!("recycle {from} {to}")),
+                Operation::Write { segment, .. } => Some(format!("write {segment}")),
+                Operation::SyncDirectory { part } => Some(format!("sync {part:?}")),
+                Operation::Create { .. } | Operation::Remove { .. } => None,
+            };
+            done.extend(word);
+            let completion = rig.disk.execute(operation);
+            rig.writer.completed(completion);
+        }
+    }
+    done.retain(|word| word != "sync Ids");
+    assert_eq!(
+        done,
+        [
+            "sync 00000001.log",
+            "sync 00000002.log",
+            "write ids/00000001.log",
+            "sync ids/00000001.log",
+            "recycle 00000001.log 00000004.log",
+            "sync Entries",
+        ]
+    );
+}
+
+/// A segment stays while its ids find no space.
+#[test]
+fn ids_without_space_hold_their_segment() {
+    let mut rig = Rig::new();
+    rig.disk.bytes_max = Some(SEGMENT);
+    rig.settle();
+    rig.disk.bytes_max = None;
+    rig.messages(15, 100_000, false);
+    rig.trim(12);
+    rig.settle();
+    rig.settle();
+    assert_eq!((rig.state(), rig.disk.names(Part::Ids).len()), (JournalState::Full, 0));
+    assert!(rig.disk.contents(name(1)).is_some());
+    rig.wait(SPACE_RETRY);
+    rig.settle();
+    assert_eq!((rig.state(), rig.progress().written), (JournalState::Writing, 15));
+    assert!(rig.disk.contents(name(1)).is_none());
+    rig.restart(15);
+}
+
 /// After a failed sync, or write, nothing is asked for any more, and progress stands still.
 #[test]
 fn a_failure_is_for_good() {
