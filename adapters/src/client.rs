@@ -1,5 +1,6 @@
 //! The other end, for the command line: one message and its reply, or one health report.
 
+use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
@@ -17,8 +18,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const SILENCE_MAX: Duration = Duration::from_secs(90);
 /// The largest health report that is read.
 const HEALTH_BYTES_MAX: u64 = 1024 * 1024;
-/// The id of the one message that is sent.
-const ID: &str = "cli-1";
 
 /// The reply to a message.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -123,7 +122,9 @@ pub async fn send(
             source => ClientError::Connect { url: url.into(), source },
         })?;
     let closed = |reason: String| ClientError::Closed { url: url.into(), reason };
-    let request = request(agent, session, content);
+    // Another one each time: a message under a known id is taken for the same message.
+    let id = format!("cli-{:016x}{:08x}", RandomState::new().hash_one(content), std::process::id());
+    let request = request(&id, agent, session, content);
     socket.send(Message::text(request)).await.map_err(|error| closed(error.to_string()))?;
     loop {
         let item = tokio::time::timeout(SILENCE_MAX, socket.next()).await;
@@ -138,7 +139,7 @@ pub async fn send(
         };
         let unexpected = || ClientError::Unexpected { url: url.into(), text: excerpt(&text) };
         let frame: Incoming = serde_json::from_str(&text).map_err(|_| unexpected())?;
-        if frame.id.as_deref().is_some_and(|id| id != ID) {
+        if frame.id.as_deref().is_some_and(|found| found != id) {
             continue;
         }
         let content = frame.content.unwrap_or_default();
@@ -157,11 +158,11 @@ pub async fn send(
     }
 }
 
-fn request(agent: &str, session: Option<&str>, content: &str) -> String {
+fn request(id: &str, agent: &str, session: Option<&str>, content: &str) -> String {
     let mut out = Vec::with_capacity(content.len() + 128);
     let fields = [("agent", Some(agent)), ("sessionId", session), ("content", Some(content))];
     out.extend_from_slice(b"{\"type\":\"message\",\"id\":\"");
-    out.extend_from_slice(ID.as_bytes());
+    out.extend_from_slice(id.as_bytes());
     for (name, value) in fields {
         if let Some(value) = value {
             out.extend_from_slice(b"\",\"");

@@ -154,6 +154,15 @@ impl Breaker {
         if self.state == State::Closed { Allow::Yes } else { self.allow_probe(limits, now) }
     }
 
+    /// Whether [`Self::allow`] would say yes now. Takes no probe.
+    #[inline]
+    pub fn would_allow(&self, now: Moment) -> bool {
+        match self.state {
+            State::Open { until } | State::HalfOpen { probes_left: 0, renewed_at: until } => until <= now,
+            State::Closed | State::HalfOpen { .. } => true,
+        }
+    }
+
     #[cold]
     fn allow_probe(&mut self, limits: &BreakerLimits, now: Moment) -> Allow {
         let probes_left = match self.state {
@@ -261,6 +270,12 @@ impl AgentBreakers {
     #[inline]
     pub fn allow(&mut self, agent: AgentIndex, now: Moment) -> Allow {
         self.breakers.get_mut(agent.0 as usize).map_or(Allow::Yes, |breaker| breaker.allow(&self.limits, now))
+    }
+
+    /// Whether [`Self::allow`] would say yes now. Takes no probe.
+    #[inline]
+    pub fn would_allow(&self, agent: AgentIndex, now: Moment) -> bool {
+        self.breakers.get(agent.0 as usize).is_none_or(|breaker| breaker.would_allow(now))
     }
 
     /// It answered. Returns the new state if it has changed.

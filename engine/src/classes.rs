@@ -70,6 +70,16 @@ pub enum AddressRank {
 }
 
 impl AddressRank {
+    /// The rank with this number; unknown ones are `Plain`.
+    #[inline]
+    pub fn from_number(number: u8) -> Self {
+        match number {
+            1 => Self::Reply,
+            2 => Self::Mention,
+            _ => Self::Plain,
+        }
+    }
+
     /// By the flags of a message.
     #[inline]
     pub fn from_flags(flags: u8) -> Self {
@@ -90,6 +100,12 @@ pub struct QueueLimits {
     pub messages_max: usize,
     /// Bytes of them. The share of the lowest class must hold the largest message, or it never gets in.
     pub bytes_max: usize,
+}
+
+impl Default for QueueLimits {
+    fn default() -> Self {
+        Self { messages_max: 65_536, bytes_max: 128 << 20 }
+    }
 }
 
 /// The queue, or the share of a class, is full.
@@ -359,6 +375,12 @@ impl<T> ClassQueue<T> {
             self.occupied |= 1 << lane;
         }
     }
+}
+
+/// How much of a bound a class may fill.
+#[inline]
+pub fn share_for(class: Priority, whole: usize) -> usize {
+    share_of(whole, SHARES_PERCENT[class as usize])
 }
 
 /// So many percent of it, rounded up.

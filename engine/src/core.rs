@@ -2,72 +2,131 @@
 //!
 //! A shard plays two roles, which may meet on one shard or talk over the mesh:
 //!
-//! * the **session role** ([`sessions`], [`turns`]) owns the sessions whose partition falls to the shard. It
-//!   accepts a message, makes a *turn* of it, and gives the turns of a session to agents strictly one after
-//!   the other, so that they are answered in order;
+//! * the **session role** owns the sessions whose partition falls to the shard. It accepts a message, has the
+//!   journal keep it, makes a *turn* of it, and gives the turns of a session to agents strictly one after the
+//!   other, so that they are answered in order;
 //! * the **agent role** ([`agents`]) owns the agents that live on the shard. It knows which incarnation works
 //!   on which turns, and how much each may hold.
 //!
-//! Every turn ends in exactly one [`Kind::End`] or [`Kind::Failure`] to the edge it came from.
+//! # The way of a message
 //!
-//! # What is deliberately absent
+//! | stage | where | what | then it waits for |
+//! |---|---|---|---|
+//! | ingest | `accept` | counted, opened | – |
+//! | validate | `accept` | limits, journal, sent before? | – |
+//! | enrich | `accept` | session, mode, urgency | – |
+//! | route | `accept` | which agent | the journal |
+//! | dispatch | `dispatch` | given to the agent when its session and the agent are free | the session, the agent's credit, the agent |
+//! | respond | `respond` | words numbered, kept, shown to the client | the journal |
 //!
-//! The journal: what an agent had in hand when it died is reported as failed, not given out again.
+//! Every accepted turn ends in exactly one `End` or `Failure` to whoever awaits it, and in exactly one
+//! `Done` or `Dead` in the journal, which comes first.
+//!
+//! # The journal
+//!
+//! Nothing is told or given before the journal has what it follows from: an acceptance before the acknowledgement and
+//! before the agent gets the message; a word of a reply before the client; a further attempt before the agent. Entries
+//! are numbered in the order of sending, and what waits for one stands in a queue by that number ([`awaiting`]).
 
+mod accept;
 pub mod agents;
-pub mod sessions;
+mod awaiting;
+mod dead;
+mod dispatch;
+mod hash;
+mod log;
+mod recovery;
+pub mod replies;
+mod respond;
 pub mod turns;
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use shm_transport::envelope::{
-    Body, Encoder, FLAG_NO_REPLY, FailureCode, FailureV1, Kind, Message, Opened, Route,
-};
-use shm_transport::record::Poison;
+use shm_transport::envelope::{Body, DurabilityClass, Encoder, Message, Opened, Route};
 
-use crate::event::{AgentIndex, EdgeIndex, Effect, Input, InstanceId, ShardIndex};
+use crate::breaker::{AgentBreakers, BreakerLimits};
+use crate::classes::QueueLimits;
+use crate::dead_letters::{DeadLetterLimits, DeadLetters};
+use crate::dedup::{DedupLimits, DedupWindow};
+use crate::event::{AgentIndex, Effect, Input, ShardIndex};
+use crate::events::{Detail, Event, EventType, SessionChange, Subscribed};
+use crate::flight::FlightRecorder;
+use crate::histogram::Histogram;
+use crate::journal::entry::{Entry, EntryKind, JournalState};
+use crate::retry::RetryPolicy;
+use crate::routing::RoutingTable;
+use crate::scaling::ScalingLimits;
+use crate::session::{SessionEvent, SessionLimits, Sessions};
 use crate::stats::Counters;
 use crate::time::Moment;
-use agents::{Admission, Agents};
-use sessions::{Sessions, Waiting};
-use turns::{Turn, Turns};
+use crate::wheel::Wheel;
+use agents::Agents;
+use awaiting::{Awaiting, Outcome};
+use log::Log;
+pub use log::LogLimits;
+use replies::Replies;
+use turns::{Listener, Turns};
 
 /// Where effects go: a closure of the driver or of the simulator.
 pub type Effects<'a> = dyn FnMut(Effect<'_>) + 'a;
 
-/// What a shard may hold.
+/// What a shard may hold, and how patient it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CoreLimits {
-    /// Sessions in the table.
-    pub sessions_max: usize,
-    /// Messages of one session that wait for their turn.
-    pub session_queue_max: usize,
-    /// Messages that wait for one agent.
-    pub agent_queue_max: usize,
-    /// Bytes of messages that wait for one agent.
-    pub agent_queue_bytes_max: usize,
+    /// The table of sessions.
+    pub sessions: SessionLimits,
+    /// Turns that are open at once, dead letters not counted.
+    pub turns_max: usize,
+    /// Bytes of the messages of open turns.
+    pub turn_bytes_max: usize,
+    /// The queue of each agent.
+    pub agent_queue: QueueLimits,
+    /// When the queue of an agent calls for another.
+    pub scaling: ScalingLimits,
     /// Bytes of messages in the hands of one agent.
     pub in_flight_bytes_max: usize,
-    /// A session with nothing to do for so long is forgotten.
-    pub session_idle: Duration,
-    /// What a refused client is told to wait.
+    /// Bytes of replies that are kept for those who ask again.
+    pub reply_bytes_max: usize,
+    /// Ids that are remembered.
+    pub dedup: DedupLimits,
+    /// Dead letters that are kept.
+    pub dead_letters: DeadLetterLimits,
+    /// When a failed attempt is repeated.
+    pub retry: RetryPolicy,
+    /// When an agent that fails is left alone.
+    pub breaker: BreakerLimits,
+    /// How much of the log is kept.
+    pub log: LogLimits,
+    /// Messages whose stages are remembered.
+    pub flights: usize,
+    /// The class of messages that name none.
+    pub durability: DurabilityClass,
+    /// What a refused client is told to wait where nothing better is known.
     pub retry_after: Duration,
 }
 
 impl Default for CoreLimits {
     fn default() -> Self {
         Self {
-            sessions_max: 1_000_000,
-            session_queue_max: 1024,
-            agent_queue_max: 65_536,
-            agent_queue_bytes_max: 64 * 1024 * 1024,
-            in_flight_bytes_max: 4 * 1024 * 1024,
-            session_idle: Duration::from_secs(30 * 60),
+            sessions: SessionLimits::default(),
+            turns_max: 262_144,
+            turn_bytes_max: 256 << 20,
+            agent_queue: QueueLimits::default(),
+            scaling: ScalingLimits::default(),
+            in_flight_bytes_max: 4 << 20,
+            reply_bytes_max: 64 << 20,
+            dedup: DedupLimits::default(),
+            dead_letters: DeadLetterLimits::default(),
+            retry: RetryPolicy::default(),
+            breaker: BreakerLimits::default(),
+            log: LogLimits::default(),
+            flights: 65_536,
+            durability: DurabilityClass::Memory,
             retry_after: Duration::from_millis(250),
         }
     }
@@ -76,321 +135,308 @@ impl Default for CoreLimits {
 /// What every shard knows of an agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AgentDefinition {
-    /// How messages name it.
+    /// Its own name.
     pub name: String,
     /// How many turns it may have in its hands.
     pub in_flight_max: usize,
 }
 
+/// What a core is made for.
+#[derive(Clone, Debug)]
+pub struct CoreSetting {
+    /// Which shard.
+    pub shard: ShardIndex,
+    /// Of how many.
+    pub shard_count: u8,
+    /// Counts the runs of the gateway; names the epochs of new streams.
+    pub run: u32,
+    /// Unix milliseconds at [`Moment::ZERO`].
+    pub unix_ms_at_zero: u64,
+    /// Where the jitter of retries begins.
+    pub seed: u64,
+}
+
+/// What a turn has to be looked at again for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Due {
+    /// Its back-off is over.
+    Retry(u64),
+    /// Nobody waits for it any more.
+    Deadline(u64),
+    /// Dead letters are to be tried again, and there may be room now.
+    Replay,
+}
+
+/// How long the parts of a message's way took.
+#[derive(Clone, Debug, Default)]
+pub struct Latencies {
+    /// From the shard's first sight to the journal's word.
+    pub journal: Histogram,
+    /// From the shard's first sight to the agent's ring.
+    pub dispatch: Histogram,
+    /// From the shard's first sight to the client's ring.
+    pub total: Histogram,
+}
+
 /// The core of one shard.
 #[derive(Debug)]
 pub struct ShardCore {
-    shard: ShardIndex,
-    shard_count: u8,
+    setting: CoreSetting,
     limits: CoreLimits,
     // Arc: every shard reads the one agent table of the gateway, which never changes while it runs.
     definitions: Arc<[AgentDefinition]>,
-    by_name: HashMap<String, AgentIndex>,
+    // Arc: every shard reads the one routing table; it is swapped whole.
+    routes: Arc<RoutingTable>,
     sessions: Sessions,
     turns: Turns,
     agents: Agents,
+    /// Why agents, of all shards, will not come back for now; none for those that are expected.
+    unavailable: Vec<Option<Box<str>>>,
+    /// Turns of this shard's sessions at each agent.
+    outstanding: Vec<u32>,
+    /// Where the search for the least loaded agent starts.
+    rotation: u32,
+    breakers: AgentBreakers,
+    ids: DedupWindow,
+    replies: Replies,
+    dead: DeadLetters,
+    log: Log,
+    awaiting: Awaiting,
+    journal_state: JournalState,
+    timers: Wheel<Due>,
+    recorder: FlightRecorder,
+    subscribed: Subscribed,
+    latencies: Latencies,
     counters: Counters,
     encoder: Encoder,
+    random: u64,
+    recovering: recovery::Recovering,
+    /// Whether agents end because they were told to: what they have in hand is for the next start.
+    stopping: bool,
     /// Sessions whose turn has ended and that may go on; drained before `on` returns, so that a chain of
     /// failures is a loop and not a recursion.
-    ready: VecDeque<usize>,
+    ready: VecDeque<u64>,
 }
 
 impl ShardCore {
     /// A core with no sessions and no agents attached.
     pub fn new(
-        shard: ShardIndex,
-        shard_count: u8,
+        setting: CoreSetting,
         definitions: Arc<[AgentDefinition]>,
+        routes: Arc<RoutingTable>,
         limits: CoreLimits,
     ) -> Self {
-        let by_name = definitions
-            .iter()
-            .zip(0u32..)
-            .map(|(definition, index)| (definition.name.clone(), AgentIndex(index)))
-            .collect();
         Self {
-            shard,
-            shard_count,
-            limits,
-            by_name,
-            sessions: Sessions::new(limits.sessions_max, limits.session_idle),
-            turns: Turns::new(shard),
+            sessions: Sessions::new(limits.sessions),
+            turns: Turns::new(setting.shard, setting.run),
             agents: Agents::new(&definitions, limits),
-            definitions,
+            unavailable: vec![None; definitions.len()],
+            outstanding: vec![0; definitions.len()],
+            rotation: 0,
+            breakers: AgentBreakers::new(limits.breaker, definitions.len()),
+            ids: DedupWindow::new(limits.dedup, setting.seed),
+            replies: Replies::new(limits.reply_bytes_max),
+            dead: DeadLetters::new(limits.dead_letters),
+            log: Log::new(0, limits.log),
+            awaiting: Awaiting::default(),
+            journal_state: JournalState::Writing,
+            timers: Wheel::new(),
+            recorder: FlightRecorder::new(limits.flights),
+            subscribed: Subscribed::default(),
+            latencies: Latencies::default(),
             counters: Counters::default(),
             encoder: Encoder::default(),
+            random: setting.seed,
+            recovering: recovery::Recovering::default(),
+            stopping: false,
             ready: VecDeque::new(),
+            setting,
+            limits,
+            definitions,
+            routes,
         }
     }
 
     /// Takes what happened and says what to do about it.
     pub fn on(&mut self, now: Moment, input: Input<'_>, effects: &mut Effects<'_>) {
         match input {
-            Input::FromEdge { edge, message } => self.accept(now, edge, &message, effects),
-            Input::FromShard { message, .. } => self.heard_from_shard(now, &message, effects),
-            Input::FromAgent { instance, message } => self.heard_from_agent(now, instance, &message, effects),
-            Input::AgentUp { agent, instance } => self.agents.up(agent, instance, effects),
+            Input::FromEdge { edge, message } => self.heard_from_edge(now, edge, &message, effects),
+            Input::FromShard { shard, message } => self.heard_from_shard(now, shard, &message, effects),
+            Input::FromAgent { instance, message } => {
+                self.heard_from_agent(now, instance, &message, effects);
+            }
+            Input::Journaled(progress) => self.journaled(now, progress, effects),
+            Input::AgentUp { agent, instance } => {
+                self.agents.up(now, agent, instance, &self.turns, effects);
+            }
             Input::AgentDown { agent, detail } => self.agent_down(now, agent, detail, effects),
             Input::AgentUnavailable { agent, detail } => {
                 self.agent_unavailable(now, agent, detail, effects);
             }
-            Input::StopAgents => self.agents.stop(effects),
-            Input::Tick => self.sessions.expire(now),
+            Input::AgentExpected { agent } => self.agent_expected(agent),
+            Input::Routes(routes) => self.routes = routes,
+            Input::Subscribe(mask) => self.subscribed.set(mask),
+            Input::Resume { edge, origin, session, after } => {
+                self.resume(edge, origin, session, after, effects);
+            }
+            Input::ReplayDeadLetters(selection) => self.replay_dead(now, selection),
+            Input::DropDeadLetters(selection) => self.drop_dead(selection, effects),
+            Input::Recovered(found) => self.recovered(now, found),
+            Input::RecoveryEnds => self.recovery_ends(effects),
+            Input::StopAgents => {
+                self.stopping = true;
+                self.agents.stop(effects);
+            }
+            Input::Tick => self.tick(now, effects),
         }
-        while let Some(slot) = self.ready.pop_front() {
-            self.next_of_session(now, slot, effects);
+        while let Some(turn) = self.ready.pop_front() {
+            self.begin(now, turn, effects);
         }
+        self.keep_log_short(effects);
+    }
+
+    /// Which shard it is the core of.
+    pub fn index(&self) -> ShardIndex {
+        self.setting.shard
     }
 
     /// When a [`Input::Tick`] is due.
     pub fn next_deadline(&self) -> Option<Moment> {
-        self.sessions.next_expiry()
+        [self.sessions.next_deadline(), self.timers.next_deadline()].into_iter().flatten().min()
     }
 
     /// The counters as of now.
     pub fn counters(&self) -> Counters {
         Counters {
             sessions: self.sessions.len() as u64,
-            turns_open: self.turns.len() as u64,
+            turns_open: (self.turns.len() - self.dead.len()) as u64,
             messages_queued: (self.sessions.waiting() + self.agents.waiting()) as u64,
             agents_up: self.agents.up_count() as u64,
+            dead_letters: self.dead.len() as u64,
+            ids_remembered: self.ids.len() as u64,
+            reply_bytes: self.replies.bytes() as u64,
+            journal_entries: self.log.next(),
             ..self.counters
         }
     }
 
-    /// Session role: a client's message.
-    fn accept(&mut self, now: Moment, edge: EdgeIndex, message: &Message<'_>, effects: &mut Effects<'_>) {
-        let Opened::Message(archive) = message.open() else {
-            self.counters.invalid_internal += 1;
-            return;
-        };
-        let sender = Sender { edge, origin: message.route.origin, sequence: message.route.sequence };
-        let Some(&agent) = self.by_name.get(archive.agent.as_str()) else {
-            let text = format!("no agent is named \"{}\"", archive.agent.as_str());
-            return self.refuse(sender, FailureCode::UnknownAgent, &text, effects);
-        };
-        let hash = message.route.session;
-        let found = self.sessions.find_or_create(now, &archive.channel, &archive.user, &archive.thread);
-        let Some(slot) = found else {
-            let text = format!("this shard holds {} sessions already", self.limits.sessions_max);
-            return self.refuse(sender, FailureCode::Overloaded, &text, effects);
-        };
-        if self.sessions.queue_len(slot) >= self.limits.session_queue_max {
-            let text = format!("{} messages of this session wait already", self.limits.session_queue_max);
-            return self.refuse(sender, FailureCode::Overloaded, &text, effects);
-        }
-        self.counters.messages_accepted += 1;
-        let wants_reply = archive.flags & FLAG_NO_REPLY == 0;
-        let Sender { edge, origin, sequence } = sender;
-        let turn = self.turns.insert(Turn { edge, origin, sequence, session: slot, agent, wants_reply });
-        if !wants_reply {
-            let route = Route { turn, session: hash, origin, sequence, attempt: 0 };
-            effects(Effect::ToEdge { edge, route, body: Body::ACCEPTED });
-        }
-        let route = Route { turn, session: hash, origin: 0, sequence: 0, attempt: 1 };
-        let priority = archive.priority;
-        let store = || Waiting { route, priority, body: message.body().to_stored() };
-        if self.sessions.begin_or_wait(slot, turn, store) {
-            self.dispatch(now, agent, route, priority, message.body(), effects);
-        }
+    /// How long the parts of a message's way took.
+    pub fn latencies(&self) -> &Latencies {
+        &self.latencies
     }
 
-    /// Session role: gives a turn to the shard on which its agent lives.
-    fn dispatch(
+    /// The stages of messages.
+    pub fn recorder(&self) -> &FlightRecorder {
+        &self.recorder
+    }
+
+    /// The dead letters.
+    pub fn dead_letters(&self) -> &DeadLetters {
+        &self.dead
+    }
+
+    /// The table of sessions.
+    pub fn sessions(&self) -> &Sessions {
+        &self.sessions
+    }
+
+    fn heard_from_edge(
         &mut self,
         now: Moment,
-        agent: AgentIndex,
-        route: Route,
-        priority: u8,
-        body: Body<'_>,
-        effects: &mut Effects<'_>,
-    ) {
-        let home = agent.home(self.shard_count);
-        if home == self.shard {
-            self.submit(now, agent, route, priority, body, effects);
-        } else {
-            effects(Effect::ToShard { shard: home, route, body });
-        }
-    }
-
-    /// Agent role: takes a turn for an agent of this shard.
-    fn submit(
-        &mut self,
-        now: Moment,
-        agent: AgentIndex,
-        route: Route,
-        priority: u8,
-        body: Body<'_>,
-        effects: &mut Effects<'_>,
-    ) {
-        match self.agents.submit(agent, route, priority, body, effects) {
-            Admission::Taken => {}
-            Admission::Unavailable(detail) => {
-                self.fail(now, route.turn, FailureCode::AgentUnavailable, &detail, effects);
-            }
-            Admission::Full => {
-                let text = format!(
-                    "too many messages wait for agent \"{}\"",
-                    self.definitions[agent.0 as usize].name
-                );
-                self.fail(now, route.turn, FailureCode::Overloaded, &text, effects);
-            }
-        }
-    }
-
-    /// Either role: something from another shard.
-    fn heard_from_shard(&mut self, now: Moment, message: &Message<'_>, effects: &mut Effects<'_>) {
-        match message.open() {
-            Opened::Message(archive) => match self.by_name.get(archive.agent.as_str()) {
-                Some(&agent) => {
-                    self.submit(now, agent, message.route, archive.priority, message.body(), effects);
-                }
-                None => self.counters.invalid_internal += 1,
-            },
-            Opened::Block(_) | Opened::End(_) | Opened::Failure(_) => {
-                self.reply(now, message.route, message.body(), effects);
-            }
-            Opened::Accepted | Opened::Hello(_) | Opened::Stop | Opened::Cancel | Opened::Journaled => {
-                self.counters.invalid_internal += 1
-            }
-        }
-    }
-
-    /// Agent role: something from an agent. Everything in it is input.
-    fn heard_from_agent(
-        &mut self,
-        now: Moment,
-        instance: InstanceId,
+        edge: crate::event::EdgeIndex,
         message: &Message<'_>,
         effects: &mut Effects<'_>,
     ) {
-        let ends = match message.open() {
-            Opened::Block(_) => false,
-            Opened::End(_) | Opened::Failure(_) => true,
-            Opened::Hello(_) => return effects(Effect::AgentReady { instance }),
-            Opened::Message(_) | Opened::Accepted | Opened::Stop | Opened::Cancel | Opened::Journaled => {
-                let poison = Poison::Kind { kind: message.kind().number() };
-                return effects(Effect::Fence { instance, poison });
+        let Route { session, origin, sequence, .. } = message.route;
+        let listener = Listener { edge, origin, sequence };
+        match message.open() {
+            Opened::Message(archive) => self.accept(now, listener, session, archive, message.body(), effects),
+            Opened::Cancel => self.cancel_asked(now, listener, session, effects),
+            _ => self.counters.invalid_internal += 1,
+        }
+    }
+
+    fn tick(&mut self, now: Moment, effects: &mut Effects<'_>) {
+        while let Some(due) = self.timers.pop_due(now) {
+            match due {
+                Due::Retry(turn) => self.retry_due(now, turn, effects),
+                Due::Deadline(turn) => self.deadline_due(now, turn, effects),
+                Due::Replay => self.replay_marked(now),
             }
-        };
-        let turn = message.route.turn;
-        if !self.agents.owns(instance, turn) {
-            self.counters.agent_strays += 1;
-            return;
         }
-        let route = Route { turn, ..Route::default() };
-        self.answer(now, route, message.body(), effects);
-        if ends {
-            self.agents.finish(instance, turn, effects);
-        }
-    }
-
-    /// Agent role: a piece of a reply goes to the shard that owns the session.
-    fn answer(&mut self, now: Moment, route: Route, body: Body<'_>, effects: &mut Effects<'_>) {
-        let owner = turns::owner(route.turn);
-        if owner == self.shard {
-            self.reply(now, route, body, effects);
-        } else {
-            effects(Effect::ToShard { shard: owner, route, body });
-        }
-    }
-
-    /// Session role: a piece of a reply goes to the client, and its end frees the session.
-    fn reply(&mut self, now: Moment, route: Route, body: Body<'_>, effects: &mut Effects<'_>) {
-        let Some(turn) = self.turns.get(route.turn) else {
-            self.counters.agent_strays += 1;
-            return;
-        };
-        let kind = body.kind();
-        let ends = kind != Kind::Block;
-        if turn.wants_reply || ends {
-            let route = Route { turn: route.turn, origin: turn.origin, sequence: turn.sequence, ..route };
-            effects(Effect::ToEdge { edge: turn.edge, route, body });
-        }
-        if ends {
-            match kind {
-                Kind::End => self.counters.replies_completed += 1,
-                _ => self.counters.messages_failed += 1,
+        let Self { subscribed, sessions, counters, .. } = self;
+        sessions.expire(now, &mut |event| {
+            let SessionEvent::Expired(_, record) = event else { return };
+            counters.sessions_expired += 1;
+            if let Some(sequence) = subscribed.next(EventType::SessionUpdated) {
+                effects(Effect::Event(Event {
+                    at: now,
+                    sequence,
+                    channel: record.key.parts().channel,
+                    session: record.hash,
+                    turn: 0,
+                    agent: record.agent,
+                    detail: Detail::SessionUpdated { change: SessionChange::Ended },
+                }));
             }
-            let session = turn.session;
-            self.turns.remove(route.turn);
-            self.sessions.end(now, session);
-            self.ready.push_back(session);
+        });
+        self.agents.scale(now, &mut |agent, signal, depth| effects(Effect::Scale { agent, signal, depth }));
+    }
+
+    /// Sends an entry to the journal, and remembers what waits for it.
+    fn keep(
+        log: &mut Log,
+        awaiting: &mut Awaiting,
+        entry: Entry,
+        body: Body<'_>,
+        outcome: Outcome,
+        effects: &mut Effects<'_>,
+    ) -> u64 {
+        let sequence = log.append(entry.kind, entry.turn, body.bytes().len());
+        awaiting.push(entry.durable, sequence, entry.turn, outcome);
+        effects(Effect::Journal { entry, body });
+        sequence
+    }
+
+    /// Has an old turn written again, or an old part of the log given up. One at a time: what is written again is
+    /// followed by what comes in.
+    fn keep_log_short(&mut self, effects: &mut Effects<'_>) {
+        let Self { log, turns, .. } = self;
+        match log.upkeep(|turn| turns.get(turn).map(|turn| turn.sequence)) {
+            log::Upkeep::Nothing => {}
+            log::Upkeep::Trim(sequence) => {
+                let entry = Entry {
+                    kind: EntryKind::Trim,
+                    durable: false,
+                    turn: 0,
+                    session: 0,
+                    word: sequence,
+                    attempt: 0,
+                    check: 0,
+                };
+                effects(Effect::Journal { entry, body: Body::ACCEPTED });
+            }
+            log::Upkeep::Move(turn) => self.write_again(turn, effects),
         }
     }
 
-    /// Session role: gives out the next waiting message of a session.
-    fn next_of_session(&mut self, now: Moment, slot: usize, effects: &mut Effects<'_>) {
-        let Some(Waiting { route, priority, body }) = self.sessions.begin_next(slot) else { return };
-        let Some(turn) = self.turns.get(route.turn) else {
-            debug_assert!(false, "a waiting message has a turn");
-            return;
-        };
-        let agent = turn.agent;
-        // Between the messages of one session order is by arrival; the class acts between sessions.
-        self.dispatch(now, agent, route, priority, body.as_body(), effects);
+    /// Unix milliseconds.
+    fn unix_ms(&self, now: Moment) -> u64 {
+        self.setting.unix_ms_at_zero
+            + u64::try_from(now.since(Moment::ZERO).as_millis()).unwrap_or(u64::MAX >> 1)
     }
 
-    /// A message that never became a turn.
-    fn refuse(&mut self, sender: Sender, code: FailureCode, text: &str, effects: &mut Effects<'_>) {
-        self.counters.messages_failed += 1;
-        let Sender { edge, origin, sequence } = sender;
-        let route = Route { origin, sequence, ..Route::default() };
-        let failure = self.failure(code, text);
-        let body = self.encoder.encode(&failure);
-        effects(Effect::ToEdge { edge, route, body });
+    /// The next of a row of numbers that begins with the seed.
+    fn next_random(&mut self) -> u64 {
+        // SplitMix64.
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.random;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
     }
 
-    /// A turn that ends without a reply.
-    fn fail(&mut self, now: Moment, turn: u64, code: FailureCode, text: &str, effects: &mut Effects<'_>) {
-        let failure = self.failure(code, text);
-        let mut encoder = std::mem::take(&mut self.encoder);
-        let route = Route { turn, ..Route::default() };
-        self.answer(now, route, encoder.encode(&failure), effects);
-        self.encoder = encoder;
+    fn home(&self, agent: AgentIndex) -> ShardIndex {
+        agent.home(self.setting.shard_count)
     }
-
-    fn failure(&self, code: FailureCode, text: &str) -> FailureV1 {
-        let retry = matches!(code, FailureCode::Overloaded | FailureCode::AgentUnavailable);
-        let retry_after = if retry { self.limits.retry_after } else { Duration::ZERO };
-        FailureV1 {
-            code: code as u16,
-            retry_after_ms: u32::try_from(retry_after.as_millis()).unwrap_or(u32::MAX),
-            text: text.to_owned(),
-        }
-    }
-
-    /// Agent role: what the dead incarnation had in its hands is reported as failed.
-    fn agent_down(&mut self, now: Moment, agent: AgentIndex, detail: &str, effects: &mut Effects<'_>) {
-        let lost = self.agents.down(agent);
-        let name = self.definitions[agent.0 as usize].name.clone();
-        for turn in lost {
-            let text = format!("agent \"{name}\" ended while it worked on this message: {detail}");
-            self.fail(now, turn, FailureCode::AgentDied, &text, effects);
-        }
-    }
-
-    /// Agent role: nobody will serve what waits, so it is refused now rather than never.
-    fn agent_unavailable(&mut self, now: Moment, agent: AgentIndex, detail: &str, effects: &mut Effects<'_>) {
-        self.agent_down(now, agent, detail, effects);
-        let name = self.definitions[agent.0 as usize].name.clone();
-        let detail = format!("agent \"{name}\" is not available: {detail}");
-        for turn in self.agents.unavailable(agent, &detail) {
-            self.fail(now, turn, FailureCode::AgentUnavailable, &detail, effects);
-        }
-    }
-}
-
-/// Where a refusal goes.
-#[derive(Clone, Copy, Debug)]
-struct Sender {
-    edge: EdgeIndex,
-    origin: u64,
-    sequence: u32,
 }

@@ -10,7 +10,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use shm_transport::envelope::{FailureCode, StoredBody};
+use shm_transport::envelope::FailureCode;
 
 use crate::event::AgentIndex;
 
@@ -66,8 +66,8 @@ pub struct DeadLetter {
     pub text: String,
     /// What was tried, oldest first.
     pub history: Vec<FailedAttempt>,
-    /// The message.
-    pub body: StoredBody,
+    /// Bytes of its message, which stays in the table of turns.
+    pub body_bytes: usize,
     /// When it died, Unix milliseconds.
     pub died_at_ms: u64,
 }
@@ -76,7 +76,7 @@ impl DeadLetter {
     /// What it counts in the table.
     fn bytes(&self) -> usize {
         let texts: usize = self.history.iter().map(|failed| failed.text.len()).sum();
-        self.body.bytes_len() + self.text.len() + texts + LETTER_OVERHEAD_BYTES
+        self.body_bytes + self.text.len() + texts + LETTER_OVERHEAD_BYTES
     }
 
     fn shorten(&mut self, limits: DeadLetterLimits) {
@@ -212,14 +212,33 @@ impl DeadLetters {
         if bytes.saturating_add(letter_bytes) > bytes_max {
             return Err(Full::Bytes { bytes, bytes_max, letter_bytes });
         }
-        let order = order.unwrap_or_else(|| {
+        self.put(letter);
+        Ok(())
+    }
+
+    /// Whether there is room for the letter of a message of that size.
+    pub fn has_room(&self, body_bytes: usize) -> bool {
+        let DeadLetterLimits { letters_max, bytes_max, history_max, text_bytes_max } = self.limits;
+        let letter_bytes = body_bytes + LETTER_OVERHEAD_BYTES + (history_max + 1) * text_bytes_max;
+        self.letters.len() < letters_max && self.bytes.saturating_add(letter_bytes) <= bytes_max
+    }
+
+    /// Takes a letter beyond all bounds: one that had room when it died, or that a journal holds.
+    pub fn insert_regardless(&mut self, mut letter: DeadLetter) {
+        letter.shorten(self.limits);
+        self.put(letter);
+    }
+
+    fn put(&mut self, letter: DeadLetter) {
+        let order = self.by_turn.get(&letter.turn).copied().unwrap_or_else(|| {
             self.next += 1;
             self.next
         });
-        self.bytes = bytes + letter_bytes;
         self.by_turn.insert(letter.turn, order);
-        self.letters.insert(order, letter);
-        Ok(())
+        self.bytes += letter.bytes();
+        if let Some(old) = self.letters.insert(order, letter) {
+            self.bytes -= old.bytes();
+        }
     }
 
     /// Some of those that are meant, oldest death first. Looks at every letter before them.
@@ -241,18 +260,29 @@ impl DeadLetters {
         Some(letter)
     }
 
+    /// The turns that are meant, oldest death first.
+    pub fn selected(&self, selection: Selection) -> Vec<u64> {
+        self.orders(selection)
+            .filter_map(|order| self.letters.get(&order))
+            .map(|letter| letter.turn)
+            .collect()
+    }
+
+    fn orders(&self, selection: Selection) -> impl Iterator<Item = u64> {
+        let (one, filter) = match selection {
+            Selection::One(turn) => (Some(turn), Filter::default()),
+            Selection::All => (None, Filter::default()),
+            Selection::Filter(filter) => (None, filter),
+        };
+        let named = one.and_then(|turn| self.by_turn.get(&turn)).copied();
+        let all = self.letters.iter().filter(move |(_, letter)| one.is_none() && filter.admits(letter));
+        named.into_iter().chain(all.map(|(&order, _)| order))
+    }
+
     /// The turns to be replayed, oldest death first, so that the order within each session is kept. Those that
     /// are marked already are not named again.
     pub fn take_for_replay(&mut self, selection: Selection, replay: Replay) -> Vec<u64> {
-        let orders: Vec<u64> = match selection {
-            Selection::One(turn) => self.by_turn.get(&turn).copied().into_iter().collect(),
-            Selection::All => self.letters.keys().copied().collect(),
-            Selection::Filter(filter) => {
-                let admitted = self.letters.iter().filter(|(_, letter)| filter.admits(letter));
-                admitted.map(|(&order, _)| order).collect()
-            }
-        };
-        let new: Vec<u64> = orders.into_iter().filter(|order| !self.marked.contains(order)).collect();
+        let new: Vec<u64> = self.orders(selection).filter(|order| !self.marked.contains(order)).collect();
         if replay == Replay::Mark {
             self.marked.extend(&new);
         }

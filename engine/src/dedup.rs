@@ -4,12 +4,12 @@
 //!
 //! | part | holds | grows by |
 //! |---|---|---|
-//! | entries | one `Slot` of 32 bytes per id, in the order of acceptance | a chunk of `CHUNK_SLOTS` |
-//! | heads | for each bucket the slot of its newest entry, 4 bytes | a chunk of `CHUNK_HEADS` |
+//! | entries | one [`Slot`] of 40 bytes per id, in the order of acceptance | a chunk of [`CHUNK_SLOTS`] |
+//! | heads | for each bucket the slot of its newest entry, 4 bytes | a chunk of [`CHUNK_HEADS`] |
 //!
 //! The entries of a bucket are chained through their slots. The buckets grow by *linear hashing*: an insert that
 //! finds more entries than buckets splits one bucket, so that no insert ever moves more than one chain. A full
-//! window costs 36 bytes per id.
+//! window costs 44 bytes per id.
 //!
 //! # What is deliberately absent
 //!
@@ -26,7 +26,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::journal::entry::IdEntry;
 
 /// Stands for no reference.
-pub const NO_REFERENCE: u32 = u32::MAX;
+pub const NO_REFERENCE: u64 = u64::MAX;
 /// The most ids a window may be told to hold.
 pub const IDS_LIMIT: u32 = 1 << 30;
 
@@ -37,7 +37,7 @@ const NO_SLOT: u32 = u32::MAX;
 /// How many expired ids one insert forgets at most, so that no insert takes long.
 const FORGOTTEN_PER_INSERT: usize = 4;
 
-const _: () = assert!(size_of::<Slot>() == 32, "two entries to a cache line");
+const _: () = assert!(size_of::<Slot>() == 40, "ten million of them are 400 MB");
 const _: () = assert!(FORGOTTEN_PER_INSERT >= 2, "a window must be able to shrink while it is inserted into");
 const _: () = assert!(CHUNK_HEADS.is_power_of_two(), "the first round of splits begins with one chunk");
 const _: () =
@@ -90,7 +90,7 @@ pub struct Known {
     /// Fingerprint of the body that was accepted under it.
     pub check: u32,
     /// What the core noted: a place, or [`NO_REFERENCE`].
-    pub reference: u32,
+    pub reference: u64,
     /// When it was accepted, Unix seconds.
     pub at_s: u32,
 }
@@ -204,27 +204,28 @@ impl DedupWindow {
 
     /// Remembers an id that is not known yet.
     ///
-    /// HOT: one allocation per chunk of entries or heads; splits one bucket, forgets a few.
-    pub fn insert(&mut self, now_s: u32, session: u64, id: NonZeroU64, check: u32, reference: u32) {
+    /// HOT: one allocation per [`CHUNK_SLOTS`] or [`CHUNK_HEADS`] inserts; splits one bucket, forgets a few.
+    pub fn insert(&mut self, now_s: u32, session: u64, id: NonZeroU64, check: u32, reference: u64) {
         debug_assert!(self.find(session, id).is_none(), "an id is inserted once");
         self.forget(now_s);
         self.append(session, id.get(), Known { check, reference, at_s: now_s });
     }
 
     /// Notes something else for an id. False if it is not known (any more).
-    pub fn set_reference(&mut self, session: u64, id: NonZeroU64, reference: u32) -> bool {
+    pub fn set_reference(&mut self, session: u64, id: NonZeroU64, reference: u64) -> bool {
         let Some(slot) = self.find(session, id) else { return false };
         self.slot_mut(slot).known.reference = reference;
         true
     }
 
     /// Takes what a journal remembers, oldest first. Of several entries with one id the first counts.
-    pub fn load(&mut self, now_s: u32, entries: impl IntoIterator<Item = IdEntry>) {
-        for IdEntry { session, id, check, at_s } in entries {
+    /// Each comes with what is noted for it.
+    pub fn load(&mut self, now_s: u32, entries: impl IntoIterator<Item = (IdEntry, u64)>) {
+        for (IdEntry { session, id, check, at_s }, reference) in entries {
             let Some(id) = NonZeroU64::new(id) else { continue };
             if self.find(session, id).is_none() {
                 self.forget(now_s);
-                self.append(session, id.get(), Known { check, reference: NO_REFERENCE, at_s });
+                self.append(session, id.get(), Known { check, reference, at_s });
             }
         }
     }

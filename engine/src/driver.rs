@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use shm_transport::link::Link;
 use shm_transport::ports::EdgePorts;
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -163,6 +164,7 @@ pub struct StartOptions {
 pub fn start(
     core: ShardCore,
     ports: EdgePorts,
+    journal: Link,
     notices: UnboundedSender<Notice>,
     options: StartOptions,
 ) -> Result<ShardHandle, DriverError> {
@@ -170,7 +172,7 @@ pub fn start(
     let (mailbox, commands) = crossbeam_channel::bounded(COMMANDS_MAX);
     let counters = Arc::new(SharedCounters::default());
     let bell = Arc::clone(&ports.bell);
-    let shard = Shard::new(core, ports, commands, notices, Arc::clone(&counters));
+    let shard = Shard::new(core, ports, journal, commands, notices, Arc::clone(&counters));
     // Spinning pays only where nobody waits for the core.
     let spin = if allowed_cpus().len() > 2 { SPIN } else { Duration::ZERO };
     let thread = std::thread::Builder::new()

@@ -1,7 +1,15 @@
 //! What can wake a shard, and what it can do about it: two closed enums.
 
+use std::sync::Arc;
+
 use shm_transport::envelope::{Body, Message, Route};
 use shm_transport::record::Poison;
+
+use crate::dead_letters::Selection;
+use crate::events::{Event, EventMask};
+use crate::journal::entry::{Entry, IdEntry, Progress};
+use crate::routing::RoutingTable;
+use crate::session::StreamPosition;
 
 /// Names a shard, from 0.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -19,6 +27,9 @@ pub struct EdgeIndex(pub u8);
 pub struct AgentIndex(pub u32);
 
 impl AgentIndex {
+    /// No agent yet.
+    pub const NONE: Self = Self(u32::MAX);
+
     /// The shard on which the agent lives.
     pub fn home(self, shard_count: u8) -> ShardIndex {
         ShardIndex((self.0 % u32::from(shard_count.max(1))) as u8)
@@ -31,9 +42,9 @@ impl AgentIndex {
 pub struct InstanceId(pub u64);
 
 /// Something happened.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub enum Input<'a> {
-    /// A client's message, from an edge thread.
+    /// A client's message, or that nobody waits for one any more, from an edge thread.
     FromEdge {
         /// Which edge thread.
         edge: EdgeIndex,
@@ -54,7 +65,9 @@ pub enum Input<'a> {
         /// What it says.
         message: Message<'a>,
     },
-    /// A new incarnation of an agent is attached.
+    /// How far the journal is.
+    Journaled(Progress),
+    /// A new incarnation of an agent of this shard is attached.
     AgentUp {
         /// Which agent.
         agent: AgentIndex,
@@ -68,17 +81,68 @@ pub enum Input<'a> {
         /// What happened, as a sentence.
         detail: &'a str,
     },
-    /// An agent will not come back for now: who asks for it is refused.
+    /// An agent, of whatever shard, will not come back for now.
     AgentUnavailable {
         /// Which agent.
         agent: AgentIndex,
         /// Why, as a sentence.
         detail: &'a str,
     },
+    /// An agent, of whatever shard, that was unavailable is expected again.
+    AgentExpected {
+        /// Which agent.
+        agent: AgentIndex,
+    },
+    /// Another table says from now on who gets what.
+    // Arc: all shards read one table.
+    Routes(Arc<RoutingTable>),
+    /// Somebody listens to these events from now on.
+    Subscribe(EventMask),
+    /// A client wants what its session has said behind that place.
+    Resume {
+        /// Which edge thread.
+        edge: EdgeIndex,
+        /// The connection.
+        origin: u64,
+        /// Hash of the session key.
+        session: u64,
+        /// The last place it has seen.
+        after: StreamPosition,
+    },
+    /// Somebody asks for dead letters to be tried again.
+    ReplayDeadLetters(Selection),
+    /// Somebody asks for dead letters to be dropped.
+    DropDeadLetters(Selection),
+    /// Something found in the journal; before everything else, in the order of the log.
+    Recovered(Recovered<'a>),
+    /// The journal has been read: work may begin.
+    RecoveryEnds,
     /// Tell all agents of this shard to finish.
     StopAgents,
     /// Time has passed.
     Tick,
+}
+
+/// Something found in the journal.
+#[derive(Clone, Copy, Debug)]
+pub enum Recovered<'a> {
+    /// A record of a log.
+    Record {
+        /// Its number.
+        sequence: u64,
+        /// When it was written, Unix milliseconds.
+        at_ms: u64,
+        /// What it says.
+        entry: Entry,
+        /// The body. Checked: a file is input.
+        message: Message<'a>,
+    },
+    /// First of all: what follows is of logs that are replaced. What is still needed is written to the new one.
+    Replaced,
+    /// The id of a message that has been answered.
+    Id(IdEntry),
+    /// The next record will have this number.
+    NextSequence(u64),
 }
 
 /// What to do about it. Bodies are borrowed from the input or from the core, and end with the call.
@@ -88,7 +152,7 @@ pub enum Effect<'a> {
     ToEdge {
         /// Which.
         edge: EdgeIndex,
-        /// Its routing words.
+        /// Its routing words; `session` is the place in the session's stream.
         route: Route,
         /// What it says.
         body: Body<'a>,
@@ -110,6 +174,24 @@ pub enum Effect<'a> {
         route: Route,
         /// What it says.
         body: Body<'a>,
+    },
+    /// Write to the journal.
+    Journal {
+        /// What to keep.
+        entry: Entry,
+        /// What it says.
+        body: Body<'a>,
+    },
+    /// Tell whoever listens.
+    Event(Event<'a>),
+    /// A pool is too small, or larger than it need be.
+    Scale {
+        /// An agent of it.
+        agent: AgentIndex,
+        /// Which way.
+        signal: crate::scaling::Scaling,
+        /// Messages that wait.
+        depth: usize,
     },
     /// An agent has said its first words.
     AgentReady {

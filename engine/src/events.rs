@@ -1,6 +1,6 @@
 //! What subscribers are told, at the cost of one branch where there are none.
 //!
-//! The core asks [`Subscribers::next`] before it makes an event; nobody listening, it makes none. An event borrows
+//! The core asks [`Subscribed::next`] before it makes an event; nobody listening, it makes none. An event borrows
 //! what it names, and whoever passes it on copies what it needs.
 
 use std::time::Duration;
@@ -10,9 +10,6 @@ use shm_transport::envelope::{FailureCode, Priority, SessionMode};
 use crate::breaker::BreakerState;
 use crate::event::AgentIndex;
 use crate::time::Moment;
-
-/// Subscribers of a shard at most.
-pub const SUBSCRIBERS_MAX: usize = 256;
 
 /// Declares the types with their bits and names, once.
 macro_rules! types {
@@ -91,6 +88,12 @@ impl EventMask {
     #[inline]
     pub fn contains(self, event_type: EventType) -> bool {
         self.0 & 1 << event_type as u8 != 0
+    }
+
+    /// Whether there are none.
+    #[inline]
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
     }
 }
 
@@ -249,50 +252,17 @@ impl Event<'_> {
     }
 }
 
-/// Names a subscriber of a shard by its place; places are used again.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-#[repr(transparent)]
-pub struct SubscriberIndex(pub u16);
-
-const _: () = assert!(SUBSCRIBERS_MAX <= u16::MAX as usize + 1, "a place is a `SubscriberIndex`");
-
-/// There are [`SUBSCRIBERS_MAX`] subscribers already.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("this shard has {SUBSCRIBERS_MAX} subscribers already")]
-pub struct TooManySubscribers;
-
-/// Who wants to be told of what.
+/// What somebody wants to be told of, as the core knows it. Who that is, the shard knows.
 #[derive(Clone, Debug, Default)]
-pub struct Subscribers {
-    union: EventMask,
+pub struct Subscribed {
+    mask: EventMask,
     sequence: u64,
-    /// By place.
-    masks: Vec<Option<EventMask>>,
 }
 
-impl Subscribers {
-    /// From now on tells of these.
-    pub fn subscribe(&mut self, mask: EventMask) -> Result<SubscriberIndex, TooManySubscribers> {
-        let free = self.masks.iter().position(Option::is_none);
-        let place = free.unwrap_or(self.masks.len());
-        if place >= SUBSCRIBERS_MAX {
-            return Err(TooManySubscribers);
-        }
-        if place == self.masks.len() {
-            self.masks.push(None);
-        }
-        self.masks[place] = Some(mask);
-        self.union = self.union.union(mask);
-        // By the bound just checked.
-        Ok(SubscriberIndex(u16::try_from(place).expect("a place has a number")))
-    }
-
-    /// Tells it nothing any more.
-    pub fn unsubscribe(&mut self, subscriber: SubscriberIndex) {
-        if let Some(mask) = self.masks.get_mut(usize::from(subscriber.0)) {
-            *mask = None;
-            self.union = self.masks.iter().flatten().copied().fold(EventMask::NONE, EventMask::union);
-        }
+impl Subscribed {
+    /// From now on these are made.
+    pub fn set(&mut self, mask: EventMask) {
+        self.mask = mask;
     }
 
     /// The sequence of the event of this type that is about to be made; `None` if nobody wants to know of it.
@@ -300,19 +270,11 @@ impl Subscribers {
     /// HOT: one branch where nobody listens.
     #[inline]
     pub fn next(&mut self, event_type: EventType) -> Option<u64> {
-        if !self.union.contains(event_type) {
+        if !self.mask.contains(event_type) {
             return None;
         }
         self.sequence += 1;
         Some(self.sequence)
-    }
-
-    /// Whom to tell of an event of this type.
-    pub fn of(&self, event_type: EventType) -> impl Iterator<Item = SubscriberIndex> {
-        let places = (0u16..).zip(&self.masks);
-        places
-            .filter(move |(_, mask)| mask.is_some_and(|mask| mask.contains(event_type)))
-            .map(|(place, _)| SubscriberIndex(place))
     }
 }
 
@@ -335,40 +297,17 @@ mod tests {
         assert_eq!(EventType::from_name("message"), None);
     }
 
-    /// Each subscriber is told of what it asked for; places are used again, and there are not more than allowed.
+    /// Only what somebody wants gets a number, and numbers have no gaps.
     #[test]
-    fn subscribers_hear_what_they_asked_for() {
+    fn only_what_is_wanted_is_numbered() {
         use EventType::{BreakerChanged, MessageReceived, SessionCreated};
-        let mut subscribers = Subscribers::default();
-        assert_eq!(EventType::ALL.iter().filter_map(|&each| subscribers.next(each)).count(), 0);
-        let first = subscribers.subscribe(EventMask::NONE.with(MessageReceived)).expect("there is room");
-        let second = subscribers.subscribe([MessageReceived, SessionCreated].into_iter().collect());
-        let second = second.expect("there is room");
-        let rows = [
-            (MessageReceived, Some(1), vec![first, second]),
-            (SessionCreated, Some(2), vec![second]),
-            (BreakerChanged, None, vec![]),
-        ];
-        for (event_type, sequence, told) in rows {
-            assert_eq!(subscribers.next(event_type), sequence, "{event_type:?}");
-            assert_eq!(subscribers.of(event_type).collect::<Vec<_>>(), told, "{event_type:?}");
-        }
-        subscribers.unsubscribe(first);
-        assert_eq!(subscribers.of(MessageReceived).collect::<Vec<_>>(), [second]);
-        assert_eq!(subscribers.subscribe(EventMask::all()), Ok(first), "the place is used again");
-        subscribers.unsubscribe(second);
-        subscribers.unsubscribe(first);
-        subscribers.unsubscribe(SubscriberIndex(999));
-        assert_eq!(subscribers.next(MessageReceived), None);
-        let deaf = subscribers.subscribe(EventMask::NONE).expect("there is room");
-        let next = subscribers.subscribe(EventMask::NONE).expect("there is room");
-        assert_ne!(deaf, next, "who wants nothing has a place too");
-        subscribers.unsubscribe(deaf);
-        subscribers.unsubscribe(next);
-        for _ in 0..SUBSCRIBERS_MAX {
-            assert!(subscribers.subscribe(EventMask::all()).is_ok());
-        }
-        assert_eq!(subscribers.subscribe(EventMask::all()), Err(TooManySubscribers));
+        let mut subscribed = Subscribed::default();
+        assert_eq!(EventType::ALL.iter().filter_map(|&each| subscribed.next(each)).count(), 0);
+        subscribed.set([MessageReceived, SessionCreated].into_iter().collect());
+        let numbers = [MessageReceived, BreakerChanged, SessionCreated].map(|each| subscribed.next(each));
+        assert_eq!(numbers, [Some(1), None, Some(2)]);
+        subscribed.set(EventMask::NONE);
+        assert_eq!(subscribed.next(MessageReceived), None);
     }
 
     /// An event says what type it is by what it holds.

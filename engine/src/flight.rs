@@ -194,6 +194,16 @@ impl FlightRecorder {
         }
     }
 
+    /// The flight passes a stage, if it has not passed it before.
+    ///
+    /// HOT: as [`Self::stamp`].
+    #[inline]
+    pub fn stamp_first(&mut self, index: FlightIndex, stage: Stage, now: Moment) {
+        if self.flight(index).is_some_and(|flight| flight.offsets[stage as usize] == ABSENT) {
+            self.stamp(index, stage, now);
+        }
+    }
+
     /// The flight is given to an agent: stamps [`Stage::Dispatch`], and forgets what came after an earlier one.
     ///
     /// HOT: as [`Self::stamp`].

@@ -23,7 +23,7 @@
 //! | [`shard`] | the rings around a core: what both drivers share |
 //! | [`driver`] | the threads: glommio on io_uring, or tokio on epoll |
 //!
-//! Unsafe code lives in `driver::uring_bell` only.
+//! Unsafe code lives in `driver::uring_bell` and `journal::uring` only.
 #![deny(unsafe_code)]
 
 pub mod breaker;
@@ -38,10 +38,10 @@ pub mod flight;
 pub mod histogram;
 pub mod journal;
 mod paged;
-pub mod routing;
-pub mod session;
 pub mod retry;
+pub mod routing;
 pub mod scaling;
+pub mod session;
 pub mod shard;
 pub mod stats;
 pub mod supervision;

@@ -51,6 +51,16 @@ pub enum Scaling {
     Down,
 }
 
+impl Scaling {
+    /// Its name, for people and pages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Down => "down",
+        }
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Load {
     High,

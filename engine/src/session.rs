@@ -72,6 +72,17 @@ pub struct SessionLimits {
     pub expire_after: Duration,
 }
 
+impl Default for SessionLimits {
+    fn default() -> Self {
+        Self {
+            sessions_max: 1_000_000,
+            session_queue_max: 1024,
+            dormant_after: Duration::from_secs(5 * 60),
+            expire_after: Duration::from_secs(25 * 60),
+        }
+    }
+}
+
 /// Names a session for as long as it is in the table.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[repr(transparent)]
@@ -220,8 +231,9 @@ impl Sessions {
         if let Some(index) = self.find(hash, key) {
             return Ok((index, false));
         }
+        self.has_room()?;
         let record = SessionRecord::new(hash, StoredKey::new(key), mode);
-        Ok((self.insert(now, record, State::Init)?, true))
+        Ok((self.insert(now, record, State::Init), true))
     }
 
     /// Brings an expired session back, as `Active`; from its record, also after a restart. If the table has one with
@@ -230,22 +242,27 @@ impl Sessions {
         if let Some(index) = self.find(record.hash, &record.key.parts()) {
             return Ok(index);
         }
-        let index = self.insert(now, record, State::Expired)?;
+        self.has_room()?;
+        Ok(self.restore_regardless(now, record))
+    }
+
+    /// As [`Self::restore`], also into a full table: what has been accepted has a session.
+    pub fn restore_regardless(&mut self, now: Moment, record: SessionRecord) -> SessionIndex {
+        if let Some(index) = self.find(record.hash, &record.key.parts()) {
+            return index;
+        }
+        let index = self.insert(now, record, State::Expired);
         self.change(index, LifeEvent::Reactivated);
-        Ok(index)
+        index
+    }
+
+    fn has_room(&self) -> Result<(), TableFull> {
+        let sessions_max = self.limits.sessions_max;
+        if self.len() < sessions_max { Ok(()) } else { Err(TableFull { sessions_max }) }
     }
 
     #[cold]
-    fn insert(
-        &mut self,
-        now: Moment,
-        record: SessionRecord,
-        state: State,
-    ) -> Result<SessionIndex, TableFull> {
-        let sessions_max = self.limits.sessions_max;
-        if self.len() >= sessions_max {
-            return Err(TableFull { sessions_max });
-        }
+    fn insert(&mut self, now: Moment, record: SessionRecord, state: State) -> SessionIndex {
         let index = self.free.unwrap_or_else(|| self.places.push(Place::Free { next: None }));
         let Place::Free { next } = self.places[index] else {
             unreachable!("a free place has no session");
@@ -274,7 +291,7 @@ impl Sessions {
             Place::Free { .. } => unreachable!("the index names sessions only"),
         };
         self.index[part_of(hash)].insert_unique(spread(hash), index, hash_of);
-        Ok(SessionIndex(index))
+        SessionIndex(index)
     }
 
     /// A message for the session has come: to be called for each, before its turn is given to the session. Says in
@@ -301,7 +318,22 @@ impl Sessions {
     ///
     /// HOT: allocates only for the first one that waits, and when more wait than before.
     pub fn begin_or_wait(&mut self, index: SessionIndex, turn: u64, class: Priority) -> Begin {
-        let queue_max = self.limits.session_queue_max;
+        self.begin_or_wait_behind(index, turn, class, self.limits.session_queue_max)
+    }
+
+    /// As [`Self::begin_or_wait`], but never `Full`: for a turn that has been accepted before.
+    pub fn begin_or_wait_regardless(&mut self, index: SessionIndex, turn: u64, class: Priority) -> Begin {
+        self.begin_or_wait_behind(index, turn, class, usize::MAX)
+    }
+
+    #[inline]
+    fn begin_or_wait_behind(
+        &mut self,
+        index: SessionIndex,
+        turn: u64,
+        class: Priority,
+        queue_max: usize,
+    ) -> Begin {
         let session = self.session_mut(index);
         debug_assert_eq!(session.state, State::Active, "rule 2: a message touches its session first");
         if !session.has_work() {

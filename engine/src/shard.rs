@@ -1,6 +1,6 @@
 //! The rings around a core: what both drivers share.
 //!
-//! A turn of the loop: take commands, receive from edges, shards and *hot* agents (a bounded number of
+//! A turn of the loop: take commands, receive from the journal, edges, shards and *hot* agents (a bounded number of
 //! records each), let the core decide, write its effects into rings, then publish all batches and release
 //! all records at once.
 //!
@@ -13,8 +13,10 @@
 //! A full ring to an edge or a shard makes a backlog. Above [`BACKLOG_HIGH_BYTES`] the shard stops reading
 //! whoever could add to it: agents (and other shards) while an edge is behind, edges and agents while
 //! another shard is behind. What other shards send is only held back by edges, which always catch up, so
-//! no two shards can wait for each other. What may be on its way to an agent is bounded by its credit.
+//! no two shards can wait for each other. While the journal is behind, nobody but the journal is read: each of the
+//! others could add to its backlog. What may be on its way to an agent is bounded by its credit.
 
+mod commands;
 mod outputs;
 
 use std::collections::HashMap;
@@ -30,9 +32,11 @@ use shm_transport::record::Poison;
 use tokio::sync::mpsc::UnboundedSender as Notices;
 
 use crate::core::ShardCore;
-use crate::event::{AgentIndex, EdgeIndex, Input, InstanceId, ShardIndex};
+use crate::event::{EdgeIndex, Input, InstanceId, ShardIndex};
+use crate::journal::entry::{JournalState, Progress as JournalProgress};
 use crate::stats::SharedCounters;
 use crate::time::Moment;
+pub use commands::{Command, Listener, Listening, Notice, Question};
 use outputs::{Outputs, taken};
 
 /// Records taken from one ring in one turn of the loop.
@@ -49,59 +53,6 @@ pub const EMPTY_RINGS_MAX: u32 = 64;
 pub const DEAF_MIN: Duration = Duration::from_millis(10);
 /// The longest that a bell is not listened to.
 pub const DEAF_MAX: Duration = Duration::from_secs(1);
-
-/// What the control thread tells a shard.
-#[derive(Debug)]
-pub enum Command {
-    /// A new incarnation of an agent.
-    Attach {
-        /// Which agent.
-        agent: AgentIndex,
-        /// The incarnation.
-        instance: InstanceId,
-        /// Its rings. Boxed: the other commands are small.
-        link: Box<Link>,
-        /// The eventfd it rings.
-        doorbell: OwnedFd,
-    },
-    /// An incarnation is gone; another will follow.
-    Down {
-        /// Which agent.
-        agent: AgentIndex,
-        /// The incarnation.
-        instance: InstanceId,
-        /// What happened, as a sentence.
-        detail: String,
-    },
-    /// An agent will not come back for now.
-    Unavailable {
-        /// Which agent.
-        agent: AgentIndex,
-        /// Why, as a sentence.
-        detail: String,
-    },
-    /// Tell all agents to finish.
-    StopAgents,
-    /// End the thread.
-    End,
-}
-
-/// What a shard tells the control thread.
-#[derive(Debug)]
-pub enum Notice {
-    /// An agent has said its first words.
-    AgentReady {
-        /// Which incarnation.
-        instance: InstanceId,
-    },
-    /// An agent broke the rules of its ring, and is not listened to any more.
-    AgentFenced {
-        /// Which incarnation.
-        instance: InstanceId,
-        /// What it did.
-        poison: Poison,
-    },
-}
 
 /// What the loop should do after a turn.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -147,6 +98,9 @@ impl AgentInput {
 #[derive(Debug)]
 pub struct Shard {
     core: ShardCore,
+    index: ShardIndex,
+    journal: Receiver,
+    journal_state: JournalState,
     edges: Vec<Receiver>,
     shards: Vec<Option<Receiver>>,
     agents: HashMap<InstanceId, AgentInput>,
@@ -160,13 +114,16 @@ pub struct Shard {
     bell: Arc<OwnedFd>,
     /// Told to end; stays true, so that no driver can miss it.
     ended: bool,
+    /// Whether what the journal held has been given out.
+    begun: bool,
 }
 
 impl Shard {
-    /// Puts a core between its rings.
+    /// Puts a core, to which everything in its journal has been told, between its rings.
     pub fn new(
         core: ShardCore,
         ports: EdgePorts,
+        journal: Link,
         mailbox: Mailbox<Command>,
         notices: Notices<Notice>,
         counters: Arc<SharedCounters>,
@@ -178,6 +135,8 @@ impl Shard {
             .map(|link| link.map_or((None, None), |link| (Some(link.sender), Some(link.receiver))))
             .unzip();
         let outputs = Outputs {
+            journal: journal.sender,
+            listeners: Vec::new(),
             edges: edge_senders,
             shards: shard_senders,
             agents: HashMap::new(),
@@ -186,7 +145,10 @@ impl Shard {
             notices,
         };
         Self {
+            index: core.index(),
             core,
+            journal: journal.receiver,
+            journal_state: JournalState::Writing,
             edges,
             shards,
             agents: HashMap::new(),
@@ -198,6 +160,7 @@ impl Shard {
             counters,
             bell: ports.bell,
             ended: false,
+            begun: false,
         }
     }
 
@@ -225,10 +188,15 @@ impl Shard {
     ///
     /// HOT: no allocation, lock or log line per message; a syscall only to wake somebody who sleeps.
     pub fn turn(&mut self, now: Moment) -> Progress {
+        if !self.begun {
+            self.begun = true;
+            self.input(now, Input::RecoveryEnds);
+        }
         let mut work = self.take_commands(now);
         if self.ended {
             return Progress::Ended;
         }
+        work += self.receive_journal(now);
         if self.core.next_deadline().is_some_and(|deadline| deadline <= now) {
             self.core.on(now, Input::Tick, &mut |effect| self.outputs.apply(effect));
         }
@@ -268,6 +236,18 @@ impl Shard {
                 Command::Unavailable { agent, detail } => {
                     self.input(now, Input::AgentUnavailable { agent, detail: &detail });
                 }
+                Command::Expected { agent } => self.input(now, Input::AgentExpected { agent }),
+                Command::Routes(routes) => self.input(now, Input::Routes(routes)),
+                Command::Subscribe { mask, listener } => {
+                    self.outputs.listeners.push((mask, listener));
+                    let mask = self.outputs.wanted();
+                    self.input(now, Input::Subscribe(mask));
+                }
+                Command::ReplayDeadLetters(selection) => {
+                    self.input(now, Input::ReplayDeadLetters(selection));
+                }
+                Command::DropDeadLetters(selection) => self.input(now, Input::DropDeadLetters(selection)),
+                Command::Ask(Question(question)) => question(&self.core),
             }
         }
         count
@@ -284,10 +264,28 @@ impl Shard {
         self.gone_doorbells.push(instance);
     }
 
+    /// Receives how far the journal is.
+    fn receive_journal(&mut self, now: Moment) -> usize {
+        let Self { core, journal, outputs, journal_state, index, .. } = self;
+        let each = |message: Message<'_>| {
+            let Some(progress) = JournalProgress::from_route(message.route) else {
+                unreachable!("the journal thread is of this build");
+            };
+            if progress.state != std::mem::replace(journal_state, progress.state) {
+                outputs.notify(Notice::Journal { shard: *index, state: progress.state });
+            }
+            core.on(now, Input::Journaled(progress), &mut |effect| outputs.apply(effect));
+        };
+        trusted(journal.receive(RECORDS_PER_TURN, each), "the journal", 0)
+    }
+
     /// Receives from edge threads and other shards.
     fn receive_internal(&mut self, now: Moment) -> usize {
         let Self { core, edges, shards, outputs, .. } = self;
         let mut work = 0;
+        if outputs.journal_behind() {
+            return 0;
+        }
         if !outputs.shards_behind() {
             for (index, receiver) in edges.iter_mut().enumerate() {
                 let edge = EdgeIndex(index as u8);
@@ -313,7 +311,7 @@ impl Shard {
     fn receive_agents(&mut self, now: Moment) -> usize {
         let mut work = 0;
         for index in 0..self.hot.len() {
-            if self.outputs.edges_behind() || self.outputs.shards_behind() {
+            if self.outputs.edges_behind() || self.outputs.shards_behind() || self.outputs.journal_behind() {
                 break;
             }
             let Some(&instance) = self.hot.get(index) else { break };
@@ -352,9 +350,15 @@ impl Shard {
         }
     }
 
+    /// The rings from threads of this process.
+    fn internal(&mut self) -> impl Iterator<Item = &mut Receiver> {
+        let Self { journal, edges, shards, .. } = self;
+        std::iter::once(journal).chain(edges).chain(shards.iter_mut().flatten())
+    }
+
     /// Publishes and releases everything of this turn.
     fn flush(&mut self, _now: Moment) {
-        for sender in self.outputs.edges.iter_mut().chain(self.outputs.shards.iter_mut().flatten()) {
+        for sender in self.outputs.internal() {
             taken(sender.flush(), "a thread of this process");
         }
         let mut touched = std::mem::take(&mut self.outputs.touched);
@@ -363,7 +367,7 @@ impl Shard {
             self.warm(instance);
         }
         self.outputs.touched = touched;
-        for receiver in self.edges.iter_mut().chain(self.shards.iter_mut().flatten()) {
+        for receiver in self.internal() {
             receiver.release();
         }
         for index in 0..self.hot.len() {
@@ -426,7 +430,7 @@ impl Shard {
     pub fn prepare_sleep(&mut self) -> bool {
         self.counters.publish(&self.core.counters());
         let mut quiet = true;
-        for receiver in self.edges.iter_mut().chain(self.shards.iter_mut().flatten()) {
+        for receiver in self.internal() {
             quiet &= matches!(receiver.arm(), Ok(false));
         }
         let Self { agents, hot, outputs, .. } = self;
@@ -453,7 +457,7 @@ impl Shard {
 
     /// Disarms the rings that are looked at on every turn.
     pub fn awake(&mut self) {
-        for receiver in self.edges.iter_mut().chain(self.shards.iter_mut().flatten()) {
+        for receiver in self.internal() {
             receiver.disarm();
         }
         for instance in &self.hot {

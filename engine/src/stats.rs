@@ -41,12 +41,50 @@ counters! {
     turns_open,
     /// Messages that wait for their session or their agent now.
     messages_queued,
+    /// Messages that edges have sent, ever.
+    messages_received,
+    /// Messages that were refused before they were accepted, ever.
+    messages_refused,
+    /// Messages that had been accepted before, ever.
+    messages_repeated,
     /// Messages accepted, ever.
     messages_accepted,
     /// Replies completed, ever.
     replies_completed,
-    /// Messages that ended in a failure, ever.
+    /// Accepted messages that ended in a failure, ever.
     messages_failed,
+    /// Accepted messages that were cancelled or ran out of time, ever.
+    cancelled,
+    /// Cancellations of messages that were not open, ever.
+    cancels_late,
+    /// Attempts that failed, ever.
+    attempts_failed,
+    /// Turns given out again, ever.
+    redeliveries,
+    /// Waits before another attempt, ever.
+    back_offs,
+    /// Dead letters now.
+    dead_letters,
+    /// Turns that became dead letters, ever.
+    died,
+    /// Dead letters tried again, ever.
+    replayed,
+    /// Turns that wait because the dead letter queue is full, ever.
+    dead_letters_full,
+    /// Sessions made, ever.
+    sessions_created,
+    /// Sessions forgotten, ever.
+    sessions_expired,
+    /// Ids remembered now.
+    ids_remembered,
+    /// Bytes of replies kept now.
+    reply_bytes,
+    /// Entries of the log, ever.
+    journal_entries,
+    /// Turns written again so that old parts of the log could be given up, ever.
+    written_again,
+    /// Records read at the start.
+    recovered,
     /// Words of agents that named no turn in their hands, ever.
     agent_strays,
     /// Archives from inside the gateway that did not validate: always zero unless there is a bug.

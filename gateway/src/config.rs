@@ -3,6 +3,8 @@
 //! The keys are rows of `docs/config.md`. [`FileConfig`] is what the file may say; [`Config`] is what the
 //! rest of the program sees. Flags win over the file, the file over defaults.
 
+mod delivery;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -14,6 +16,8 @@ use serde::Deserialize;
 
 use crate::options::{RunOptions, RuntimeChoice};
 use crate::state_directory;
+pub use delivery::{DeliveryConfig, RoutingConfig};
+use delivery::{FileDelivery, FileJournal, FileRouting};
 
 /// Default port, that of every OpenClaw gateway.
 const PORT_DEFAULT: u16 = 18789;
@@ -28,6 +32,7 @@ const IN_FLIGHT_MAX: u64 = 4096;
 /// Command, environment and directory of an agent, as JSON: what fits into one datagram to the keeper beside
 /// the paths of this program and of the log.
 const AGENT_BYTES_MAX: usize = 48 * 1024;
+const INSTANCES_MAX: u64 = 256;
 const DRAIN_TIMEOUT_DEFAULT_MS: u64 = 5_000;
 const DRAIN_TIMEOUT_MAX_MS: u64 = 600_000;
 
@@ -41,6 +46,12 @@ struct FileConfig {
     engine: FileEngine,
     #[serde(default)]
     agents: FileAgents,
+    #[serde(default)]
+    journal: FileJournal,
+    #[serde(default)]
+    delivery: FileDelivery,
+    #[serde(default)]
+    routing: FileRouting,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -75,6 +86,9 @@ struct FileAgent {
     environment: BTreeMap<String, String>,
     working_directory: Option<PathBuf>,
     in_flight_max: Option<u64>,
+    instances: Option<u64>,
+    #[serde(default)]
+    capabilities: Vec<String>,
 }
 
 /// What an agent runs.
@@ -89,8 +103,12 @@ pub enum AgentKind {
 /// An agent, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AgentConfig {
-    /// How messages name it.
+    /// Its own name: that of its pool, with a number behind it where the pool has several.
     pub name: String,
+    /// How messages name it.
+    pub pool: String,
+    /// What it can do, as rules and labels name it.
+    pub capabilities: Vec<String>,
     /// What it runs.
     pub kind: AgentKind,
     /// Added to its environment.
@@ -118,6 +136,10 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// The agents; their order is their number.
     pub agents: Vec<AgentConfig>,
+    /// The journal and delivery.
+    pub delivery: DeliveryConfig,
+    /// Who gets what.
+    pub routing: RoutingConfig,
 }
 
 /// Settings that cannot be used.
@@ -205,6 +227,8 @@ fn validate(
     range(&mut broken, "gateway.drainTimeoutMs", drain, 0, DRAIN_TIMEOUT_MAX_MS);
     let runtime = runtime(&mut broken, options.runtime, file.engine.runtime.as_deref());
     let agents = agents(&mut broken, file.agents.entries, &options.agent);
+    let delivery = delivery::check(&mut broken, file.journal, file.delivery);
+    let routing = delivery::check_routing(&mut broken, file.routing, &agents);
     if !broken.is_empty() {
         return Err(broken);
     }
@@ -216,6 +240,8 @@ fn validate(
         runtime,
         drain_timeout: Duration::from_millis(drain),
         agents,
+        delivery,
+        routing,
     })
 }
 
@@ -255,14 +281,16 @@ fn agents(
         }
     }
     entries.entry(ECHO_AGENT.to_owned()).or_default();
-    if entries.len() > AGENTS_MAX {
-        broken
-            .push(format!("agents.entries has {} agents: at most {AGENTS_MAX} are possible", entries.len()));
+    let agents: Vec<_> =
+        entries.into_iter().flat_map(|(name, agent)| check_agent(broken, name, agent)).collect();
+    if agents.len() > AGENTS_MAX {
+        broken.push(format!("agents.entries has {} agents: at most {AGENTS_MAX} are possible", agents.len()));
     }
-    entries.into_iter().map(|(name, agent)| check_agent(broken, name, agent)).collect()
+    agents
 }
 
-fn check_agent(broken: &mut Vec<String>, name: String, agent: FileAgent) -> AgentConfig {
+/// The members of a pool; most pools have one.
+fn check_agent(broken: &mut Vec<String>, name: String, agent: FileAgent) -> Vec<AgentConfig> {
     let key = format!("agents.entries.{name}");
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     if name.is_empty()
@@ -308,13 +336,28 @@ fn check_agent(broken: &mut Vec<String>, name: String, agent: FileAgent) -> Agen
             AgentKind::Stdio(command)
         }
     };
-    AgentConfig {
-        name,
+    let instances = agent.instances.unwrap_or(1);
+    range(broken, &format!("{key}.instances"), instances, 1, INSTANCES_MAX);
+    for capability in &agent.capabilities {
+        if capability.is_empty() || capability.contains(char::is_whitespace) {
+            broken.push(format!("{key}.capabilities has \"{capability}\": must be a word"));
+        }
+    }
+    let member = AgentConfig {
+        name: name.clone(),
+        pool: name,
+        capabilities: agent.capabilities,
         kind,
         environment: agent.environment.into_iter().collect(),
         working_directory: agent.working_directory,
         in_flight_max: in_flight as usize,
+    };
+    if instances == 1 {
+        return vec![member];
     }
+    (1..=instances.min(INSTANCES_MAX))
+        .map(|number| AgentConfig { name: format!("{}~{number}", member.pool), ..member.clone() })
+        .collect()
 }
 
 /// Where a program lies: as given if it has a slash, else in one of the directories of PATH.

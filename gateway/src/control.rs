@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use adapters::edge::{EdgeShared, Phase};
 use engine::driver::ShardHandle;
+use engine::journal::thread::JournalHandle;
 use engine::shard::Notice;
 use engine::time::{Clock, Moment};
 use keeper::client::{Client, ClientError};
@@ -61,6 +62,8 @@ pub struct Parts {
     pub keeper: Client,
     /// The shards.
     pub shards: Vec<ShardHandle>,
+    /// The journal; taken when it is ended.
+    pub journal: Option<JournalHandle>,
     /// What the shards have to say.
     pub notices: mpsc::UnboundedReceiver<Notice>,
     /// The edge threads.

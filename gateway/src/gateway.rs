@@ -1,5 +1,6 @@
 //! The role `gateway run`: puts everything together, runs it, and takes it apart again.
 
+use std::hash::{BuildHasher, RandomState};
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
@@ -9,13 +10,14 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use adapters::edge::{EdgeShared, Phase};
-use engine::core::{AgentDefinition, CoreLimits, ShardCore};
+use engine::core::{AgentDefinition, CoreSetting, ShardCore};
 use engine::driver::{self, Chosen, DriverError, ShardHandle, StartOptions};
-use engine::event::ShardIndex;
+use engine::event::{AgentIndex, ShardIndex};
+use engine::routing::{AgentSpec, RoutingTable, RuleError};
 use engine::shard::Notice;
 use engine::time::Clock;
 use shm_transport::layout::Geometry;
-use shm_transport::link::Limits;
+use shm_transport::link::{Limits, Link};
 use shm_transport::ports::{EdgePorts, Shown, connect_shown};
 use tokio::sync::{mpsc, watch};
 
@@ -23,6 +25,7 @@ use crate::config::{self, Config, ConfigError};
 use crate::control::{Control, ControlError, Parts};
 use crate::edges::{self, EdgeStartError};
 use crate::health::{AgentBoard, HealthSource};
+use crate::journal::{self, JournalStartError, RunningJournal};
 use crate::options::RunOptions;
 use crate::state_directory::{StateDirectory, StateDirectoryError};
 
@@ -75,6 +78,12 @@ pub enum GatewayError {
         #[source]
         source: std::io::Error,
     },
+    /// The journal cannot be used.
+    #[error(transparent)]
+    Journal(#[from] JournalStartError),
+    /// The rules of routing contradict each other; all of them are listed.
+    #[error("the rules of routing cannot be used{}", list(.0))]
+    Routing(Vec<RuleError>),
     /// The path of this program is unknown, so no keeper can be started.
     #[error("the path of this program cannot be found out")]
     OwnPath(#[source] std::io::Error),
@@ -87,6 +96,10 @@ pub enum GatewayError {
     /// The control thread cannot go on.
     #[error(transparent)]
     Control(#[from] ControlError),
+}
+
+fn list(errors: &[RuleError]) -> String {
+    errors.iter().map(|error| format!("\n  {error}: {}", error.problem)).collect()
 }
 
 /// Runs the gateway until it is told to end.
@@ -103,6 +116,8 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
     tracing::info!(process_id = keeper.process_id(), "keeper started");
 
     let clock = Clock::start();
+    let make_core = core_maker(&config)?;
+    let opened = journal::open(state.path(), config.shard_count, &config.delivery, &make_core)?;
     let (notices, notices_in) = mpsc::unbounded_channel();
     let geometry = Geometry::new(INTERNAL_RING_BYTES)
         .unwrap_or_else(|error| unreachable!("a constant of this file: {error}"));
@@ -111,7 +126,10 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
     let mut shower = Shower { keeper: &mut keeper, failed: false };
     let ports = connect_shown(edge_count, shard_count, geometry, limits, |ring| shower.show(ring))
         .map_err(|source| GatewayError::Rings { edge_count, shard_count, source })?;
-    let shards = start_shards(&config, ports.shards, &notices, &chosen, clock)?;
+    let bells: Vec<_> = ports.shards.iter().map(|ports| Arc::clone(&ports.bell)).collect();
+    let (journal, cores) = opened.start(&bells, &mut |ring| shower.show(ring))?;
+    let RunningJournal { handle: journal, links } = journal;
+    let shards = start_shards(cores, ports.shards, links, &notices, &chosen, clock)?;
 
     let agents = Arc::new(AgentBoard::default());
     let draining = Arc::new(AtomicBool::new(false));
@@ -132,6 +150,7 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
         state,
         keeper,
         shards,
+        journal: Some(journal),
         notices: notices_in,
         edges,
         shared,
@@ -162,28 +181,59 @@ impl Shower<'_> {
     }
 }
 
-fn start_shards(
-    config: &Config,
-    ports: Vec<EdgePorts>,
-    notices: &mpsc::UnboundedSender<Notice>,
-    chosen: &Chosen,
-    clock: Clock,
-) -> Result<Vec<ShardHandle>, GatewayError> {
+/// Makes the core of a shard, in a run of the gateway with that number.
+fn core_maker(config: &Config) -> Result<impl Fn(usize, u32) -> ShardCore + use<>, GatewayError> {
+    let shard_count = u8::try_from(config.shard_count).unwrap_or(u8::MAX);
     let definitions: Arc<[AgentDefinition]> = config
         .agents
         .iter()
         .map(|agent| AgentDefinition { name: agent.name.clone(), in_flight_max: agent.in_flight_max })
         .collect();
+    let specs: Vec<_> = config
+        .agents
+        .iter()
+        .zip(0u32..)
+        .map(|(agent, index)| AgentSpec {
+            index: AgentIndex(index),
+            name: agent.name.clone(),
+            pool: (agent.pool != agent.name).then(|| agent.pool.clone()),
+            capabilities: agent.capabilities.clone(),
+            home: AgentIndex(index).home(shard_count),
+        })
+        .collect();
+    let table = RoutingTable::build(1, &specs, &config.routing.rules, config.routing.default.as_deref());
+    let routes = Arc::new(table.map_err(GatewayError::Routing)?);
+    let limits = config.delivery.limits;
+    let unix_ms_at_zero =
+        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+    Ok(move |index: usize, run: u32| {
+        let setting = CoreSetting {
+            shard: ShardIndex(u8::try_from(index).unwrap_or(u8::MAX)),
+            shard_count,
+            run,
+            unix_ms_at_zero,
+            // Its keys come from the system's source of randomness.
+            seed: RandomState::new().hash_one(index),
+        };
+        ShardCore::new(setting, Arc::clone(&definitions), Arc::clone(&routes), limits)
+    })
+}
+
+fn start_shards(
+    cores: Vec<ShardCore>,
+    ports: Vec<EdgePorts>,
+    links: Vec<Link>,
+    notices: &mpsc::UnboundedSender<Notice>,
+    chosen: &Chosen,
+    clock: Clock,
+) -> Result<Vec<ShardHandle>, GatewayError> {
     let cpus = driver::allowed_cpus();
     let mut shards = Vec::with_capacity(ports.len());
-    for (index, ports) in ports.into_iter().enumerate() {
-        let shard = ShardIndex(u8::try_from(index).unwrap_or(u8::MAX));
-        let count = u8::try_from(config.shard_count).unwrap_or(u8::MAX);
-        let core = ShardCore::new(shard, count, Arc::clone(&definitions), CoreLimits::default());
+    for (index, ((core, ports), journal)) in cores.into_iter().zip(ports).zip(links).enumerate() {
         // From the last CPU down: interrupts and everybody else's work gather on the first.
         let cpu = (!cpus.is_empty()).then(|| cpus[cpus.len() - 1 - index % cpus.len()]);
         let options = StartOptions { index, runtime: chosen.runtime, cpu, clock };
-        shards.push(driver::start(core, ports, notices.clone(), options)?);
+        shards.push(driver::start(core, ports, journal, notices.clone(), options)?);
     }
     Ok(shards)
 }

@@ -6,6 +6,7 @@ mod control;
 mod edges;
 mod gateway;
 mod health;
+mod journal;
 mod options;
 mod ring;
 mod send;

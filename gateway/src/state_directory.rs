@@ -85,6 +85,11 @@ impl StateDirectory {
         Ok(Self { path, _lock: lock })
     }
 
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The keeper's control socket.
     pub fn keeper_socket(&self) -> PathBuf {
         keeper_socket(&self.path)

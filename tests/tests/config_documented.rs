@@ -7,7 +7,10 @@ use tests::binary;
 use tests::process::Gateway;
 
 const DOCUMENT: &str = include_str!("../../docs/config.md");
-const SOURCE: &str = include_str!("../../gateway/src/config.rs");
+const SOURCE: &str = concat!(
+    include_str!("../../gateway/src/config.rs"),
+    include_str!("../../gateway/src/config/delivery.rs")
+);
 const KEYS: [&str; 5] = ["key", "default", "unit", "limits", "flag"];
 const OTHER_FLAGS: [&str; 4] = ["flag", "variable", "default", "what"];
 /// Where a cell has nothing to say.
@@ -29,8 +32,10 @@ fn table<const N: usize>(header: [&str; N]) -> Vec<[&'static str; N]> {
 /// The keys below the struct `name` of the source, as the file spells them. A field whose type is another
 /// such struct is a section, and a map of them one with names.
 fn keys_of(name: &str, prefix: &str, keys: &mut BTreeSet<String>) {
-    let (attributes, rest) =
-        SOURCE.split_once(&format!("\nstruct {name} {{\n")).expect("the struct is there");
+    let (attributes, rest) = ["\n", "\npub(super) "]
+        .iter()
+        .find_map(|before| SOURCE.split_once(&format!("{before}struct {name} {{\n")))
+        .expect("the struct is there");
     let attributes = attributes.rsplit("\n\n").next().unwrap_or_default();
     assert!(attributes.contains("rename_all = \"camelCase\""), "{name} names its keys in another way");
     let (body, _) = rest.split_once("\n}").expect("a struct ends");
@@ -96,12 +101,20 @@ fn numbers_are_those_of_the_source() {
     let rest = "the cores left by the edge threads, at least 1";
     let shards = (rest.into(), format!("1 to {}", constant("SHARDS_MAX")));
     let in_flight = (constant("IN_FLIGHT_DEFAULT"), format!("1 to {}", constant("IN_FLIGHT_MAX")));
+    let both =
+        |default: &str, least: u64, most: &str| (constant(default), format!("{least} to {}", constant(most)));
     let expected = [
         ("gateway.port", port),
         ("gateway.edgeThreads", edges),
         ("gateway.drainTimeoutMs", drain),
         ("engine.shards", shards),
         ("agents.entries.<name>.inFlightMax", in_flight),
+        ("journal.segmentMib", both("SEGMENT_DEFAULT_MIB", 1, "SEGMENT_MAX_MIB")),
+        ("journal.retainMib", both("RETAIN_DEFAULT_MIB", 1, "RETAIN_MAX_MIB")),
+        ("journal.dedupHours", both("DEDUP_DEFAULT_HOURS", 0, "DEDUP_MAX_HOURS")),
+        ("journal.dedupIds", both("DEDUP_DEFAULT_IDS", 1, "DEDUP_MAX_IDS")),
+        ("delivery.attemptsMax", both("ATTEMPTS_DEFAULT", 1, "ATTEMPTS_MAX")),
+        ("delivery.deadLettersMax", both("DEAD_LETTERS_DEFAULT", 1, "DEAD_LETTERS_MAX")),
     ];
     let rows = table(KEYS);
     for (key, numbers) in expected {

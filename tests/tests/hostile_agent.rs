@@ -5,11 +5,15 @@
 
 use std::mem::offset_of;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use engine::core::{AgentDefinition, CoreLimits, ShardCore};
+use engine::core::{AgentDefinition, CoreLimits, CoreSetting, ShardCore};
 use engine::driver::{self, Choice, Runtime, ShardHandle, StartOptions};
 use engine::event::{AgentIndex, InstanceId, ShardIndex};
+use engine::journal::thread::{self, ExecutorChoice, JournalHandle, JournalOptions};
+use engine::journal::writer::LogResume;
+use engine::routing::{AgentSpec, RoutingTable};
 use engine::shard::{Command, Notice};
 use engine::time::Clock;
 use shm_transport::doorbell::eventfd;
@@ -18,7 +22,7 @@ use shm_transport::layout::{CONTROL_OFFSET, ConfigPage, ControlWords, DATA_OFFSE
 use shm_transport::link::{Limits, Link};
 use shm_transport::ports::{connect, session_hash};
 use shm_transport::record::Header;
-use shm_transport::segment::{Segment, attach_agent, attach_engine, create};
+use shm_transport::segment::{Segment, attach_agent, attach_engine, create, in_process};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 const HOSTILE: AgentIndex = AgentIndex(0);
@@ -34,6 +38,8 @@ struct Scene {
     edge: Link,
     honest: Link,
     asked: u32,
+    journal: JournalHandle,
+    files: tempfile::TempDir,
 }
 
 /// What a hostile agent holds.
@@ -51,18 +57,34 @@ impl Scene {
     fn start(runtime: Runtime) -> Self {
         let geometry = Geometry::new(256 * 1024).unwrap();
         let mut ports = connect(1, 1, geometry, Limits::default()).unwrap();
-        let definitions =
-            ["hostile", "honest"].map(|name| AgentDefinition { name: name.to_owned(), in_flight_max: 4 });
-        let core = ShardCore::new(ShardIndex(0), 1, definitions.into(), CoreLimits::default());
+        let names = ["hostile", "honest"];
+        let definitions = names.map(|name| AgentDefinition { name: name.to_owned(), in_flight_max: 4 });
+        let specs = [AgentSpec::alone(HOSTILE, names[0], 1), AgentSpec::alone(HONEST, names[1], 1)];
+        let routes = Arc::new(RoutingTable::build(1, &specs, &[], None).unwrap());
+        let setting =
+            CoreSetting { shard: ShardIndex(0), shard_count: 1, run: 1, unix_ms_at_zero: 0, seed: 0 };
+        let core = ShardCore::new(setting, definitions.into(), routes, CoreLimits::default());
         let (sender, notices) = unbounded_channel();
         let options = StartOptions { index: 0, runtime, cpu: None, clock: Clock::start() };
-        let shard = driver::start(core, ports.shards.remove(0), sender, options).unwrap();
+        let bell = Arc::new(eventfd().unwrap());
+        let limits = Limits::default();
+        let (ours, theirs) = in_process(geometry, &ports.shards[0].bell, &bell, limits).unwrap();
+        let files = tempfile::tempdir().unwrap();
+        let journal = JournalOptions {
+            directory: files.path().to_owned(),
+            segment_bytes: 1 << 20,
+            ids_keep: Duration::ZERO,
+            ids_max: 0,
+            executor: ExecutorChoice::Auto,
+        };
+        let journal = thread::start(&journal, vec![theirs], bell, vec![LogResume::default()]).unwrap();
+        let shard = driver::start(core, ports.shards.remove(0), ours, sender, options).unwrap();
         let (engine, agent) = segments(1);
         let bell = eventfd().unwrap();
         attach(&shard, HONEST, InstanceId(1), &engine, &agent, &bell);
-        let limits = Limits::default();
         let honest = attach_agent(engine.read_only, agent.writable, bell, None, limits).unwrap().link;
-        Self { shard, notices, edge: ports.edges.remove(0).links.remove(0), honest, asked: 0 }
+        let edge = ports.edges.remove(0).links.remove(0);
+        Self { shard, notices, edge, honest, asked: 0, journal, files }
     }
 
     /// The next incarnation of the hostile agent.
@@ -103,6 +125,12 @@ impl Scene {
         }
     }
 
+    fn end(self) {
+        self.shard.end().unwrap();
+        self.journal.end().unwrap();
+        self.files.close().unwrap();
+    }
+
     /// Waits until the hostile agent is fenced, and says what for.
     fn fenced(&mut self, instance: u64) -> String {
         let deadline = Instant::now() + DEADLINE;
@@ -112,7 +140,7 @@ impl Scene {
                     assert_eq!(found, InstanceId(instance), "another agent is fenced: {poison}");
                     return poison.to_string();
                 }
-                Ok(Notice::AgentReady { .. }) => {}
+                Ok(Notice::AgentReady { .. } | Notice::Scale { .. } | Notice::Journal { .. }) => {}
                 Err(_) => assert!(Instant::now() < deadline, "instance {instance} is not fenced"),
             }
             std::thread::yield_now();
@@ -202,7 +230,7 @@ fn garbage_fences_its_writer_only() {
             took[took.len() / 2],
             took[took.len() - 1]
         );
-        scene.shard.end().unwrap();
+        scene.end();
     }
 }
 
@@ -221,6 +249,6 @@ fn a_storm_of_rings_is_ridden_out() {
         }
         hostile.publish(&[], 8);
         assert!(scene.fenced(2).starts_with("peer tail 8"));
-        scene.shard.end().unwrap();
+        scene.end();
     }
 }

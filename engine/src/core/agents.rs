@@ -1,22 +1,30 @@
 //! The agents of a shard: which incarnation works on which turns, and what waits for it.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::time::Duration;
 
-use shm_transport::envelope::{Body, Priority, Route, StoredBody};
+use hashbrown::HashMap;
+use shm_transport::envelope::{Body, Route, StoredBody};
 
+use super::hash::WordHash;
+use super::turns::{Turns, Urgency};
 use super::{AgentDefinition, CoreLimits, Effects};
+use crate::classes::{ClassQueue, Full};
 use crate::event::{AgentIndex, Effect, InstanceId};
-
-/// Classes of waiting messages, most urgent first.
-const CLASSES: [Priority; 3] = [Priority::High, Priority::Normal, Priority::Low];
+use crate::scaling::{Scaling, ScalingSignal};
+use crate::time::Moment;
 
 /// What became of a turn that was given to an agent.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Admission {
-    /// It is at the agent, or waits for it.
-    Taken,
+    /// It is at the agent.
+    Given,
+    /// It waits for the agent.
+    Queued,
     /// Too much waits already.
-    Full,
+    Full {
+        /// When another try makes sense.
+        retry_after: Duration,
+    },
     /// The agent does not run and will not soon.
     Unavailable(String),
 }
@@ -31,23 +39,33 @@ enum Presence {
     Unavailable(String),
 }
 
+/// A turn that waits for an agent. The body of a turn of this shard stays in the table of turns.
+#[derive(Debug)]
+struct Waiting {
+    route: Route,
+    body: Option<StoredBody>,
+}
+
+/// A turn in the hands of an agent.
+#[derive(Clone, Copy, Debug)]
+struct InHand {
+    bytes: usize,
+    attempt: u32,
+    /// Nobody waits for it any more; what the agent says of it is not passed on.
+    cancelled: bool,
+}
+
 #[derive(Debug)]
 struct Agent {
     presence: Presence,
     in_flight_max: usize,
-    /// The turns in its hands, with the bytes of each. Ordered, so that a run can be repeated exactly.
-    in_flight: BTreeMap<u64, usize>,
+    in_flight: HashMap<u64, InHand, WordHash>,
     in_flight_bytes: usize,
-    /// By class, in the order of [`CLASSES`].
-    queues: [VecDeque<(Route, StoredBody)>; CLASSES.len()],
-    queued_bytes: usize,
+    queue: ClassQueue<Waiting>,
+    scaling: ScalingSignal,
 }
 
 impl Agent {
-    fn queued(&self) -> usize {
-        self.queues.iter().map(VecDeque::len).sum()
-    }
-
     /// Whether one more message of that size may be given out. One always may.
     fn has_credit(&self, bytes: usize, limits: CoreLimits) -> bool {
         self.in_flight.is_empty()
@@ -57,22 +75,33 @@ impl Agent {
 
     fn give(&mut self, instance: InstanceId, route: Route, body: Body<'_>, effects: &mut Effects<'_>) {
         let bytes = body.bytes().len();
-        self.in_flight.insert(route.turn, bytes);
+        let in_hand = InHand { bytes, attempt: route.attempt, cancelled: false };
+        let before = self.in_flight.insert(route.turn, in_hand);
+        debug_assert!(before.is_none(), "an agent has a turn once");
         self.in_flight_bytes += bytes;
         effects(Effect::ToAgent { instance, route, body });
     }
 }
 
-/// The class a number stands for; unknown ones are normal.
-fn class(priority: u8) -> usize {
-    CLASSES.iter().position(|&class| class as u8 == priority).unwrap_or(1)
+/// What an agent's word about a turn counts for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Standing {
+    /// The turn is in its hands, for the time of that number.
+    Current {
+        /// Which attempt.
+        attempt: u32,
+    },
+    /// It is in its hands, but was cancelled.
+    Cancelled,
+    /// It is not in its hands.
+    Stray,
 }
 
 /// The table of all agents; those that live elsewhere never get anything.
 #[derive(Debug)]
 pub struct Agents {
     agents: Vec<Agent>,
-    by_instance: HashMap<InstanceId, AgentIndex>,
+    by_instance: HashMap<u64, AgentIndex, WordHash>,
     limits: CoreLimits,
     waiting: usize,
 }
@@ -85,13 +114,13 @@ impl Agents {
             .map(|definition| Agent {
                 presence: Presence::Down,
                 in_flight_max: definition.in_flight_max.max(1),
-                in_flight: BTreeMap::new(),
+                in_flight: HashMap::default(),
                 in_flight_bytes: 0,
-                queues: Default::default(),
-                queued_bytes: 0,
+                queue: ClassQueue::new(format!("agent {}", definition.name), limits.agent_queue),
+                scaling: ScalingSignal::new(limits.scaling),
             })
             .collect();
-        Self { agents, by_instance: HashMap::new(), limits, waiting: 0 }
+        Self { agents, by_instance: HashMap::default(), limits, waiting: 0 }
     }
 
     /// How many messages wait for an agent.
@@ -104,45 +133,75 @@ impl Agents {
         self.by_instance.len()
     }
 
+    /// How many turns an agent of this shard has in its hands or in its queue.
+    pub fn load(&self, index: AgentIndex) -> u32 {
+        let agent = &self.agents[index.0 as usize];
+        u32::try_from(agent.in_flight.len() + agent.queue.len()).unwrap_or(u32::MAX)
+    }
+
     /// A new incarnation is attached; what waited goes out.
-    pub fn up(&mut self, index: AgentIndex, instance: InstanceId, effects: &mut Effects<'_>) {
+    pub fn up(
+        &mut self,
+        now: Moment,
+        index: AgentIndex,
+        instance: InstanceId,
+        turns: &Turns,
+        effects: &mut Effects<'_>,
+    ) {
         let Some(agent) = self.agents.get_mut(index.0 as usize) else { return };
         debug_assert!(agent.in_flight.is_empty(), "the last incarnation has been taken down");
         if let Presence::Up(old) = std::mem::replace(&mut agent.presence, Presence::Up(instance)) {
-            self.by_instance.remove(&old);
+            self.by_instance.remove(&old.0);
         }
-        self.by_instance.insert(instance, index);
-        self.give_out(index, effects);
+        self.by_instance.insert(instance.0, index);
+        self.give_out(now, index, turns, effects);
     }
 
-    /// The incarnation is gone. Returns the turns it had in its hands.
-    pub fn down(&mut self, index: AgentIndex) -> Vec<u64> {
+    /// The incarnation is gone. Returns the turns it had in its hands and that somebody waits for, in order.
+    pub fn down(&mut self, index: AgentIndex) -> Vec<(u64, u32)> {
         let Some(agent) = self.agents.get_mut(index.0 as usize) else { return Vec::new() };
         if let Presence::Up(instance) = std::mem::replace(&mut agent.presence, Presence::Down) {
-            self.by_instance.remove(&instance);
+            self.by_instance.remove(&instance.0);
         }
         agent.in_flight_bytes = 0;
-        std::mem::take(&mut agent.in_flight).into_keys().collect()
+        let lost = agent.in_flight.drain().filter(|(_, in_hand)| !in_hand.cancelled);
+        let mut lost: Vec<_> = lost.map(|(turn, in_hand)| (turn, in_hand.attempt)).collect();
+        // The table has no order; a run must be repeatable.
+        lost.sort_unstable();
+        lost
     }
 
     /// None will follow. Returns the turns that waited for it.
-    pub fn unavailable(&mut self, index: AgentIndex, detail: &str) -> Vec<u64> {
+    pub fn unavailable(&mut self, index: AgentIndex, detail: &str) -> Vec<(u64, u32)> {
         let Some(agent) = self.agents.get_mut(index.0 as usize) else { return Vec::new() };
         agent.presence = Presence::Unavailable(detail.to_owned());
-        agent.queued_bytes = 0;
-        let turns: Vec<u64> =
-            agent.queues.iter_mut().flat_map(|queue| queue.drain(..)).map(|(route, _)| route.turn).collect();
+        let turns: Vec<_> =
+            agent.queue.drain().iter().map(|waiting| (waiting.route.turn, waiting.route.attempt)).collect();
         self.waiting -= turns.len();
         turns
     }
 
-    /// Gives a turn to an agent, or lets it wait.
+    /// One is expected again.
+    pub fn expected(&mut self, index: AgentIndex) {
+        let Some(agent) = self.agents.get_mut(index.0 as usize) else { return };
+        if matches!(agent.presence, Presence::Unavailable(_)) {
+            agent.presence = Presence::Down;
+        }
+    }
+
+    /// Gives a turn to an agent, or lets it wait. `of_this_shard`: its body stays in the table of turns.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "what a message is, and where it goes; called in two places"
+    )]
     pub fn submit(
         &mut self,
+        now: Moment,
         index: AgentIndex,
         route: Route,
-        priority: u8,
+        urgency: Urgency,
         body: Body<'_>,
+        of_this_shard: bool,
         effects: &mut Effects<'_>,
     ) -> Admission {
         let limits = self.limits;
@@ -152,55 +211,99 @@ impl Agents {
         };
         match &agent.presence {
             Presence::Unavailable(detail) => return Admission::Unavailable(detail.clone()),
-            Presence::Up(instance) if agent.queued_bytes == 0 && agent.has_credit(bytes, limits) => {
+            Presence::Up(instance) if agent.queue.is_empty() && agent.has_credit(bytes, limits) => {
                 let instance = *instance;
                 agent.give(instance, route, body, effects);
-                return Admission::Taken;
+                return Admission::Given;
             }
             Presence::Up(_) | Presence::Down => {}
         }
-        if agent.queued() >= limits.agent_queue_max
-            || agent.queued_bytes + bytes > limits.agent_queue_bytes_max
-        {
-            return Admission::Full;
+        let waiting = || Waiting { route, body: (!of_this_shard).then(|| body.to_stored()) };
+        match agent.queue.push(now, urgency.class, urgency.rank, bytes, waiting) {
+            Ok(()) => {
+                self.waiting += 1;
+                Admission::Queued
+            }
+            Err(Full { retry_after }) => Admission::Full { retry_after },
         }
-        agent.queued_bytes += bytes;
-        agent.queues[class(priority)].push_back((route, body.to_stored()));
-        self.waiting += 1;
-        Admission::Taken
     }
 
-    /// Whether the incarnation is current and has the turn in its hands.
+    /// What a word of that incarnation about that turn counts for.
     #[inline]
-    pub fn owns(&self, instance: InstanceId, turn: u64) -> bool {
-        self.by_instance
-            .get(&instance)
-            .is_some_and(|index| self.agents[index.0 as usize].in_flight.contains_key(&turn))
+    pub fn standing(&self, instance: InstanceId, turn: u64) -> Standing {
+        let Some(index) = self.by_instance.get(&instance.0) else { return Standing::Stray };
+        match self.agents[index.0 as usize].in_flight.get(&turn) {
+            None => Standing::Stray,
+            Some(in_hand) if in_hand.cancelled => Standing::Cancelled,
+            Some(in_hand) => Standing::Current { attempt: in_hand.attempt },
+        }
     }
 
     /// A turn has ended; what waits may go out.
-    pub fn finish(&mut self, instance: InstanceId, turn: u64, effects: &mut Effects<'_>) {
-        let Some(&index) = self.by_instance.get(&instance) else { return };
+    pub fn finish(
+        &mut self,
+        now: Moment,
+        instance: InstanceId,
+        turn: u64,
+        turns: &Turns,
+        effects: &mut Effects<'_>,
+    ) {
+        let Some(&index) = self.by_instance.get(&instance.0) else { return };
         let agent = &mut self.agents[index.0 as usize];
-        if let Some(bytes) = agent.in_flight.remove(&turn) {
-            agent.in_flight_bytes -= bytes;
+        if let Some(in_hand) = agent.in_flight.remove(&turn) {
+            agent.in_flight_bytes -= in_hand.bytes;
         }
-        self.give_out(index, effects);
+        if !agent.queue.is_empty() {
+            self.give_out(now, index, turns, effects);
+        }
     }
 
-    fn give_out(&mut self, index: AgentIndex, effects: &mut Effects<'_>) {
+    fn give_out(&mut self, now: Moment, index: AgentIndex, turns: &Turns, effects: &mut Effects<'_>) {
         let limits = self.limits;
         let agent = &mut self.agents[index.0 as usize];
         let Presence::Up(instance) = agent.presence else { return };
-        while let Some(class) = agent.queues.iter().position(|queue| !queue.is_empty()) {
-            let bytes = agent.queues[class].front().map_or(0, |(_, body)| body.bytes_len());
-            if !agent.has_credit(bytes, limits) {
+        while let Some(next) = agent.queue.peek() {
+            if !agent.has_credit(next.bytes, limits) {
                 return;
             }
-            let Some((route, body)) = agent.queues[class].pop_front() else { return };
-            agent.queued_bytes -= bytes;
+            let Some(waiting) = agent.queue.pop(now) else { return };
             self.waiting -= 1;
-            agent.give(instance, route, body.as_body(), effects);
+            let Waiting { route, body } = waiting.item;
+            let turn = route.turn;
+            let body = match &body {
+                Some(body) => Some(body),
+                None => turns.get(turn).map(|turn| &turn.body),
+            };
+            // A turn that has ended meanwhile has been taken out of the queue.
+            debug_assert!(body.is_some(), "a waiting turn is open");
+            if let Some(body) = body {
+                agent.give(instance, route, body.as_body(), effects);
+            }
+        }
+    }
+
+    /// Nobody waits for the turn any more.
+    pub fn cancel(&mut self, index: AgentIndex, turn: u64, effects: &mut Effects<'_>) {
+        let Some(agent) = self.agents.get_mut(index.0 as usize) else { return };
+        if let Some(in_hand) = agent.in_flight.get_mut(&turn) {
+            in_hand.cancelled = true;
+            if let Presence::Up(instance) = agent.presence {
+                let route = Route { turn, attempt: in_hand.attempt, ..Route::default() };
+                effects(Effect::ToAgent { instance, route, body: Body::CANCEL });
+            }
+        } else if agent.queue.remove(|waiting| waiting.route.turn == turn).is_some() {
+            self.waiting -= 1;
+        }
+    }
+
+    /// Says which agents' queues call for more or fewer of their kind.
+    pub fn scale(&mut self, now: Moment, each: &mut dyn FnMut(AgentIndex, Scaling, usize)) {
+        for (agent, index) in self.agents.iter_mut().zip(0u32..) {
+            let depth = agent.queue.len();
+            let wait = agent.queue.oldest_wait(now);
+            if let Some(signal) = agent.scaling.observe(now, depth, wait) {
+                each(AgentIndex(index), signal, depth);
+            }
         }
     }
 

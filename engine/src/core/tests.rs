@@ -1,4 +1,8 @@
-//! Rules of the core, one at a time. Random schedules are in the simulation tests.
+//! Rules of the core, one at a time. Random schedules are in the simulation.
+
+mod dead_letters;
+mod delivery;
+mod recovery;
 
 use std::sync::Arc;
 
@@ -7,9 +11,12 @@ use shm_transport::envelope::{
     BlockV1, Body, Content, Encoder, EndV1, FLAG_NO_REPLY, FailureCode, FailureV1, HelloV1, Kind, Message,
     MessageV2, Opened, Priority, Route,
 };
+use shm_transport::ports::session_hash_in;
 
-use super::{AgentDefinition, CoreLimits, ShardCore};
-use crate::event::{AgentIndex, EdgeIndex, Effect, Input, InstanceId, ShardIndex};
+use super::{AgentDefinition, CoreLimits, CoreSetting, ShardCore};
+use crate::event::{AgentIndex, EdgeIndex, Effect, Input, InstanceId, Recovered, ShardIndex};
+use crate::journal::entry::{Entry, EntryKind, JournalState, Progress};
+use crate::routing::{AgentSpec, RoutingTable};
 use crate::time::Moment;
 
 const EDGE: EdgeIndex = EdgeIndex(0);
@@ -25,11 +32,8 @@ enum Seen {
     Fenced(InstanceId),
 }
 
-struct Bench {
-    core: ShardCore,
-}
-
 /// A message as a receiver has it.
+#[derive(Clone, Debug)]
 struct Packet {
     kind: Kind,
     route: Route,
@@ -52,27 +56,79 @@ impl Packet {
     }
 }
 
+struct Bench {
+    core: ShardCore,
+    now: Moment,
+    /// What the journal was given.
+    log: Vec<(Entry, Packet)>,
+    /// Whether the journal answers at once.
+    prompt: bool,
+    /// The last packet for an agent.
+    given: Option<Packet>,
+}
+
+fn definitions(shard_count: u8) -> (Arc<[AgentDefinition]>, Arc<RoutingTable>) {
+    let names = ["echo", "other"];
+    let definitions = names.map(|name| AgentDefinition { name: name.into(), in_flight_max: 2 });
+    let spec = |(name, index): (&&str, u32)| AgentSpec::alone(AgentIndex(index), name, shard_count);
+    let specs: Vec<_> = names.iter().zip(0..).map(spec).collect();
+    (definitions.into(), Arc::new(RoutingTable::build(1, &specs, &[], None).unwrap()))
+}
+
 impl Bench {
     fn new(limits: CoreLimits, shard: u8, shard_count: u8) -> Self {
-        let definitions: Arc<[AgentDefinition]> = [("echo", 2), ("other", 2)]
-            .map(|(name, in_flight_max)| AgentDefinition { name: name.into(), in_flight_max })
-            .into();
-        let core = ShardCore::new(ShardIndex(shard), shard_count, definitions, limits);
-        Self { core }
+        let (definitions, routes) = definitions(shard_count);
+        let setting = CoreSetting {
+            shard: ShardIndex(shard),
+            shard_count,
+            run: 1,
+            unix_ms_at_zero: 1_700_000_000_000,
+            seed: 1,
+        };
+        let mut core = ShardCore::new(setting, definitions, routes, limits);
+        core.on(Moment::ZERO, Input::RecoveryEnds, &mut |_| {});
+        Self { core, now: Moment::ZERO, log: Vec::new(), prompt: true, given: None }
     }
 
+    /// One input, and the word of the journal on what follows from it.
     fn on(&mut self, input: Input<'_>) -> Vec<Seen> {
+        let mut seen = self.once(input);
+        while self.prompt {
+            let before = self.log.len();
+            seen.extend(self.journal_answers());
+            if self.log.len() == before {
+                break;
+            }
+        }
+        seen
+    }
+
+    fn journal_answers(&mut self) -> Vec<Seen> {
+        let written = self.log.len() as u64;
+        self.once(Input::Journaled(Progress { written, synced: written, state: JournalState::Writing }))
+    }
+
+    fn once(&mut self, input: Input<'_>) -> Vec<Seen> {
         let mut seen = Vec::new();
-        self.core.on(Moment::ZERO, input, &mut |effect| {
-            seen.push(match effect {
-                Effect::ToEdge { route, body, .. } => {
-                    Seen::Edge(body.kind(), route.origin, route.sequence, failure_name(body))
-                }
-                Effect::ToAgent { instance, route, body } => Seen::Agent(instance, body.kind(), route.turn),
-                Effect::ToShard { shard, route, body } => Seen::Shard(shard, body.kind(), route.turn),
-                Effect::AgentReady { instance } => Seen::Ready(instance),
-                Effect::Fence { instance, .. } => Seen::Fenced(instance),
-            });
+        let Self { core, now, log, given, .. } = self;
+        core.on(*now, input, &mut |effect| match effect {
+            Effect::ToEdge { route, body, .. } => {
+                seen.push(Seen::Edge(body.kind(), route.origin, route.sequence, failure_name(body)));
+            }
+            Effect::ToAgent { instance, route, body } => {
+                *given = Some(Packet::new(route, body));
+                seen.push(Seen::Agent(instance, body.kind(), route.turn));
+            }
+            Effect::ToShard { shard, route, body } => {
+                *given = Some(Packet::new(route, body));
+                seen.push(Seen::Shard(shard, body.kind(), route.turn));
+            }
+            Effect::AgentReady { instance } => seen.push(Seen::Ready(instance)),
+            Effect::Fence { instance, .. } => seen.push(Seen::Fenced(instance)),
+            Effect::Journal { entry, body } if entry.kind != EntryKind::Trim => {
+                log.push((entry, Packet::new(Route::default(), body)));
+            }
+            Effect::Journal { .. } | Effect::Event(_) | Effect::Scale { .. } => {}
         });
         seen
     }
@@ -88,7 +144,8 @@ impl Bench {
             ..MessageV2::default()
         };
         change(&mut value);
-        let packet = Packet::of(Route { origin: 9, sequence, ..Route::default() }, &value);
+        let session = session_hash_in(&value.namespace, &value.channel, &value.user, &value.thread);
+        let packet = Packet::of(Route { session, origin: 9, sequence, ..Route::default() }, &value);
         self.on(Input::FromEdge { edge: EDGE, message: packet.message() })
     }
 
@@ -110,6 +167,51 @@ impl Bench {
 
     fn up(&mut self) -> Vec<Seen> {
         self.on(Input::AgentUp { agent: AgentIndex(0), instance: FIRST })
+    }
+
+    fn down(&mut self) -> Vec<Seen> {
+        self.on(Input::AgentDown { agent: AgentIndex(0), detail: "signal 9" })
+    }
+
+    /// Time passes up to the next deadline.
+    fn wait(&mut self) -> Vec<Seen> {
+        let before = self.now;
+        loop {
+            self.now = self.core.next_deadline().expect("something is due");
+            let seen = self.on(Input::Tick);
+            if !seen.is_empty() || self.now.since(before) > std::time::Duration::from_secs(60) {
+                return seen;
+            }
+        }
+    }
+
+    /// Another core that is told what the journal of this one holds.
+    fn restarted(&self, limits: CoreLimits) -> (Self, Vec<Seen>) {
+        let mut next = Self::new(limits, 0, 1);
+        let (definitions, routes) = definitions(1);
+        let setting = CoreSetting {
+            shard: ShardIndex(0),
+            shard_count: 1,
+            run: 2,
+            unix_ms_at_zero: 1_700_000_100_000,
+            seed: 2,
+        };
+        next.core = ShardCore::new(setting, definitions, routes, limits);
+        next.log = self.log.clone();
+        for ((entry, packet), sequence) in self.log.iter().zip(0u64..) {
+            let found = Recovered::Record {
+                sequence,
+                at_ms: 1_700_000_000_000,
+                entry: *entry,
+                message: packet.message(),
+            };
+            next.core.on(Moment::ZERO, Input::Recovered(found), &mut |_| panic!("recovery has no effects"));
+        }
+        let found = Recovered::NextSequence(self.log.len() as u64);
+        next.core.on(Moment::ZERO, Input::Recovered(found), &mut |_| {});
+        let mut seen = next.on(Input::RecoveryEnds);
+        seen.extend(next.up());
+        (next, seen)
     }
 }
 
@@ -154,29 +256,15 @@ fn credit_bounds_what_an_agent_holds() {
     assert_eq!(bench.message("c", 3, |m| m.priority = Priority::Low as u8), []);
     assert_eq!(bench.message("d", 4, |m| m.priority = Priority::High as u8), []);
     assert_eq!(bench.core.counters().messages_queued, 2);
-    let urgent = turn_of(&bench.agent_says(Kind::End, first));
-    assert_eq!(bench.agent_says(Kind::Block, urgent), [Seen::Edge(Kind::Block, 9, 4, None)]);
+    let after = bench.agent_says(Kind::End, first);
+    let urgent = after.iter().find_map(|seen| match seen {
+        Seen::Agent(_, Kind::Message, turn) => Some(*turn),
+        _ => None,
+    });
+    assert_eq!(bench.agent_says(Kind::Block, urgent.unwrap()), [Seen::Edge(Kind::Block, 9, 4, None)]);
 }
 
-/// Who dies with work in hand fails that work and nothing else; what waits goes to the next incarnation.
-#[test]
-fn death_fails_what_was_in_hand_only() {
-    let mut bench = Bench::new(CoreLimits::default(), 0, 1);
-    bench.up();
-    bench.message("a", 1, |_| {});
-    bench.message("a", 2, |_| {});
-    let seen = bench.on(Input::AgentDown { agent: AgentIndex(0), detail: "signal 9" });
-    assert_eq!(seen, [Seen::Edge(Kind::Failure, 9, 1, Some("agent_died"))]);
-    assert_eq!(bench.core.counters().messages_queued, 1);
-    let seen = bench.on(Input::AgentUp { agent: AgentIndex(0), instance: InstanceId(2) });
-    assert!(matches!(seen[..], [Seen::Agent(InstanceId(2), Kind::Message, _)]), "{seen:?}");
-    // The words of the dead incarnation count no more.
-    let turn = turn_of(&seen);
-    assert_eq!(bench.agent_says(Kind::End, turn), []);
-    assert_eq!(bench.core.counters().agent_strays, 1);
-}
-
-/// An agent that will not come back refuses what waits and what comes, a long session included.
+/// An agent that will not come back is refused by name to whoever asks; who waits for it becomes a dead letter.
 #[test]
 fn unavailable_agents_refuse() {
     let mut bench = Bench::new(CoreLimits::default(), 0, 1);
@@ -185,20 +273,27 @@ fn unavailable_agents_refuse() {
     }
     let seen = bench.on(Input::AgentUnavailable { agent: AgentIndex(0), detail: "exits at once" });
     assert_eq!(seen.len(), 500);
-    assert!(seen.iter().all(|s| matches!(s, Seen::Edge(Kind::Failure, 9, _, Some("agent_unavailable")))));
+    assert!(seen.iter().all(|s| matches!(s, Seen::Edge(Kind::Failure, 9, _, Some("dead_lettered")))));
     let refused = bench.message("b", 501, |_| {});
     assert_eq!(refused, [Seen::Edge(Kind::Failure, 9, 501, Some("agent_unavailable"))]);
-    assert_eq!(bench.core.counters().turns_open, 0);
+    let counters = bench.core.counters();
+    assert_eq!((counters.turns_open, counters.dead_letters), (0, 500));
+    bench.on(Input::AgentExpected { agent: AgentIndex(0) });
+    assert_eq!(bench.message("b", 502, |_| {}), []);
 }
 
 /// Unknown agents and full queues are refused by name; other messages are not touched.
 #[test]
 fn refusals_are_named() {
-    let limits = CoreLimits { session_queue_max: 1, sessions_max: 2, ..CoreLimits::default() };
+    let mut limits = CoreLimits::default();
+    limits.sessions.session_queue_max = 1;
+    limits.sessions.sessions_max = 2;
     let mut bench = Bench::new(limits, 0, 1);
     bench.up();
     let unknown = bench.message("a", 1, |m| m.agent = "nobody".into());
     assert_eq!(unknown, [Seen::Edge(Kind::Failure, 9, 1, Some("unknown_agent"))]);
+    let unrouted = bench.message("a", 1, |m| m.agent = String::new());
+    assert_eq!(unrouted, [Seen::Edge(Kind::Failure, 9, 1, Some("no_route"))]);
     turn_of(&bench.message("a", 2, |_| {}));
     assert_eq!(bench.message("a", 3, |_| {}), []);
     assert_eq!(bench.message("a", 4, |_| {}), [Seen::Edge(Kind::Failure, 9, 4, Some("overloaded"))]);
@@ -206,7 +301,7 @@ fn refusals_are_named() {
     assert_eq!(bench.message("c", 6, |_| {}), [Seen::Edge(Kind::Failure, 9, 6, Some("overloaded"))]);
 }
 
-/// Who wants no reply is told that the message was taken, and then only of its end.
+/// Who wants no reply is told that the message is kept, and then only of its end.
 #[test]
 fn no_reply_means_accepted_and_end() {
     let mut bench = Bench::new(CoreLimits::default(), 0, 1);
@@ -225,7 +320,7 @@ fn agents_are_not_believed() {
     bench.up();
     let turn = turn_of(&bench.message("a", 1, |_| {}));
     assert_eq!(bench.agent_says(Kind::End, turn + 1), []);
-    for kind in [Kind::Message, Kind::Accepted, Kind::Stop] {
+    for kind in [Kind::Message, Kind::Accepted, Kind::Stop, Kind::Cancel, Kind::Journaled] {
         assert_eq!(bench.agent_says(kind, turn), [Seen::Fenced(FIRST)]);
     }
     assert_eq!(bench.agent_says(Kind::Hello, turn), [Seen::Ready(FIRST)]);
@@ -240,33 +335,15 @@ fn agents_elsewhere_are_reached_over_the_mesh() {
     let mut here = Bench::new(CoreLimits::default(), 0, 2);
     let seen = here.message("a", 1, |m| m.agent = "other".into());
     let [Seen::Shard(ShardIndex(1), Kind::Message, turn)] = seen[..] else { panic!("{seen:?}") };
+    let packet = here.given.take().unwrap();
 
     let mut there = Bench::new(CoreLimits::default(), 1, 2);
     there.on(Input::AgentUp { agent: AgentIndex(1), instance: FIRST });
-    let value = MessageV2 { agent: "other".into(), ..MessageV2::default() };
-    let route = Route { turn, ..Route::default() };
-    let packet = Packet::of(route, &value);
     let seen = there.on(Input::FromShard { shard: ShardIndex(0), message: packet.message() });
     assert_eq!(seen, [Seen::Agent(FIRST, Kind::Message, turn)]);
-    assert_eq!(there.agent_says(Kind::End, turn), [Seen::Shard(ShardIndex(0), Kind::End, turn)]);
-
-    let packet = Packet::of(route, &EndV1::default());
+    let seen = there.agent_says(Kind::End, turn);
+    assert_eq!(seen, [Seen::Shard(ShardIndex(0), Kind::End, turn)]);
+    let packet = there.given.take().unwrap();
     let seen = here.on(Input::FromShard { shard: ShardIndex(1), message: packet.message() });
     assert_eq!(seen, [Seen::Edge(Kind::End, 9, 1, None)]);
-}
-
-/// Idle sessions are forgotten after their time; busy and lately used ones are not.
-#[test]
-fn idle_sessions_expire() {
-    let mut bench = Bench::new(CoreLimits::default(), 0, 1);
-    bench.up();
-    let done = turn_of(&bench.message("done", 1, |_| {}));
-    bench.agent_says(Kind::End, done);
-    turn_of(&bench.message("busy", 2, |_| {}));
-    assert_eq!(bench.core.counters().sessions, 2);
-    let due = bench.core.next_deadline().unwrap();
-    assert_eq!(due, Moment::ZERO.plus(CoreLimits::default().session_idle));
-    bench.core.on(due, Input::Tick, &mut |_| {});
-    assert_eq!(bench.core.counters().sessions, 1);
-    assert_eq!(bench.core.next_deadline(), None);
 }

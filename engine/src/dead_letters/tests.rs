@@ -1,14 +1,8 @@
 //! Bounds, order of death, filters and replay.
 
-use shm_transport::envelope::{Encoder, EndV1};
-
 use super::*;
 
 const CODES: [FailureCode; 2] = [FailureCode::AgentDied, FailureCode::AgentError];
-
-fn body(content_bytes: usize) -> StoredBody {
-    Encoder::default().encode(&EndV1 { content: "x".repeat(content_bytes) }).to_stored()
-}
 
 fn letter(turn: u64, session: u64) -> DeadLetter {
     DeadLetter {
@@ -19,7 +13,7 @@ fn letter(turn: u64, session: u64) -> DeadLetter {
         code: CODES[turn as usize % CODES.len()],
         text: format!("turn {turn} died"),
         history: Vec::new(),
-        body: body(100),
+        body_bytes: 100,
         died_at_ms: turn,
     }
 }

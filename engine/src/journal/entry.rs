@@ -2,12 +2,12 @@
 //!
 //! On the ring to the journal thread an entry travels as the routing words of its body:
 //!
-//! | routing word | `Accepted`, `Moved` | `Attempt` | `Block`, `Done`, `Dead` | `Dropped` | `Session` | `Trim` |
-//! |---|---|---|---|---|---|---|
-//! | `turn` | the turn | the turn | the turn | the turn | 0 | 0 |
-//! | `session` | hash of the session key | the same | the same | the same | the same | 0 |
-//! | `origin` | hash of the client's id, 0 if it gave none | 0 | place in the session's stream | 0 | bits of the session | sequence below which nothing is needed |
-//! | `attempt` | fingerprint of the body | 0 | 0 | 0 | 0 | 0 |
+//! | routing word | `Accepted`, `Moved`, `Known` | `Attempt` | `Block`, `Done`, `Dead` | `Dropped` | `Trim` |
+//! |---|---|---|---|---|---|
+//! | `turn` | the turn; 0 for `Known` | the turn | the turn | the turn | 0 |
+//! | `session` | hash of the session key | the same | the same | the same | 0 |
+//! | `origin` | hash of the client's id, 0 if it gave none | 0 | place in the session's stream | 0 | sequence below which nothing is needed |
+//! | `attempt` | fingerprint of the body | failures | 0 | 0 | 0 |
 //! | `sequence` | bits 0–7 kind, bit 8 durable, bits 16–31 attempt | the same | the same | the same | the same | the same |
 //!
 //! Entries of a shard are numbered from the first one of its log, in the order of sending; both sides count, so
@@ -51,8 +51,8 @@ kinds! {
     Dead = 5,
     /// A dead letter is not wanted any more, or has been replayed as another turn. No body.
     Dropped = 6,
-    /// What a session remembers has changed. No body.
-    Session = 7,
+    /// The id of a message that has been answered, taken over from a log that is replaced. No body.
+    Known = 7,
     /// An old message, written again so that its first place may be given up. Body: the message.
     Moved = 8,
     /// Nothing below this sequence is needed any more. Not part of the log.

@@ -131,7 +131,7 @@ pub enum RecoverError {
     },
 }
 
-/// Reads both logs of a shard. Bodies are borrowed for the call only.
+/// Reads both logs of a shard: first the ids, which are older, then the entries. Bodies are borrowed for the call only.
 pub fn recover(
     reader: &mut impl Reader,
     log_index: u32,
@@ -139,31 +139,6 @@ pub fn recover(
     mut each_id: impl FnMut(IdEntry),
 ) -> Result<Report, RecoverError> {
     let mut report = Report::default();
-    let mut segments = Vec::new();
-    let walk = Walk::over(reader, Part::Entries, log_index, &mut |file, record| {
-        let words = Route::decode(&record.head.words);
-        let known = Entry::from_route(words).filter(|entry| entry.kind != EntryKind::Trim);
-        let sequence = record.head.sequence;
-        let [found, ..] = words.sequence.to_le_bytes();
-        let entry = known.ok_or(RecoverError::Kind { file: file.name, sequence, found })?;
-        let at_ms = record.head.at_ms;
-        last_of(&mut segments, file).ids.extend(id_of(&entry, at_ms));
-        each_record(RecoveredRecord { sequence, at_ms, entry, kind: record.head.kind, body: record.body });
-        Ok(())
-    })?;
-    for (file, end_sequence) in &walk.segments {
-        // Also those without a record: their numbers are taken.
-        let at = segments.partition_point(|segment: &LiveSegment| segment.number < file.name.number);
-        if segments.get(at).is_none_or(|segment| segment.number != file.name.number) {
-            segments.insert(at, live(file));
-        }
-        segments[at].end_sequence = *end_sequence;
-    }
-    (report.records, report.bytes, report.torn_bytes) = (walk.records, walk.bytes, walk.torn_bytes);
-    report.next_sequence = walk.expected.unwrap_or(0);
-    report.resume.entries = resume(&walk, segments);
-    report.lost = walk.lost;
-
     let mut id_segments: Vec<IdSegment> = Vec::new();
     let walk = Walk::over(reader, Part::Ids, log_index, &mut |file, record| {
         let (ids, rest) = record.body.as_chunks::<ID_BYTES>();
@@ -196,6 +171,31 @@ pub fn recover(
     }
     report.resume.ids = resume(&walk, id_segments);
     report.lost_ids = walk.lost;
+
+    let mut segments = Vec::new();
+    let walk = Walk::over(reader, Part::Entries, log_index, &mut |file, record| {
+        let words = Route::decode(&record.head.words);
+        let known = Entry::from_route(words).filter(|entry| entry.kind != EntryKind::Trim);
+        let sequence = record.head.sequence;
+        let [found, ..] = words.sequence.to_le_bytes();
+        let entry = known.ok_or(RecoverError::Kind { file: file.name, sequence, found })?;
+        let at_ms = record.head.at_ms;
+        last_of(&mut segments, file).ids.extend(id_of(&entry, at_ms));
+        each_record(RecoveredRecord { sequence, at_ms, entry, kind: record.head.kind, body: record.body });
+        Ok(())
+    })?;
+    for (file, end_sequence) in &walk.segments {
+        // Also those without a record: their numbers are taken.
+        let at = segments.partition_point(|segment: &LiveSegment| segment.number < file.name.number);
+        if segments.get(at).is_none_or(|segment| segment.number != file.name.number) {
+            segments.insert(at, live(file));
+        }
+        segments[at].end_sequence = *end_sequence;
+    }
+    (report.records, report.bytes, report.torn_bytes) = (walk.records, walk.bytes, walk.torn_bytes);
+    report.next_sequence = walk.expected.unwrap_or(0);
+    report.resume.entries = resume(&walk, segments);
+    report.lost = walk.lost;
     Ok(report)
 }
 

@@ -321,7 +321,7 @@ impl LogWriter {
 
 /// The id that has to be remembered after this entry is gone.
 pub(super) fn id_of(entry: &Entry, at_ms: u64) -> Option<IdEntry> {
-    let message = matches!(entry.kind, EntryKind::Accepted | EntryKind::Moved);
+    let message = matches!(entry.kind, EntryKind::Accepted | EntryKind::Moved | EntryKind::Known);
     (message && entry.word != 0).then(|| IdEntry {
         session: entry.session,
         id: entry.word,

@@ -316,7 +316,7 @@ fn ids_are_kept_and_bounded() {
 #[test]
 fn only_messages_have_ids() {
     for &kind in EntryKind::ALL {
-        let message = matches!(kind, EntryKind::Accepted | EntryKind::Moved);
+        let message = matches!(kind, EntryKind::Accepted | EntryKind::Moved | EntryKind::Known);
         let with_id = entry(kind, false, 4);
         assert_eq!(id_of(&with_id, 5000).map(|id| (id.id, id.at_s)), message.then_some((5, 5)));
         assert_eq!(id_of(&Entry { word: 0, ..with_id }, 5000), None);

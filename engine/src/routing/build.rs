@@ -21,6 +21,14 @@ pub struct AgentSpec {
     pub home: ShardIndex,
 }
 
+impl AgentSpec {
+    /// An agent that is alone in its pool and has no capabilities.
+    pub fn alone(index: AgentIndex, name: &str, shard_count: u8) -> Self {
+        let home = index.home(shard_count);
+        Self { index, name: name.into(), pool: None, capabilities: Vec::new(), home }
+    }
+}
+
 /// Where a rule sends messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {

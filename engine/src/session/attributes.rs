@@ -2,7 +2,9 @@
 
 use shm_transport::envelope::SessionMode;
 
-use super::{SessionConfiguration, SessionIndex, Sessions, State, StoredKey, StreamPosition};
+use super::{
+    Session, SessionConfiguration, SessionIndex, Sessions, State, StoredKey, StreamPosition, part_of, spread,
+};
 use crate::event::AgentIndex;
 
 impl Sessions {
@@ -29,6 +31,25 @@ impl Sessions {
     /// The turn at work.
     pub fn active_turn(&self, index: SessionIndex) -> Option<u64> {
         self.session(index).active_turn
+    }
+
+    /// All turns, at work or waiting, of the sessions with that hash: of one, but for a coincidence.
+    pub fn open_turns(&self, hash: u64) -> impl Iterator<Item = u64> {
+        self.of_hash(hash).flat_map(|session| {
+            let waiting = session.waiting.iter().flat_map(|line| line.iter());
+            session.active_turn.into_iter().chain(waiting)
+        })
+    }
+
+    /// Whether a session with that hash has said nothing behind that place.
+    pub fn is_at(&self, hash: u64, place: StreamPosition) -> bool {
+        self.of_hash(hash).any(|session| session.stream == place.next())
+    }
+
+    fn of_hash(&self, hash: u64) -> impl Iterator<Item = &Session> {
+        let part = &self.index[part_of(hash)];
+        let found = part.iter_hash(spread(hash)).map(|&index| self.session(SessionIndex(index)));
+        found.filter(move |session| session.hash == hash)
     }
 
     /// How many of its turns wait.

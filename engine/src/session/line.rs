@@ -18,6 +18,11 @@ impl Line {
         self.classes.iter().map(VecDeque::len).sum()
     }
 
+    /// In no order that means anything.
+    pub(super) fn iter(&self) -> impl Iterator<Item = u64> {
+        self.classes.iter().flatten().copied()
+    }
+
     pub(super) fn push(&mut self, class: Priority, turn: u64) {
         self.classes[class as usize].push_back(turn);
     }

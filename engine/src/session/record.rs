@@ -23,6 +23,30 @@ pub struct StreamPosition {
     pub offset: u64,
 }
 
+/// Bits of a stream position as a word that count outputs.
+const OFFSET_BITS: u32 = 40;
+
+impl StreamPosition {
+    /// As one word: the epoch in the upper 24 bits, the offset in the lower 40.
+    #[inline]
+    pub fn word(self) -> u64 {
+        debug_assert!(self.offset >> OFFSET_BITS == 0, "no session says so much");
+        u64::from(self.epoch) << OFFSET_BITS | self.offset
+    }
+
+    /// From one word.
+    #[inline]
+    pub fn from_word(word: u64) -> Self {
+        Self { epoch: (word >> OFFSET_BITS) as u32, offset: word & ((1 << OFFSET_BITS) - 1) }
+    }
+
+    /// The place behind it.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self { offset: self.offset + 1, ..self }
+    }
+}
+
 /// A session without its work and its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionRecord {

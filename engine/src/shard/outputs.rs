@@ -6,12 +6,16 @@ use shm_transport::link::{SendError, Sender};
 use shm_transport::record::Poison;
 use tokio::sync::mpsc::UnboundedSender as Notices;
 
-use super::{BACKLOG_HIGH_BYTES, Notice};
+use super::{BACKLOG_HIGH_BYTES, Listener, Listening, Notice};
 use crate::event::{Effect, InstanceId};
+use crate::events::{Event, EventMask};
 
 /// The sending sides, apart from the receiving ones: while a record is read, its effects are written.
 #[derive(Debug)]
 pub(super) struct Outputs {
+    pub(super) journal: Sender,
+    /// Who listens to events.
+    pub(super) listeners: Vec<(EventMask, Listener)>,
     pub(super) edges: Vec<Sender>,
     pub(super) shards: Vec<Option<Sender>>,
     pub(super) agents: HashMap<InstanceId, Sender>,
@@ -24,6 +28,11 @@ pub(super) struct Outputs {
 impl Outputs {
     pub(super) fn apply(&mut self, effect: Effect<'_>) {
         match effect {
+            Effect::Journal { entry, body } => {
+                taken(self.journal.forward(&entry.to_route(), body), "the journal");
+            }
+            Effect::Event(event) => self.tell(&event),
+            Effect::Scale { agent, signal, depth } => self.notify(Notice::Scale { agent, signal, depth }),
             Effect::ToEdge { edge, route, body } => {
                 taken(self.edges[edge.0 as usize].forward(&route, body), "an edge");
             }
@@ -62,6 +71,28 @@ impl Outputs {
     pub(super) fn notify(&self, notice: Notice) {
         // The control thread is gone only when the process ends.
         let _ = self.notices.send(notice);
+    }
+
+    /// All senders to threads of this process.
+    pub(super) fn internal(&mut self) -> impl Iterator<Item = &mut Sender> {
+        let Self { journal, edges, shards, .. } = self;
+        std::iter::once(journal).chain(edges).chain(shards.iter_mut().flatten())
+    }
+
+    #[cold]
+    fn tell(&mut self, event: &Event<'_>) {
+        self.listeners.retain_mut(|(mask, Listener(listener))| {
+            !mask.contains(event.event_type()) || listener(event) == Listening::Goes
+        });
+    }
+
+    /// What somebody listens to.
+    pub(super) fn wanted(&self) -> EventMask {
+        self.listeners.iter().fold(EventMask::NONE, |all, (mask, _)| all.union(*mask))
+    }
+
+    pub(super) fn journal_behind(&self) -> bool {
+        self.journal.backlog_bytes() > BACKLOG_HIGH_BYTES
     }
 
     pub(super) fn edges_behind(&self) -> bool {

@@ -2,23 +2,45 @@
 
 use std::time::Duration;
 
-use shm_transport::envelope::{BlockV1, EndV1, HelloV1, Kind, MessageV2, Route};
+use shm_transport::envelope::{BlockV1, Body, EndV1, HelloV1, Kind, MessageV2, Route};
 use shm_transport::layout::Geometry;
 use shm_transport::link::{Limits, Link};
 use shm_transport::ports::{connect, session_hash};
 use shm_transport::segment::{attach_engine, create, in_process};
 
 use super::*;
-use crate::core::{AgentDefinition, CoreLimits};
+use crate::core::{AgentDefinition, CoreLimits, CoreSetting};
+use crate::event::AgentIndex;
+use crate::routing::{AgentSpec, RoutingTable};
 
 struct Bench {
     shard: Shard,
     commands: crossbeam_channel::Sender<Command>,
+    /// The other end of the journal's link.
+    journal: Link,
+    written: u64,
     edge: Link,
     notices: tokio::sync::mpsc::UnboundedReceiver<Notice>,
 }
 
 impl Bench {
+    /// Turns of the shard with the journal's answers between them, until it has nothing more to write.
+    fn turns(&mut self, now: Moment) {
+        loop {
+            self.shard.turn(now);
+            let before = self.written;
+            while self.journal.receiver.receive(64, |_| self.written += 1).unwrap() > 0 {
+                self.journal.receiver.release();
+            }
+            if self.written == before {
+                return;
+            }
+            let progress = JournalProgress { written: self.written, synced: 0, state: JournalState::Writing };
+            self.journal.sender.forward(&progress.to_route(), Body::JOURNALED).unwrap();
+            self.journal.sender.flush().unwrap();
+        }
+    }
+
     /// Attaches an incarnation of the one agent, and gives its end of the link.
     fn attach(&mut self, instance: InstanceId) -> Link {
         let bell = || Arc::new(shm_transport::doorbell::eventfd().unwrap());
@@ -36,11 +58,16 @@ fn bench() -> Bench {
     let geometry = Geometry::new(64 * 1024).unwrap();
     let mut ports = connect(1, 1, geometry, Limits::default()).unwrap();
     let definitions = [AgentDefinition { name: "echo".into(), in_flight_max: 4 }].into();
-    let core = ShardCore::new(ShardIndex(0), 1, definitions, CoreLimits::default());
+    let spec = AgentSpec::alone(AgentIndex(0), "echo", 1);
+    let routes = Arc::new(RoutingTable::build(1, &[spec], &[], None).unwrap());
+    let setting = CoreSetting { shard: ShardIndex(0), shard_count: 1, run: 1, unix_ms_at_zero: 0, seed: 0 };
+    let core = ShardCore::new(setting, definitions, routes, CoreLimits::default());
+    let bell = || Arc::new(shm_transport::doorbell::eventfd().unwrap());
+    let (ours, journal) = in_process(geometry, &bell(), &bell(), Limits::default()).unwrap();
     let (commands, mailbox) = crossbeam_channel::bounded(8);
     let (sender, notices) = tokio::sync::mpsc::unbounded_channel();
-    let shard = Shard::new(core, ports.shards.remove(0), mailbox, sender, Arc::default());
-    Bench { shard, commands, edge: ports.edges.remove(0).links.remove(0), notices }
+    let shard = Shard::new(core, ports.shards.remove(0), ours, mailbox, sender, Arc::default());
+    Bench { shard, commands, journal, written: 0, edge: ports.edges.remove(0).links.remove(0), notices }
 }
 
 fn at(millis: u64) -> Moment {
@@ -90,7 +117,7 @@ fn the_last_words_are_heard_to_the_end() {
     let route = Route { session: session_hash("", "", ""), origin: 3, sequence: 7, ..Route::default() };
     bench.edge.sender.send(&route, &message).unwrap();
     bench.edge.sender.flush().unwrap();
-    bench.shard.turn(at(1));
+    bench.turns(at(1));
     let mut turn = 0;
     agent.receiver.receive(1, |m| turn = m.route.turn).unwrap();
     let route = Route { turn, ..Route::default() };
@@ -105,11 +132,11 @@ fn the_last_words_are_heard_to_the_end() {
     drop(agent);
     let down = Command::Down { agent: AgentIndex(0), instance: InstanceId(1), detail: "killed".into() };
     bench.commands.send(down).unwrap();
-    bench.shard.turn(at(2));
+    bench.turns(at(2));
     let mut seen = Vec::new();
     while bench.edge.receiver.receive(1000, |m| seen.push(m.kind())).unwrap() > 0 {
         bench.edge.receiver.release();
-        bench.shard.turn(at(3));
+        bench.turns(at(3));
     }
     assert_eq!(seen.len(), 3 * RECORDS_PER_TURN + 1);
     assert_eq!(seen.last(), Some(&Kind::End));
@@ -131,7 +158,7 @@ fn an_agent_that_cannot_take_a_message_is_fenced() {
     let route = Route { session: session_hash("", "", ""), ..Route::default() };
     bench.edge.sender.send(&route, &message).unwrap();
     bench.edge.sender.flush().unwrap();
-    assert_eq!(bench.shard.turn(at(0)), Progress::Busy);
+    bench.turns(at(0));
     let Ok(Notice::AgentFenced { instance: found, poison }) = bench.notices.try_recv() else {
         panic!("the agent is not fenced");
     };
@@ -148,13 +175,13 @@ fn a_turn_carries_effects_to_the_edge() {
     let route = Route { session: session_hash("", "", ""), origin: 3, sequence: 7, ..Route::default() };
     bench.edge.sender.send(&route, &message).unwrap();
     bench.edge.sender.flush().unwrap();
-    assert_eq!(bench.shard.turn(at(0)), Progress::Busy);
+    bench.turns(at(0));
     assert_eq!(bench.shard.turn(at(1)), Progress::Idle);
     assert!(bench.shard.prepare_sleep());
     let unavailable = Command::Unavailable { agent: AgentIndex(0), detail: "it is gone".into() };
     bench.commands.send(unavailable).unwrap();
     assert!(!bench.shard.prepare_sleep(), "a command waits");
-    assert_eq!(bench.shard.turn(at(2)), Progress::Busy);
+    bench.turns(at(2));
     let mut seen = Vec::new();
     let count = bench.edge.receiver.receive(8, |m| seen.push((m.kind(), m.route.origin, m.route.sequence)));
     assert_eq!((count, seen), (Ok(1), vec![(Kind::Failure, 3, 7)]));

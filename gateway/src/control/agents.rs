@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 
 use adapters::edge::AgentHealth;
 use engine::event::{AgentIndex, InstanceId};
+use engine::journal::entry::JournalState;
 use engine::shard::{Command, Notice};
 use engine::supervision::{Action, Event, Limits as Patience, Supervisor};
 use engine::time::Moment;
@@ -169,6 +170,25 @@ impl Agents {
                     kill(parts, instance);
                 }
             }
+            Notice::Scale { agent, signal, depth } => {
+                if let Some(agent) = self.agents.get(agent.0 as usize) {
+                    let (pool, signal) = (&agent.config.pool, signal.name());
+                    tracing::info!(pool, signal, depth, "the queue of a pool calls for another size");
+                }
+            }
+            Notice::Journal { shard, state } => match state {
+                JournalState::Writing => tracing::info!(shard = shard.0, "the journal takes new work again"),
+                JournalState::Full => {
+                    tracing::error!(
+                        shard = shard.0,
+                        "the disk of the journal is full: new messages are refused"
+                    );
+                }
+                JournalState::Failed => tracing::error!(
+                    shard = shard.0,
+                    "the journal cannot be written: nothing is acknowledged any more until the next start"
+                ),
+            },
         }
     }
 
@@ -201,7 +221,13 @@ impl Agents {
         let name = &agent.config.name;
         let log = parts.state.agent_log(name);
         match action {
-            Action::Spawn => self.spawn(parts, index),
+            Action::Spawn => {
+                let agent = AgentIndex(u32::try_from(index).unwrap_or(u32::MAX));
+                for shard in &parts.shards {
+                    shard.tell(Command::Expected { agent });
+                }
+                self.spawn(parts, index);
+            }
             Action::Wait(until) => {
                 agent.due = Some(until);
                 let delay_ms = until.since(now).as_millis();
@@ -219,7 +245,9 @@ impl Agents {
                 );
                 let detail = format!("it ended again and again, last with {cause}; next try in {pause} s");
                 let agent = AgentIndex(u32::try_from(index).unwrap_or(u32::MAX));
-                tell_home(parts, index, Command::Unavailable { agent, detail });
+                for shard in &parts.shards {
+                    shard.tell(Command::Unavailable { agent, detail: detail.clone() });
+                }
             }
             Action::None => {}
         }

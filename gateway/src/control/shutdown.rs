@@ -56,7 +56,7 @@ impl Control {
         };
         let unanswered = self.parts.shared.sum(|stats| &stats.open_turns);
         if !drained && unanswered > 0 {
-            tracing::warn!(unanswered, "going down: these messages are reported as failed");
+            tracing::warn!(unanswered, "going down: these messages are worked on after the next start");
         }
         self.parts.phase.send_replace(Phase::Closing);
         self.join_edges().await;
@@ -69,6 +69,12 @@ impl Control {
         for shard in self.parts.shards.drain(..) {
             // A shard that panicked has ended the process already.
             let _ = shard.end();
+        }
+        // After the shards: what they wrote last is on disk when this returns.
+        if let Some(journal) = self.parts.journal.take()
+            && journal.end().is_err()
+        {
+            tracing::error!("the journal thread ended with an error");
         }
         tracing::info!("gateway ended");
         if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE }

@@ -145,6 +145,19 @@ pub enum Priority {
     Critical = 3,
 }
 
+impl Priority {
+    /// The class with this number; unknown ones are `Normal`.
+    #[inline]
+    pub fn from_number(number: u8) -> Self {
+        match number {
+            0 => Self::Low,
+            2 => Self::High,
+            3 => Self::Critical,
+            _ => Self::Normal,
+        }
+    }
+}
+
 /// A piece of a reply.
 #[derive(Archive, Serialize, Clone, Debug, Default, PartialEq, Eq)]
 pub struct BlockV1 {

@@ -77,7 +77,11 @@ impl<'a> Body<'a> {
     /// A body that is kept beyond this call. A large one is not copied.
     pub fn to_stored(&self) -> StoredBody {
         let source = match self.source {
-            Source::Bytes(bytes) => Stored::Bytes(bytes.into()),
+            Source::Bytes(bytes) => {
+                let mut aligned = AlignedVec::with_capacity(bytes.len());
+                aligned.extend_from_slice(bytes);
+                Stored::Bytes(aligned)
+            }
             Source::Sealed(sealed) => Stored::Sealed(Arc::clone(sealed)),
         };
         StoredBody { kind: self.kind, source }
@@ -86,7 +90,8 @@ impl<'a> Body<'a> {
 
 #[derive(Clone, Debug)]
 enum Stored {
-    Bytes(Box<[u8]>),
+    /// Aligned, so that it can be opened.
+    Bytes(AlignedVec<16>),
     // Arc: see `Source`.
     Sealed(Arc<Sealed>),
 }
@@ -106,6 +111,12 @@ impl StoredBody {
             Stored::Sealed(sealed) => Source::Sealed(sealed),
         };
         Body { kind: self.kind, source }
+    }
+
+    /// The message, at the place where it is stored.
+    #[inline]
+    pub fn as_message(&self, route: Route) -> Message<'_> {
+        Message { route, body: self.as_body() }
     }
 
     /// Bytes of the archive.

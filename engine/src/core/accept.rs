@@ -1,0 +1,458 @@
+//! Session role, from a client's message to an open turn: ingest, validate, enrich, route; then the journal.
+
+use std::num::NonZeroU64;
+use std::time::Duration;
+
+use shm_transport::envelope::{
+    ArchivedMessageV2, Body, DurabilityClass, FLAG_ACTIVATE, FLAG_DEACTIVATE, FLAG_MENTION, FLAG_NO_REPLY,
+    FLAG_REPLY_TO_AGENT, FLAG_WANTS_ACK, FailureCode, FailureV1, Priority, Route, SessionMode,
+};
+
+use super::awaiting::Outcome;
+use super::turns::{LISTENERS_MAX, Listener, State, Turn, Urgency};
+use super::{Due, Effects, ShardCore};
+use crate::classes::{AddressRank, share_for};
+use crate::dedup::{Admit, body_check, id_hash};
+use crate::event::{AgentIndex, Effect};
+use crate::events::{Detail, Event, EventType};
+use crate::flight::{FlightIndex, Outcome as FlightOutcome, Stage};
+use crate::journal::entry::{Entry, EntryKind, JournalState};
+use crate::routing::{Refusal as Unroutable, RouteRequest, TEXT_SEARCHED_BYTES_MAX};
+use crate::session::{Begin, SessionIndex, SessionKey, StreamPosition};
+use crate::time::Moment;
+
+/// Bit of the attempt word of an acknowledgement: the message had been accepted before.
+pub const ACK_DUPLICATE: u32 = 1 << 8;
+
+/// Why a message never becomes a turn.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub(super) code: FailureCode,
+    pub(super) retry_after: Duration,
+    pub(super) text: String,
+}
+
+impl Refusal {
+    fn new(code: FailureCode, text: String) -> Self {
+        Self { code, retry_after: Duration::ZERO, text }
+    }
+}
+
+/// A message that has passed validation.
+#[derive(Clone, Copy)]
+struct Fresh {
+    id: Option<NonZeroU64>,
+    check: u32,
+}
+
+/// What enriching has found out about a message.
+#[derive(Clone, Copy)]
+struct Context {
+    session: SessionIndex,
+    urgency: Urgency,
+}
+
+/// The class and address rank of a message.
+pub(super) fn urgency(archive: &ArchivedMessageV2) -> Urgency {
+    Urgency { class: Priority::from_number(archive.priority), rank: AddressRank::from_flags(archive.flags) }
+}
+
+/// The key of the session a message belongs to.
+pub(super) fn session_key(archive: &ArchivedMessageV2) -> SessionKey<'_> {
+    SessionKey {
+        namespace: &archive.namespace,
+        channel: &archive.channel,
+        user: &archive.user,
+        thread: &archive.thread,
+    }
+}
+
+/// Fingerprint of everything that makes a message another one.
+pub(super) fn fingerprint(archive: &ArchivedMessageV2) -> u32 {
+    body_check(&archive.agent, archive.content_kind, &archive.content, &archive.metadata)
+}
+
+impl ShardCore {
+    /// Takes a message through the stages; a refusal ends it with one failure.
+    pub(super) fn accept(
+        &mut self,
+        now: Moment,
+        listener: Listener,
+        hash: u64,
+        archive: &ArchivedMessageV2,
+        body: Body<'_>,
+        effects: &mut Effects<'_>,
+    ) {
+        let id = (!archive.client_id.is_empty()).then(|| id_hash(&archive.client_id));
+        let id_word = id.map_or(0, NonZeroU64::get);
+        let flight = self.recorder.begin(now, id_word, hash, 0);
+        self.recorder.stamp(flight, Stage::Ingest, now);
+        self.ingest(now, hash, archive, effects);
+        let admitted = self.validate(listener, hash, archive, body, id, effects).and_then(|fresh| {
+            let Some(fresh) = fresh else { return Ok(()) };
+            self.recorder.stamp(flight, Stage::Validate, now);
+            let context = self.enrich(now, hash, archive, effects)?;
+            self.recorder.stamp(flight, Stage::Enrich, now);
+            let agent = self.route(now, context.session, archive)?;
+            self.recorder.stamp(flight, Stage::Route, now);
+            self.open(now, listener, hash, archive, body, flight, (fresh, context, agent), effects);
+            Ok(())
+        });
+        if let Err(refusal) = admitted {
+            self.recorder.end(flight, FlightOutcome::Failed(refusal.code));
+            self.refuse(listener, &refusal, effects);
+        }
+    }
+
+    fn ingest(&mut self, now: Moment, hash: u64, archive: &ArchivedMessageV2, effects: &mut Effects<'_>) {
+        self.counters.messages_received += 1;
+        if let Some(sequence) = self.subscribed.next(EventType::MessageReceived) {
+            let detail = Detail::MessageReceived {
+                client_id: &archive.client_id,
+                priority: Priority::from_number(archive.priority),
+                bytes: archive.content.len(),
+            };
+            let channel = &archive.channel;
+            let event = Event { at: now, sequence, channel, session: hash, turn: 0, agent: None, detail };
+            effects(Effect::Event(event));
+        }
+    }
+
+    /// `None`: the message has been accepted before, and its sender has been told.
+    fn validate(
+        &mut self,
+        listener: Listener,
+        hash: u64,
+        archive: &ArchivedMessageV2,
+        body: Body<'_>,
+        id: Option<NonZeroU64>,
+        effects: &mut Effects<'_>,
+    ) -> Result<Option<Fresh>, Refusal> {
+        let check = if id.is_some() { fingerprint(archive) } else { 0 };
+        if let Some(id) = id {
+            match self.ids.admit(hash, id, check) {
+                Admit::New => {}
+                Admit::Duplicate(known) => {
+                    self.sent_again(listener, known.reference, archive, effects);
+                    return Ok(None);
+                }
+                Admit::Conflict(_) => {
+                    let id = archive.client_id.as_str();
+                    let text = format!("the id \"{id}\" has been used for another message of this session");
+                    return Err(Refusal::new(FailureCode::Conflict, text));
+                }
+            }
+        }
+        match self.journal_state {
+            JournalState::Writing => {}
+            JournalState::Full => {
+                return Err(self.busy(FailureCode::DiskFull, "the disk of the journal is full".into()));
+            }
+            JournalState::Failed => {
+                let text = "the journal cannot be written, so nothing new can be kept".into();
+                return Err(self.busy(FailureCode::JournalFailed, text));
+            }
+        }
+        let open = self.turns.len() - self.dead.len();
+        let bytes = self.turns.bytes() + body.bytes().len();
+        let class = Priority::from_number(archive.priority);
+        if open >= share_for(class, self.limits.turns_max)
+            || bytes > share_for(class, self.limits.turn_bytes_max)
+        {
+            let text = format!("{open} messages of this shard are not answered yet");
+            return Err(self.busy(FailureCode::Overloaded, text));
+        }
+        Ok(Some(Fresh { id, check }))
+    }
+
+    fn enrich(
+        &mut self,
+        now: Moment,
+        hash: u64,
+        archive: &ArchivedMessageV2,
+        effects: &mut Effects<'_>,
+    ) -> Result<Context, Refusal> {
+        let mode = SessionMode::from_number(archive.mode);
+        let Ok((session, created)) = self.sessions.find_or_create(now, hash, &session_key(archive), mode)
+        else {
+            let text = format!("this shard holds {} sessions already", self.sessions.len());
+            return Err(self.busy(FailureCode::Overloaded, text));
+        };
+        if created {
+            self.sessions.set_stream(session, StreamPosition { epoch: self.setting.run, offset: 0 });
+            self.counters.sessions_created += 1;
+            if let Some(sequence) = self.subscribed.next(EventType::SessionCreated) {
+                let (user, thread, channel) = (&archive.user, &archive.thread, &archive.channel);
+                let detail = Detail::SessionCreated { user, thread, mode };
+                let event = Event { at: now, sequence, channel, session: hash, turn: 0, agent: None, detail };
+                effects(Effect::Event(event));
+            }
+        }
+        self.sessions.touch(now, session);
+        if archive.flags & FLAG_ACTIVATE != 0 {
+            self.sessions.set_activated(session, true);
+        } else if archive.flags & FLAG_DEACTIVATE != 0 {
+            self.sessions.set_activated(session, false);
+        }
+        let addressed = archive.flags & (FLAG_MENTION | FLAG_REPLY_TO_AGENT) != 0;
+        if self.sessions.mode(session) == SessionMode::Group
+            && !addressed
+            && !self.sessions.activated(session)
+        {
+            let text = "said in a group, and not to the agent".into();
+            return Err(Refusal::new(FailureCode::NotAddressed, text));
+        }
+        if self.sessions.queue_len(session) >= self.limits.sessions.session_queue_max {
+            let text = format!("{} messages of this session wait already", self.sessions.queue_len(session));
+            return Err(self.busy(FailureCode::Overloaded, text));
+        }
+        Ok(Context { session, urgency: urgency(archive) })
+    }
+
+    /// Which agent gets the messages of a session, as things stand.
+    pub(super) fn route(
+        &mut self,
+        now: Moment,
+        session: SessionIndex,
+        archive: &ArchivedMessageV2,
+    ) -> Result<AgentIndex, Refusal> {
+        match self.candidate(now, session, archive, true) {
+            Ok(agent) => {
+                self.rotation = self.rotation.wrapping_add(1);
+                self.sessions.set_agent(session, Some(agent));
+                Ok(agent)
+            }
+            Err(Unroutable::UnknownAgent) => {
+                let text = format!("no agent is named \"{}\"", archive.agent.as_str());
+                Err(Refusal::new(FailureCode::UnknownAgent, text))
+            }
+            Err(Unroutable::NoRoute) => {
+                let text = "the message names no agent, and no rule says which one it is for".into();
+                Err(Refusal::new(FailureCode::NoRoute, text))
+            }
+            Err(Unroutable::Unavailable(reason)) => {
+                let named = archive.agent.as_str();
+                let known = self.definitions.iter().zip(&self.unavailable);
+                let why = known.filter(|(agent, _)| agent.name == named).find_map(|(_, why)| why.as_deref());
+                let text = match (named, why) {
+                    ("", _) => {
+                        format!("no agent that the message is for ({}) is available now", reason.name())
+                    }
+                    (name, Some(why)) => format!("agent \"{name}\" is not available: {why}"),
+                    (name, None) => format!("agent \"{name}\" is not available now"),
+                };
+                Err(self.busy(FailureCode::AgentUnavailable, text))
+            }
+        }
+    }
+
+    /// Who would get it. `ask_breakers`: an agent that has failed too often lately counts as not there.
+    pub(super) fn candidate(
+        &self,
+        now: Moment,
+        session: SessionIndex,
+        archive: &ArchivedMessageV2,
+        ask_breakers: bool,
+    ) -> Result<AgentIndex, Unroutable> {
+        let text = archive.content.as_str();
+        let request = RouteRequest {
+            explicit: archive.agent.as_str(),
+            affinity: self.sessions.agent(session),
+            channel: archive.channel.as_str(),
+            text: &text[..text.floor_char_boundary(TEXT_SEARCHED_BYTES_MAX)],
+            labels: archive.labels.as_str(),
+            own_shard: self.setting.shard,
+            rotation: self.rotation,
+        };
+        let Self { routes, outstanding, unavailable, breakers, agents, setting, .. } = self;
+        let load = |agent: AgentIndex| {
+            let elsewhere = outstanding.get(agent.0 as usize).copied().unwrap_or(0);
+            if agent.home(setting.shard_count) == setting.shard {
+                agents.load(agent).max(elsewhere)
+            } else {
+                elsewhere
+            }
+        };
+        let available = |agent: AgentIndex| {
+            unavailable.get(agent.0 as usize) == Some(&None)
+                && (!ask_breakers || breakers.would_allow(agent, now))
+        };
+        routes.route(&request, load, available).map(|decision| decision.member)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "everything that is known of the message")]
+    fn open(
+        &mut self,
+        now: Moment,
+        listener: Listener,
+        hash: u64,
+        archive: &ArchivedMessageV2,
+        body: Body<'_>,
+        flight: FlightIndex,
+        (fresh, context, agent): (Fresh, Context, AgentIndex),
+        effects: &mut Effects<'_>,
+    ) {
+        let durability = match DurabilityClass::from_number(archive.durability) {
+            DurabilityClass::Default => self.limits.durability,
+            named => named,
+        };
+        let durable = durability == DurabilityClass::Durable;
+        let id_word = fresh.id.map_or(0, NonZeroU64::get);
+        let wants_reply = archive.flags & FLAG_NO_REPLY == 0;
+        let turn = self.turns.insert(Turn {
+            state: State::Accepting { begun: false },
+            listeners: vec![listener],
+            session: context.session,
+            session_hash: hash,
+            id: id_word,
+            check: fresh.check,
+            urgency: context.urgency,
+            wants_reply,
+            wants_ack: !wants_reply || archive.flags & FLAG_WANTS_ACK != 0,
+            durable,
+            attempt: 0,
+            failures: 0,
+            agent,
+            named: !archive.agent.is_empty(),
+            sequence: 0,
+            retry: None,
+            deadline: None,
+            flight,
+            seen: now,
+            history: Vec::new(),
+            body: body.to_stored(),
+        });
+        self.recorder.set_turn(flight, turn);
+        let entry = Entry {
+            kind: EntryKind::Accepted,
+            durable,
+            turn,
+            session: hash,
+            word: id_word,
+            attempt: 0,
+            check: fresh.check,
+        };
+        let sequence = Self::keep(&mut self.log, &mut self.awaiting, entry, body, Outcome::Accepted, effects);
+        if let Some(id) = fresh.id {
+            self.ids.insert(self.unix_s(now), hash, id, fresh.check, turn);
+        }
+        let begun = match self.sessions.begin_or_wait(context.session, turn, context.urgency.class) {
+            Begin::Now => true,
+            Begin::Waiting => false,
+            Begin::Full => unreachable!("it was asked before"),
+        };
+        let deadline_ms = archive.deadline_ms.to_native();
+        let deadline = (deadline_ms != 0).then(|| {
+            let at = now.plus(Duration::from_millis(u64::from(deadline_ms)));
+            self.timers.insert(at, Due::Deadline(turn))
+        });
+        if let Some(open) = self.turns.get_mut(turn) {
+            open.state = State::Accepting { begun };
+            open.sequence = sequence;
+            open.deadline = deadline;
+        }
+        self.counters.messages_accepted += 1;
+        self.tell_routed(now, turn, agent, archive, effects);
+    }
+
+    fn tell_routed(
+        &mut self,
+        now: Moment,
+        turn: u64,
+        agent: AgentIndex,
+        archive: &ArchivedMessageV2,
+        effects: &mut Effects<'_>,
+    ) {
+        if let Some(sequence) = self.subscribed.next(EventType::MessageRouted) {
+            let session = self.turns.get(turn).map_or(0, |open| open.session_hash);
+            let name = &self.definitions[agent.0 as usize].name;
+            let detail = Detail::MessageRouted { agent: name, attempt: 1 };
+            let channel = &archive.channel;
+            let event = Event { at: now, sequence, channel, session, turn, agent: Some(agent), detail };
+            effects(Effect::Event(event));
+        }
+    }
+
+    /// A message that has been accepted before: its sender joins those who await it, or is told how it ended.
+    fn sent_again(
+        &mut self,
+        listener: Listener,
+        turn: u64,
+        archive: &ArchivedMessageV2,
+        effects: &mut Effects<'_>,
+    ) {
+        self.counters.messages_repeated += 1;
+        let kept = match self.turns.get_mut(turn) {
+            Some(open) => {
+                if open.listeners.len() < LISTENERS_MAX {
+                    open.listeners.push(listener);
+                } else {
+                    // Only a client that asks again and again gets here; the oldest of its requests is forgotten.
+                    open.listeners.remove(1);
+                    open.listeners.push(listener);
+                }
+                let kept = !matches!(open.state, State::Accepting { .. });
+                if kept && (archive.flags & FLAG_WANTS_ACK != 0 || !open.wants_reply) {
+                    Self::acknowledge(turn, open.durable, true, listener, effects);
+                }
+                kept
+            }
+            None => true,
+        };
+        let ended = self.turns.get(turn).is_none();
+        let wants_reply = archive.flags & FLAG_NO_REPLY == 0;
+        match self.replies.get(turn) {
+            Some(reply) if kept => {
+                for word in reply.words.iter().filter(|word| word.kept) {
+                    let ends = word.body.as_body().kind() != shm_transport::envelope::Kind::Block;
+                    if wants_reply || ends {
+                        Self::show(turn, listener, word, effects);
+                    }
+                }
+            }
+            None if ended => {
+                let text = "this message has been answered, so long ago that the answer is not kept".into();
+                self.refuse(listener, &Refusal::new(FailureCode::AlreadyAnswered, text), effects);
+            }
+            _ => {}
+        }
+    }
+
+    /// Tells a client that its message is kept, and how well.
+    pub(super) fn acknowledge(
+        turn: u64,
+        durable: bool,
+        duplicate: bool,
+        listener: Listener,
+        effects: &mut Effects<'_>,
+    ) {
+        let class = if durable { DurabilityClass::Durable } else { DurabilityClass::Memory };
+        let attempt = class as u32 | if duplicate { ACK_DUPLICATE } else { 0 };
+        let Listener { edge, origin, sequence } = listener;
+        let route = Route { turn, session: 0, origin, sequence, attempt };
+        effects(Effect::ToEdge { edge, route, body: Body::ACCEPTED });
+    }
+
+    /// A message that never became a turn.
+    pub(super) fn refuse(&mut self, listener: Listener, refusal: &Refusal, effects: &mut Effects<'_>) {
+        self.counters.messages_refused += 1;
+        let Listener { edge, origin, sequence } = listener;
+        let route = Route { origin, sequence, ..Route::default() };
+        let failure = FailureV1 {
+            code: refusal.code as u16,
+            retry_after_ms: u32::try_from(refusal.retry_after.as_millis()).unwrap_or(u32::MAX),
+            text: refusal.text.clone(),
+        };
+        let body = self.encoder.encode(&failure);
+        effects(Effect::ToEdge { edge, route, body });
+    }
+
+    /// A refusal that another try may get past.
+    fn busy(&self, code: FailureCode, text: String) -> Refusal {
+        Refusal { code, retry_after: self.limits.retry_after, text }
+    }
+
+    pub(super) fn unix_s(&self, now: Moment) -> u32 {
+        u32::try_from(self.unix_ms(now) / 1000).unwrap_or(u32::MAX)
+    }
+}

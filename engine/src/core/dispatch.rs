@@ -1,0 +1,485 @@
+//! From the journal's word to the agent: turns begin, are given out, fail, and are tried again.
+
+use std::time::Duration;
+
+use shm_transport::envelope::{Body, FailureCode, FailureV1, Message, Opened, Priority, Route};
+
+use super::accept::Refusal;
+use super::agents::{Admission, Standing};
+use super::awaiting::Outcome;
+use super::turns::{self, State, Turn, Urgency};
+use super::{Due, Effects, ShardCore};
+use crate::breaker::Allow;
+use crate::classes::AddressRank;
+use crate::dead_letters::FailedAttempt;
+use crate::event::{AgentIndex, Effect, InstanceId, ShardIndex};
+use crate::flight::Stage;
+use crate::journal::entry::{Entry, EntryKind, JournalState, Progress};
+use crate::retry::{Decision, FailureCause};
+use crate::time::Moment;
+use shm_transport::record::Poison;
+
+/// Attempts after which a turn is given up even if no failure was its own: the gateway has ended that often meanwhile.
+const ATTEMPTS_ABSOLUTE_MAX: u16 = 1000;
+/// How long a turn waits that no agent can take now.
+const NOBODY_FREE: Duration = Duration::from_millis(100);
+
+/// Why the agent role gives a turn back, as the `sequence` word of a failure between shards; 0: the agent said so.
+const GIVEN_BACK_DIED: u32 = 1;
+const GIVEN_BACK_UNAVAILABLE: u32 = 2;
+const GIVEN_BACK_FULL: u32 = 3;
+
+/// What a message between shards carries in `origin`: whom it is for, and how urgent it is.
+fn pack(agent: AgentIndex, urgency: Urgency) -> u64 {
+    u64::from(agent.0) | (urgency.class as u64) << 32 | (urgency.rank as u64) << 40
+}
+
+fn unpack(word: u64) -> (AgentIndex, Urgency) {
+    let [.., class, rank, _, _] = word.to_le_bytes();
+    let urgency = Urgency { class: Priority::from_number(class), rank: AddressRank::from_number(rank) };
+    (AgentIndex((word & u64::from(u32::MAX)) as u32), urgency)
+}
+
+fn code_of(cause: FailureCause) -> FailureCode {
+    match cause {
+        FailureCause::AgentDied | FailureCause::Poison => FailureCode::AgentDied,
+        FailureCause::AgentUnavailable => FailureCode::AgentUnavailable,
+        FailureCause::AgentError { .. } => FailureCode::AgentError,
+        FailureCause::Overloaded => FailureCode::Overloaded,
+    }
+}
+
+impl ShardCore {
+    /// The journal has got on: what waited for it goes on.
+    pub(super) fn journaled(&mut self, now: Moment, progress: Progress, effects: &mut Effects<'_>) {
+        if self.journal_state == JournalState::Failed {
+            return;
+        }
+        self.journal_state = progress.state;
+        while let Some((turn, outcome)) = self.awaiting.pop(progress) {
+            match outcome {
+                Outcome::Accepted => self.accepted(now, turn, effects),
+                Outcome::Prepared => self.prepared(now, turn, effects),
+                Outcome::Word(position) => self.word_kept(now, turn, position, effects),
+                Outcome::Ended(position) => self.ended(now, turn, position, effects),
+                Outcome::Dead(position) => self.died(now, turn, position, effects),
+                Outcome::Nothing => {}
+            }
+        }
+        if progress.state == JournalState::Failed {
+            self.abandon(effects);
+        }
+    }
+
+    fn accepted(&mut self, now: Moment, turn: u64, effects: &mut Effects<'_>) {
+        let Some(open) = self.turns.get_mut(turn) else { return };
+        self.recorder.stamp(open.flight, Stage::Journal, now);
+        self.latencies.journal.record(now.since(open.seen));
+        if open.wants_ack {
+            for &listener in &open.listeners {
+                Self::acknowledge(turn, open.durable, false, listener, effects);
+            }
+        }
+        let State::Accepting { begun } = open.state else { return };
+        open.state = State::Waiting;
+        if begun {
+            self.ready.push_back(turn);
+        }
+    }
+
+    /// The turn is the one its session is at now: it is given out for the first time, or as soon as the journal has it.
+    pub(super) fn begin(&mut self, now: Moment, turn: u64, effects: &mut Effects<'_>) {
+        let Some(open) = self.turns.get_mut(turn) else { return };
+        match &mut open.state {
+            State::Accepting { begun } => *begun = true,
+            State::Waiting if open.attempt == 0 => {
+                open.attempt = 1;
+                self.dispatch(now, turn, effects);
+            }
+            // Found in the journal, or replayed: an attempt may have been made.
+            State::Waiting => self.prepare(turn, effects),
+            state => debug_assert!(false, "a session begins a turn that waits, not one in {state:?}"),
+        }
+    }
+
+    /// Another attempt: first to the journal.
+    fn prepare(&mut self, turn: u64, effects: &mut Effects<'_>) {
+        let Some(open) = self.turns.get_mut(turn) else { return };
+        open.attempt = open.attempt.saturating_add(1);
+        open.state = State::Preparing;
+        let entry = Entry {
+            kind: EntryKind::Attempt,
+            durable: false,
+            turn,
+            session: open.session_hash,
+            word: 0,
+            attempt: open.attempt,
+            check: u32::from(open.failures),
+        };
+        Self::keep(&mut self.log, &mut self.awaiting, entry, Body::ACCEPTED, Outcome::Prepared, effects);
+    }
+
+    fn prepared(&mut self, now: Moment, turn: u64, effects: &mut Effects<'_>) {
+        // It may have been cancelled meanwhile.
+        if self.turns.get(turn).is_some_and(|open| open.state == State::Preparing) {
+            self.counters.redeliveries += 1;
+            self.dispatch(now, turn, effects);
+        }
+    }
+
+    /// Gives a turn to the shard on which its agent lives.
+    fn dispatch(&mut self, now: Moment, turn: u64, effects: &mut Effects<'_>) {
+        let Some(open) = self.turns.get(turn) else { return };
+        let mut agent = open.agent;
+        let blocked = |core: &mut Self| {
+            !core.can_take(agent) || matches!(core.breakers.allow(agent, now), Allow::No { .. })
+        };
+        if blocked(self) {
+            match self.route_again(now, turn) {
+                Ok(other) => {
+                    // Takes the probe, if its breaker asks for one; it was asked whether it would.
+                    let _ = self.breakers.allow(other, now);
+                    agent = other;
+                }
+                // Breakers are open: nothing has been tried, so nothing has failed.
+                Err(_) if self.somebody_exists(now, turn) => {
+                    return self.wait_and_retry(now, turn, NOBODY_FREE);
+                }
+                Err(refusal) => return self.die(now, turn, refusal.code, &refusal.text, effects),
+            }
+        }
+        let home = self.home(agent);
+        let here = home == self.setting.shard;
+        let Self { turns, agents, outstanding, recorder, latencies, .. } = self;
+        let Some(open) = turns.get_mut(turn) else { return };
+        open.state = State::Working;
+        open.agent = agent;
+        outstanding[agent.0 as usize] += 1;
+        recorder.stamp(open.flight, Stage::Queue, now);
+        latencies.dispatch.record(now.since(open.seen));
+        let (urgency, attempt, session, flight) =
+            (open.urgency, u32::from(open.attempt), open.session_hash, open.flight);
+        if !here {
+            let route = Route { turn, session, origin: pack(agent, urgency), sequence: 0, attempt };
+            effects(Effect::ToShard { shard: home, route, body: open.body.as_body() });
+            recorder.dispatched(flight, agent, open.attempt, now);
+            return;
+        }
+        let route = Route { turn, session, origin: 0, sequence: 0, attempt };
+        let (body, attempts) = (open.body.as_body(), open.attempt);
+        let admission = agents.submit(now, agent, route, urgency, body, true, effects);
+        match admission {
+            Admission::Given => recorder.dispatched(flight, agent, attempts, now),
+            Admission::Queued => {}
+            Admission::Full { retry_after } => {
+                self.given_back(
+                    now,
+                    turn,
+                    attempt,
+                    GIVEN_BACK_FULL,
+                    &retry_after.as_millis().to_string(),
+                    effects,
+                );
+            }
+            Admission::Unavailable(detail) => {
+                self.given_back(now, turn, attempt, GIVEN_BACK_UNAVAILABLE, &detail, effects);
+            }
+        }
+    }
+
+    fn can_take(&self, agent: AgentIndex) -> bool {
+        self.unavailable.get(agent.0 as usize) == Some(&None)
+    }
+
+    /// Who answers the message, as things stand now.
+    fn route_again(&mut self, now: Moment, turn: u64) -> Result<AgentIndex, Refusal> {
+        let Some(open) = self.turns.get(turn) else { return Ok(AgentIndex::NONE) };
+        let session = open.session;
+        let body = open.body.clone();
+        match body.as_message(Route::default()).open() {
+            Opened::Message(archive) => self.route(now, session, archive),
+            _ => unreachable!("the body of a turn is a message"),
+        }
+    }
+
+    /// Whether there is an agent for the message, if breakers are not asked.
+    fn somebody_exists(&self, now: Moment, turn: u64) -> bool {
+        self.turns.get(turn).is_some_and(|open| match open.body.as_message(Route::default()).open() {
+            Opened::Message(archive) => self.candidate(now, open.session, archive, false).is_ok(),
+            _ => false,
+        })
+    }
+
+    /// Agent role: takes a turn of another shard for an agent of this one.
+    fn submit_for(
+        &mut self,
+        now: Moment,
+        shard: ShardIndex,
+        message: &Message<'_>,
+        effects: &mut Effects<'_>,
+    ) {
+        let Route { turn, session, origin, attempt, .. } = message.route;
+        let (agent, urgency) = unpack(origin);
+        let route = Route { turn, session, origin: 0, sequence: 0, attempt };
+        debug_assert_eq!(turns::owner(turn), shard);
+        match self.agents.submit(now, agent, route, urgency, message.body(), false, effects) {
+            Admission::Given | Admission::Queued => {}
+            Admission::Full { retry_after } => {
+                let text = retry_after.as_millis().to_string();
+                self.give_back(now, turn, attempt, GIVEN_BACK_FULL, &text, effects);
+            }
+            Admission::Unavailable(detail) => {
+                self.give_back(now, turn, attempt, GIVEN_BACK_UNAVAILABLE, &detail, effects);
+            }
+        }
+    }
+
+    /// Either role: something from another shard.
+    pub(super) fn heard_from_shard(
+        &mut self,
+        now: Moment,
+        shard: ShardIndex,
+        message: &Message<'_>,
+        effects: &mut Effects<'_>,
+    ) {
+        let Route { turn, origin, sequence, attempt, .. } = message.route;
+        match message.open() {
+            Opened::Message(_) => self.submit_for(now, shard, message, effects),
+            Opened::Cancel => self.agents.cancel(unpack(origin).0, turn, effects),
+            Opened::Failure(failure) if sequence != 0 => {
+                self.given_back(now, turn, attempt, sequence, failure.text.as_str(), effects);
+            }
+            Opened::Block(_) | Opened::End(_) | Opened::Failure(_) => {
+                self.said(now, turn, attempt, message.body(), effects);
+            }
+            Opened::Accepted | Opened::Hello(_) | Opened::Stop | Opened::Journaled => {
+                self.counters.invalid_internal += 1;
+            }
+        }
+    }
+
+    /// Agent role: something from an agent. Everything in it is input.
+    pub(super) fn heard_from_agent(
+        &mut self,
+        now: Moment,
+        instance: InstanceId,
+        message: &Message<'_>,
+        effects: &mut Effects<'_>,
+    ) {
+        let ends = match message.open() {
+            Opened::Block(_) => false,
+            Opened::End(_) | Opened::Failure(_) => true,
+            Opened::Hello(_) => return effects(Effect::AgentReady { instance }),
+            Opened::Message(_) | Opened::Accepted | Opened::Stop | Opened::Cancel | Opened::Journaled => {
+                let poison = Poison::Kind { kind: message.kind().number() };
+                return effects(Effect::Fence { instance, poison });
+            }
+        };
+        let turn = message.route.turn;
+        match self.agents.standing(instance, turn) {
+            Standing::Stray => {
+                self.counters.agent_strays += 1;
+                return;
+            }
+            Standing::Cancelled => {}
+            Standing::Current { attempt } => {
+                let owner = turns::owner(turn);
+                if owner == self.setting.shard {
+                    self.said(now, turn, attempt, message.body(), effects);
+                } else {
+                    let route = Route { turn, attempt, ..Route::default() };
+                    effects(Effect::ToShard { shard: owner, route, body: message.body() });
+                }
+            }
+        }
+        if ends {
+            self.agents.finish(now, instance, turn, &self.turns, effects);
+        }
+    }
+
+    /// Agent role: a turn goes back to the shard of its session, without an answer.
+    fn give_back(
+        &mut self,
+        now: Moment,
+        turn: u64,
+        attempt: u32,
+        why: u32,
+        text: &str,
+        effects: &mut Effects<'_>,
+    ) {
+        let owner = turns::owner(turn);
+        if owner == self.setting.shard {
+            return self.given_back(now, turn, attempt, why, text, effects);
+        }
+        let code =
+            if why == GIVEN_BACK_DIED { FailureCode::AgentDied } else { FailureCode::AgentUnavailable };
+        let failure = FailureV1 { code: code as u16, retry_after_ms: 0, text: text.to_owned() };
+        let route = Route { turn, sequence: why, attempt, ..Route::default() };
+        let body = self.encoder.encode(&failure);
+        effects(Effect::ToShard { shard: owner, route, body });
+    }
+
+    /// Session role: the agent role has given a turn back.
+    fn given_back(
+        &mut self,
+        now: Moment,
+        turn: u64,
+        attempt: u32,
+        why: u32,
+        text: &str,
+        effects: &mut Effects<'_>,
+    ) {
+        let Some(open) = self.working(turn, attempt) else {
+            self.counters.agent_strays += 1;
+            return;
+        };
+        let agent = open.agent;
+        if self.stopping && why == GIVEN_BACK_DIED {
+            return;
+        }
+        self.leave_agent(agent);
+        match why {
+            GIVEN_BACK_DIED => {
+                self.breakers.on_failure(agent, now);
+                self.failed(now, turn, FailureCause::AgentDied, text, effects);
+            }
+            GIVEN_BACK_FULL => {
+                let wait = text.parse().map_or(self.limits.retry_after, Duration::from_millis);
+                self.wait_and_retry(now, turn, wait);
+            }
+            _ => self.failed(now, turn, FailureCause::AgentUnavailable, text, effects),
+        }
+    }
+
+    /// The turn, if it is with its agent for the time of that number.
+    pub(super) fn working(&mut self, turn: u64, attempt: u32) -> Option<&mut Turn> {
+        let open = self.turns.get_mut(turn)?;
+        (open.state == State::Working && u32::from(open.attempt) == attempt).then_some(open)
+    }
+
+    /// A turn of this shard's sessions is not with that agent any more.
+    pub(super) fn leave_agent(&mut self, agent: AgentIndex) {
+        if let Some(count) = self.outstanding.get_mut(agent.0 as usize) {
+            debug_assert!(*count > 0, "it was counted when it was given out");
+            *count = count.saturating_sub(1);
+        }
+    }
+
+    /// An attempt has failed: another one, or the dead letter queue.
+    pub(super) fn failed(
+        &mut self,
+        now: Moment,
+        turn: u64,
+        cause: FailureCause,
+        text: &str,
+        effects: &mut Effects<'_>,
+    ) {
+        let at_ms = self.unix_ms(now);
+        let random = self.next_random();
+        let Some(open) = self.turns.get_mut(turn) else { return };
+        let code = code_of(cause);
+        open.failures = open.failures.saturating_add(1);
+        let text_owned = text.to_owned();
+        open.history.push(FailedAttempt { attempt: open.attempt, at_ms, code, text: text_owned });
+        self.counters.attempts_failed += 1;
+        let decision = if open.attempt >= ATTEMPTS_ABSOLUTE_MAX {
+            Decision::GiveUp
+        } else {
+            self.limits.retry.decide(cause, open.failures)
+        };
+        // An agent that is gone for a while can be replaced by another one of its pool, at once.
+        if cause == FailureCause::AgentUnavailable {
+            return match self.route_again(now, turn) {
+                Ok(_) => self.prepare(turn, effects),
+                Err(_) => self.die(now, turn, code, text, effects),
+            };
+        }
+        match decision {
+            Decision::RetryNow => self.prepare(turn, effects),
+            Decision::RetryAfter(index) => {
+                let wait = self.limits.retry.delay(index, random);
+                self.wait_and_retry(now, turn, wait);
+            }
+            Decision::GiveUp => self.die(now, turn, code, text, effects),
+        }
+    }
+
+    fn wait_and_retry(&mut self, now: Moment, turn: u64, wait: Duration) {
+        let Some(open) = self.turns.get_mut(turn) else { return };
+        open.state = State::BackingOff;
+        open.retry = Some(self.timers.insert(now.plus(wait), Due::Retry(turn)));
+        self.counters.back_offs += 1;
+    }
+
+    pub(super) fn retry_due(&mut self, _now: Moment, turn: u64, effects: &mut Effects<'_>) {
+        if let Some(open) = self.turns.get_mut(turn)
+            && open.state == State::BackingOff
+        {
+            open.retry = None;
+            self.prepare(turn, effects);
+        }
+    }
+
+    /// Agent role: what the dead incarnation had in its hands goes back.
+    pub(super) fn agent_down(
+        &mut self,
+        now: Moment,
+        agent: AgentIndex,
+        detail: &str,
+        effects: &mut Effects<'_>,
+    ) {
+        let lost = self.agents.down(agent);
+        if lost.is_empty() {
+            return;
+        }
+        let name = &self.definitions[agent.0 as usize].name;
+        let text = format!("agent \"{name}\" ended while it worked on this message: {detail}");
+        for (turn, attempt) in lost {
+            self.give_back(now, turn, attempt, GIVEN_BACK_DIED, &text, effects);
+        }
+    }
+
+    /// Both roles: nobody will serve what waits, so it goes back now rather than never.
+    pub(super) fn agent_unavailable(
+        &mut self,
+        now: Moment,
+        agent: AgentIndex,
+        detail: &str,
+        effects: &mut Effects<'_>,
+    ) {
+        if let Some(why) = self.unavailable.get_mut(agent.0 as usize) {
+            *why = Some(detail.into());
+        }
+        if self.home(agent) != self.setting.shard {
+            return;
+        }
+        self.agent_down(now, agent, detail, effects);
+        let name = &self.definitions[agent.0 as usize].name;
+        let detail = format!("agent \"{name}\" is not available: {detail}");
+        for (turn, attempt) in self.agents.unavailable(agent, &detail) {
+            self.give_back(now, turn, attempt, GIVEN_BACK_UNAVAILABLE, &detail, effects);
+        }
+    }
+
+    /// Both roles: an agent is expected again.
+    pub(super) fn agent_expected(&mut self, agent: AgentIndex) {
+        if let Some(why) = self.unavailable.get_mut(agent.0 as usize) {
+            *why = None;
+        }
+        self.agents.expected(agent);
+    }
+
+    /// Takes a turn from its agent: nobody waits for it.
+    pub(super) fn take_from_agent(&mut self, turn: u64, effects: &mut Effects<'_>) {
+        let Some(open) = self.turns.get(turn) else { return };
+        let agent = open.agent;
+        let home = self.home(agent);
+        self.leave_agent(agent);
+        if home == self.setting.shard {
+            self.agents.cancel(agent, turn, effects);
+        } else {
+            let route = Route { turn, origin: pack(agent, Urgency::default()), ..Route::default() };
+            effects(Effect::ToShard { shard: home, route, body: Body::CANCEL });
+        }
+    }
+}

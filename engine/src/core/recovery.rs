@@ -1,0 +1,263 @@
+//! From the journal back to open turns, dead letters, replies and ids.
+
+use std::time::Duration;
+
+use hashbrown::HashMap;
+use shm_transport::envelope::{
+    ArchivedMessageV2, Body, FLAG_ACTIVATE, FLAG_DEACTIVATE, FLAG_NO_REPLY, FailureCode, Message, Opened,
+    SessionMode,
+};
+
+use super::accept::{session_key, urgency};
+use super::awaiting::Outcome;
+use super::hash::WordHash;
+use super::replies::Word;
+use super::turns::{State, Turn};
+use super::{Due, Effects, ShardCore};
+use crate::dead_letters::FailedAttempt;
+use crate::dedup::NO_REFERENCE;
+use crate::event::{AgentIndex, Recovered};
+use crate::journal::entry::{Entry, EntryKind, IdEntry};
+use crate::session::{Begin, SessionRecord, StoredKey, StreamPosition};
+use crate::time::Moment;
+
+/// What is known while the journal is read.
+#[derive(Debug, Default)]
+pub(super) struct Recovering {
+    /// Turns that could not keep their id, because another number of shards made it.
+    renamed: HashMap<u64, u64, WordHash>,
+    /// Ids of answered messages, if the log is replaced by another one.
+    ids: Vec<IdEntry>,
+    /// Whether the log is replaced by another one.
+    replaced: bool,
+}
+
+impl ShardCore {
+    pub(super) fn recovered(&mut self, now: Moment, found: Recovered<'_>) {
+        match found {
+            Recovered::Replaced => self.recovering.replaced = true,
+            Recovered::Id(id) => {
+                if self.recovering.replaced {
+                    self.recovering.ids.push(id);
+                }
+                self.ids.load(self.unix_s(now), [(id, NO_REFERENCE)]);
+            }
+            Recovered::NextSequence(sequence) => self.log.resume_at(sequence),
+            Recovered::Record { sequence, at_ms, entry, message } => {
+                self.counters.recovered += 1;
+                let turn = self.recovering.renamed.get(&entry.turn).copied().unwrap_or(entry.turn);
+                let turn = match entry.kind {
+                    EntryKind::Accepted | EntryKind::Moved => {
+                        self.recovered_message(now, at_ms, entry, turn, &message, sequence)
+                    }
+                    EntryKind::Known => {
+                        let at_s = u32::try_from(at_ms / 1000).unwrap_or(u32::MAX);
+                        let id = IdEntry { session: entry.session, id: entry.word, check: entry.check, at_s };
+                        self.ids.load(self.unix_s(now), [(id, NO_REFERENCE)]);
+                        turn
+                    }
+                    _ => {
+                        self.recovered_step(at_ms, Entry { turn, ..entry }, &message);
+                        turn
+                    }
+                };
+                if !self.recovering.replaced {
+                    self.log.count(sequence, entry.kind, turn, message.body().bytes().len());
+                }
+            }
+        }
+    }
+
+    fn recovered_message(
+        &mut self,
+        now: Moment,
+        at_ms: u64,
+        entry: Entry,
+        known_as: u64,
+        message: &Message<'_>,
+        sequence: u64,
+    ) -> u64 {
+        let Opened::Message(archive) = message.open() else {
+            self.counters.invalid_internal += 1;
+            return entry.turn;
+        };
+        if let Some(open) = self.turns.get_mut(known_as) {
+            // Written again.
+            open.sequence = sequence;
+            open.attempt = open.attempt.max(entry.attempt);
+            return known_as;
+        }
+        let turn = self.restored(now, entry, archive, message, sequence);
+        let left = deadline_left(archive, at_ms, self.unix_ms(now));
+        if let Some(left) = left
+            && let Some(open) = self.turns.get_mut(turn)
+        {
+            open.deadline = Some(self.timers.insert(now.plus(left), Due::Deadline(turn)));
+        }
+        if entry.word != 0 {
+            let at_s = u32::try_from(at_ms / 1000).unwrap_or(u32::MAX);
+            let id = IdEntry { session: entry.session, id: entry.word, check: entry.check, at_s };
+            self.ids.load(self.unix_s(now), [(id, turn)]);
+        }
+        turn
+    }
+
+    fn restored(
+        &mut self,
+        now: Moment,
+        entry: Entry,
+        archive: &ArchivedMessageV2,
+        message: &Message<'_>,
+        sequence: u64,
+    ) -> u64 {
+        let mode = SessionMode::from_number(archive.mode);
+        // More sessions than allowed now, if need be: what has been accepted is not refused afterwards.
+        let key = StoredKey::new(&session_key(archive));
+        let stream = StreamPosition { epoch: self.setting.run, offset: 0 };
+        let record = SessionRecord { stream, ..SessionRecord::new(entry.session, key, mode) };
+        let session = self.sessions.restore_regardless(now, record);
+        if archive.flags & FLAG_ACTIVATE != 0 {
+            self.sessions.set_activated(session, true);
+        } else if archive.flags & FLAG_DEACTIVATE != 0 {
+            self.sessions.set_activated(session, false);
+        }
+        let wants_reply = archive.flags & FLAG_NO_REPLY == 0;
+        let turn = Turn {
+            state: State::Waiting,
+            listeners: Vec::new(),
+            session,
+            session_hash: entry.session,
+            id: entry.word,
+            check: entry.check,
+            urgency: urgency(archive),
+            wants_reply,
+            wants_ack: false,
+            durable: entry.durable,
+            // It may have been given out once without a trace.
+            attempt: entry.attempt.max(1),
+            failures: 0,
+            agent: AgentIndex::NONE,
+            named: !archive.agent.is_empty(),
+            sequence,
+            retry: None,
+            deadline: None,
+            flight: self.recorder.begin(now, entry.word, entry.session, entry.turn),
+            seen: now,
+            history: Vec::new(),
+            body: message.body().to_stored(),
+        };
+        match self.turns.restore(entry.turn, self.limits.turns_max * 2, turn) {
+            Ok(()) => entry.turn,
+            Err(turn) => {
+                let renamed = self.turns.insert(*turn);
+                self.recovering.renamed.insert(entry.turn, renamed);
+                renamed
+            }
+        }
+    }
+
+    fn recovered_step(&mut self, at_ms: u64, entry: Entry, message: &Message<'_>) {
+        let turn = entry.turn;
+        let Some(open) = self.turns.get_mut(turn) else {
+            // Its message has been given up already: only the last words of a reply are left of it.
+            return;
+        };
+        match entry.kind {
+            EntryKind::Attempt => {
+                open.attempt = entry.attempt;
+                open.failures = u16::try_from(entry.check).unwrap_or(u16::MAX);
+                if open.state == State::Dead {
+                    open.state = State::Waiting;
+                    self.dead.remove(turn);
+                }
+            }
+            EntryKind::Block | EntryKind::Done | EntryKind::Dead => {
+                let position = StreamPosition::from_word(entry.word);
+                self.sessions.set_stream(open.session, position.next());
+                let body = message.body().to_stored();
+                let word = Word { position, attempt: entry.attempt, kept: true, body };
+                self.replies.push(turn, entry.session, word);
+                if entry.kind == EntryKind::Done {
+                    self.forget_recovered(turn);
+                } else if entry.kind == EntryKind::Dead {
+                    self.recovered_dead(turn, at_ms, message);
+                }
+            }
+            EntryKind::Dropped => {
+                self.dead.remove(turn);
+                self.forget_recovered(turn);
+            }
+            EntryKind::Accepted | EntryKind::Moved | EntryKind::Known | EntryKind::Trim => {}
+        }
+    }
+
+    fn forget_recovered(&mut self, turn: u64) {
+        self.replies.end(turn);
+        let Some(open) = self.turns.remove(turn) else { return };
+        if let Some(timer) = open.deadline {
+            self.timers.cancel(timer);
+        }
+        if self.recovering.replaced && open.id != 0 {
+            let id = IdEntry { session: open.session_hash, id: open.id, check: open.check, at_s: 0 };
+            self.recovering.ids.push(id);
+        }
+    }
+
+    fn recovered_dead(&mut self, turn: u64, at_ms: u64, message: &Message<'_>) {
+        let Some(open) = self.turns.get_mut(turn) else { return };
+        open.state = State::Dead;
+        if let Some(timer) = open.deadline.take() {
+            self.timers.cancel(timer);
+        }
+        if let Opened::Failure(failure) = message.open() {
+            open.history = vec![FailedAttempt {
+                attempt: open.attempt,
+                at_ms,
+                code: FailureCode::DeadLettered,
+                text: failure.text.as_str().to_owned(),
+            }];
+        }
+        self.replies.end(turn);
+        self.bury(turn, at_ms);
+    }
+
+    /// All has been read: what is open goes to its agents again, in the order of acceptance.
+    pub(super) fn recovery_ends(&mut self, effects: &mut Effects<'_>) {
+        let Recovering { replaced, ids, .. } = std::mem::take(&mut self.recovering);
+        for IdEntry { session, id, check, .. } in ids {
+            let entry = Entry {
+                kind: EntryKind::Known,
+                durable: false,
+                turn: 0,
+                session,
+                word: id,
+                attempt: 0,
+                check,
+            };
+            let Self { log, awaiting, .. } = self;
+            Self::keep(log, awaiting, entry, Body::ACCEPTED, Outcome::Nothing, effects);
+        }
+        let mut open: Vec<(u64, u64)> = self.turns.iter().map(|(turn, open)| (open.sequence, turn)).collect();
+        open.sort_unstable();
+        for &(_, turn) in &open {
+            if replaced {
+                self.write_again(turn, effects);
+            }
+            let Some(open) = self.turns.get(turn) else { continue };
+            if open.state == State::Dead {
+                continue;
+            }
+            let (session, class) = (open.session, open.urgency.class);
+            // More in a queue than allowed now, if need be: what has been accepted is not refused afterwards.
+            if self.sessions.begin_or_wait_regardless(session, turn, class) == Begin::Now {
+                self.ready.push_back(turn);
+            }
+        }
+    }
+}
+
+/// How long until nobody wants the reply any more, if that ever comes.
+fn deadline_left(archive: &ArchivedMessageV2, at_ms: u64, now_ms: u64) -> Option<Duration> {
+    let deadline_ms = archive.deadline_ms.to_native();
+    (deadline_ms != 0).then(|| Duration::from_millis((at_ms + u64::from(deadline_ms)).saturating_sub(now_ms)))
+}

@@ -1,0 +1,70 @@
+//! What a restart finds: work goes on, answers are known, nothing is done twice.
+
+use super::*;
+use crate::session::StreamPosition;
+
+/// What was open is given out again under a higher attempt, in order; what was answered is not, and its answer is known.
+#[test]
+fn a_restart_goes_on_where_the_journal_ends() {
+    let mut bench = Bench::new(CoreLimits::default(), 0, 1);
+    bench.up();
+    let id = |m: &mut MessageV2, id: &str| m.client_id = id.into();
+    let answered = turn_of(&bench.message("a", 1, |m| id(m, "m-1")));
+    bench.agent_says(Kind::End, answered);
+    let open = turn_of(&bench.message("a", 2, |m| id(m, "m-2")));
+    bench.message("a", 3, |m| id(m, "m-3"));
+    bench.agent_says(Kind::Block, open);
+
+    let (mut next, seen) = bench.restarted(CoreLimits::default());
+    assert_eq!(seen, [Seen::Agent(FIRST, Kind::Message, open)]);
+    assert_eq!(next.given.as_ref().unwrap().route.attempt, 2);
+    let again = next.message("a", 1, |m| id(m, "m-1"));
+    assert_eq!(again, [Seen::Edge(Kind::End, 9, 1, None)]);
+    assert_eq!(next.message("a", 2, |m| id(m, "m-2")), [Seen::Edge(Kind::Block, 9, 2, None)]);
+    let ends = next.agent_says(Kind::End, open);
+    assert_eq!(ends[0], Seen::Edge(Kind::End, 9, 2, None));
+    next.agent_says(Kind::End, turn_of(&ends));
+    assert_eq!(next.core.counters().turns_open, 0);
+    assert_eq!(next.core.counters().replies_completed, 2);
+}
+
+/// Restarts do not use up a message's attempts: only its own failures do.
+#[test]
+fn restarts_are_not_failures() {
+    let mut bench = Bench::new(CoreLimits::default(), 0, 1);
+    bench.up();
+    let turn = turn_of(&bench.message("a", 1, |_| {}));
+    for restart in 1..=20 {
+        let (next, seen) = bench.restarted(CoreLimits::default());
+        assert_eq!(turn_of(&seen), turn);
+        assert_eq!(next.given.as_ref().unwrap().route.attempt, 1 + restart);
+        bench = next;
+    }
+    assert_eq!(bench.agent_says(Kind::End, turn), []);
+    assert_eq!(bench.core.counters().turns_open, 0);
+}
+
+/// A client that comes back gets what it missed, also from before a restart; a gap is reported as one.
+#[test]
+fn streams_are_resumed_by_place() {
+    let mut bench = Bench::new(CoreLimits::default(), 0, 1);
+    bench.up();
+    let session = session_hash_in("", "websocket", "local", "a");
+    for sequence in 1..=3 {
+        let turn = turn_of(&bench.message("a", sequence, |_| {}));
+        bench.agent_says(Kind::Block, turn);
+        bench.agent_says(Kind::End, turn);
+    }
+    let resume = |bench: &mut Bench, offset| {
+        let after = StreamPosition { epoch: 1, offset };
+        let seen = bench.on(Input::Resume { edge: EDGE, origin: 7, session, after });
+        seen.iter().map(|seen| matches!(seen, Seen::Edge(Kind::Failure, ..))).collect::<Vec<_>>()
+    };
+    assert_eq!(resume(&mut bench, 3), [false; 2]);
+    assert_eq!(resume(&mut bench, 5), [false; 0]);
+    let (mut next, _) = bench.restarted(CoreLimits::default());
+    assert_eq!(resume(&mut next, 0), [false; 5]);
+    assert_eq!(resume(&mut next, 5), [false; 0]);
+    let (mut poor, _) = bench.restarted(CoreLimits { reply_bytes_max: 1, ..CoreLimits::default() });
+    assert_eq!(resume(&mut poor, 3), [true]);
+}

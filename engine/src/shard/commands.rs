@@ -1,0 +1,132 @@
+//! What the control thread tells a shard, and what it hears from it.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use shm_transport::link::Link;
+use shm_transport::record::Poison;
+
+use crate::core::ShardCore;
+use crate::dead_letters::Selection;
+use crate::event::{AgentIndex, InstanceId, ShardIndex};
+use crate::events::{Event, EventMask};
+use crate::journal::entry::JournalState;
+use crate::routing::RoutingTable;
+use crate::scaling::Scaling;
+
+/// A question to the core of a shard, asked on its thread. It must be short: everybody else waits.
+pub struct Question(pub Box<dyn FnOnce(&ShardCore) + Send>);
+
+impl std::fmt::Debug for Question {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Question")
+    }
+}
+
+/// Whether a listener wants to be told of more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Listening {
+    /// It does.
+    Goes,
+    /// It does not.
+    Ends,
+}
+
+/// Is told of events, on the thread of the shard. It copies what it needs and does not wait.
+pub struct Listener(pub Box<dyn FnMut(&Event<'_>) -> Listening + Send>);
+
+impl std::fmt::Debug for Listener {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Listener")
+    }
+}
+
+/// What the control thread tells a shard.
+#[derive(Debug)]
+pub enum Command {
+    /// A new incarnation of an agent.
+    Attach {
+        /// Which agent.
+        agent: AgentIndex,
+        /// The incarnation.
+        instance: InstanceId,
+        /// Its rings. Boxed: the other commands are small.
+        link: Box<Link>,
+        /// The eventfd it rings.
+        doorbell: OwnedFd,
+    },
+    /// An incarnation is gone; another will follow.
+    Down {
+        /// Which agent.
+        agent: AgentIndex,
+        /// The incarnation.
+        instance: InstanceId,
+        /// What happened, as a sentence.
+        detail: String,
+    },
+    /// An agent, of whatever shard, will not come back for now.
+    Unavailable {
+        /// Which agent.
+        agent: AgentIndex,
+        /// Why, as a sentence.
+        detail: String,
+    },
+    /// An agent, of whatever shard, that was unavailable is expected again.
+    Expected {
+        /// Which agent.
+        agent: AgentIndex,
+    },
+    /// Another table says from now on who gets what.
+    // Arc: all shards read one table.
+    Routes(Arc<RoutingTable>),
+    /// Tells a listener of events, until it wants no more.
+    Subscribe {
+        /// Which events.
+        mask: EventMask,
+        /// The listener.
+        listener: Listener,
+    },
+    /// Tries dead letters again.
+    ReplayDeadLetters(Selection),
+    /// Drops dead letters.
+    DropDeadLetters(Selection),
+    /// Asks something of the core.
+    Ask(Question),
+    /// Tell all agents to finish.
+    StopAgents,
+    /// End the thread.
+    End,
+}
+
+/// What a shard tells the control thread.
+#[derive(Debug)]
+pub enum Notice {
+    /// An agent has said its first words.
+    AgentReady {
+        /// Which incarnation.
+        instance: InstanceId,
+    },
+    /// An agent broke the rules of its ring, and is not listened to any more.
+    AgentFenced {
+        /// Which incarnation.
+        instance: InstanceId,
+        /// What it did.
+        poison: Poison,
+    },
+    /// A pool is too small, or larger than it need be.
+    Scale {
+        /// An agent of it.
+        agent: AgentIndex,
+        /// Which way.
+        signal: Scaling,
+        /// Messages that wait.
+        depth: usize,
+    },
+    /// The journal of this shard can write, or cannot.
+    Journal {
+        /// Which shard.
+        shard: ShardIndex,
+        /// How it is now.
+        state: JournalState,
+    },
+}

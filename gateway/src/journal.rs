@@ -1,0 +1,359 @@
+//! From the journal's directory to cores that know what it holds, and a thread that goes on writing it.
+
+use std::cell::RefCell;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use engine::core::ShardCore;
+use engine::event::{Effect, Input, Recovered};
+use engine::journal::entry::{EntryKind, JournalState, Progress};
+use engine::journal::files::{DirectoryError, LogDirectory};
+use engine::journal::recovery::{RecoverError, RecoveredRecord, recover};
+use engine::journal::set::{self, Opened, Pending, Set, SetError, log_directory};
+use engine::journal::thread::{self, ExecutorChoice, JournalError, JournalHandle, JournalOptions};
+use engine::journal::writer::LogResume;
+use engine::time::Moment;
+use shm_transport::doorbell::eventfd;
+use shm_transport::envelope::Message;
+use shm_transport::layout::Geometry;
+use shm_transport::link::{Limits, Link, SendError};
+use shm_transport::ports::{Shown, shard_of};
+use shm_transport::segment::{InProcess, in_process_shown};
+
+use crate::config::DeliveryConfig;
+
+/// Capacity of the ring from a shard to the journal.
+const RING_BYTES: u64 = 1024 * 1024;
+/// What may wait for room in a ring to the journal; reading stops long before (`engine::shard`).
+const BACKLOG_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// How long a new set of logs may take to be written, without any progress.
+const REPLACE_PATIENCE: Duration = Duration::from_secs(60);
+/// Lost numbers that are listed in the log one by one; beyond that ranges say it.
+const LOST_LISTED_MAX: usize = 100;
+/// How often it is looked how far a new set is.
+const STEP: Duration = Duration::from_millis(1);
+const RUN_FILE: &str = "run";
+
+/// Why the journal cannot be used. Nothing in it was overwritten.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalStartError {
+    /// The directory, or what it says of itself.
+    #[error("the journal in {directory} cannot be opened", directory = directory.display())]
+    Set {
+        /// Where.
+        directory: PathBuf,
+        /// Why.
+        #[source]
+        source: SetError,
+    },
+    /// The directory of a shard.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    /// A log cannot be read.
+    #[error("the journal in {directory} cannot be read", directory = directory.display())]
+    Recover {
+        /// Where.
+        directory: PathBuf,
+        /// Why.
+        #[source]
+        source: RecoverError,
+    },
+    /// A file beside the logs.
+    #[error("{step} {path} failed", path = path.display())]
+    System {
+        /// Which step.
+        step: &'static str,
+        /// Which file.
+        path: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// The count of runs is no number.
+    #[error("{path} should hold a number, and holds \"{found}\"", path = path.display())]
+    Run {
+        /// Which file.
+        path: PathBuf,
+        /// What it holds.
+        found: String,
+    },
+    /// The thread.
+    #[error(transparent)]
+    Thread(#[from] JournalError),
+    /// What other shards held could not be written anew.
+    #[error("the journal cannot be written for another number of shards ({state:?}); nothing was changed")]
+    Replace {
+        /// How the new logs were.
+        state: JournalState,
+    },
+}
+
+/// A journal that has been read.
+pub struct OpenJournal {
+    set: Set,
+    resume: Vec<LogResume>,
+    options: JournalOptions,
+    /// A core for each shard, which knows what the journal holds.
+    pub cores: Vec<ShardCore>,
+}
+
+/// The journal at work, and a link to it for each shard.
+#[derive(Debug)]
+pub struct RunningJournal {
+    /// The thread.
+    pub handle: JournalHandle,
+    /// By shard.
+    pub links: Vec<Link>,
+}
+
+/// Opens the journal below `directory` and tells new cores what it holds. If it was written by another number of shards,
+/// it is written anew for this one first.
+pub fn open(
+    directory: &Path,
+    shard_count: usize,
+    config: &DeliveryConfig,
+    make_core: &dyn Fn(usize, u32) -> ShardCore,
+) -> Result<OpenJournal, JournalStartError> {
+    let root = directory.join("journal");
+    std::fs::create_dir_all(&root).map_err(|source| JournalStartError::System {
+        step: "making",
+        path: root.clone(),
+        source,
+    })?;
+    let run = count_run(&root)?;
+    let failed = |source| JournalStartError::Set { directory: root.clone(), source };
+    let options = |set: &Set| JournalOptions {
+        directory: set.directory(),
+        segment_bytes: config.segment_bytes,
+        ids_keep: config.ids_keep,
+        ids_max: u64::from(config.ids_max),
+        executor: ExecutorChoice::Auto,
+    };
+    let set = match set::open(&root, shard_count).map_err(failed)? {
+        Opened::Current(set) => set,
+        Opened::New(pending) => replace(pending, options, run, make_core)?,
+    };
+    let mut cores: Vec<_> = (0..shard_count).map(|shard| make_core(shard, run)).collect();
+    let mut resume = Vec::with_capacity(shard_count);
+    for shard in 0..shard_count {
+        let found = read_log(&set, shard, &mut |each| {
+            cores[shard].on(Moment::ZERO, Input::Recovered(each), &mut none)
+        })?;
+        resume.push(found);
+    }
+    Ok(OpenJournal { options: options(&set), set, resume, cores })
+}
+
+impl OpenJournal {
+    /// Starts the thread that writes it. `show` is told of each ring between a shard and the thread.
+    pub fn start(
+        self,
+        bells: &[Arc<OwnedFd>],
+        show: &mut dyn FnMut(Shown<'_>),
+    ) -> Result<(RunningJournal, Vec<ShardCore>), JournalStartError> {
+        tracing::debug!(directory = %self.set.directory().display(), "journal opened");
+        Ok((run(&self.options, bells, self.resume, show)?, self.cores))
+    }
+}
+
+/// Starts the thread, with a link for each bell.
+fn run(
+    options: &JournalOptions,
+    bells: &[Arc<OwnedFd>],
+    resume: Vec<LogResume>,
+    show: &mut dyn FnMut(Shown<'_>),
+) -> Result<RunningJournal, JournalStartError> {
+    let ring = |source| JournalStartError::System {
+        step: "making a ring to the journal in",
+        path: options.directory.clone(),
+        source,
+    };
+    let geometry =
+        Geometry::new(RING_BYTES).unwrap_or_else(|error| unreachable!("a constant of this file: {error}"));
+    let limits = Limits { backlog_bytes_max: BACKLOG_BYTES_MAX, ..Limits::default() };
+    let bell = Arc::new(eventfd().map_err(ring)?);
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for (index, own) in bells.iter().enumerate() {
+        let name = format!("shard-{index}/journal");
+        let InProcess { first, second, shown: [a, b] } =
+            in_process_shown(&format!("openclaw-{name}"), index as u64, geometry, [own, &bell], limits)
+                .map_err(ring)?;
+        show(Shown { name: &name, halves: [a.as_fd(), b.as_fd()] });
+        ours.push(first);
+        theirs.push(second);
+    }
+    let handle = thread::start(options, theirs, bell, resume)?;
+    Ok(RunningJournal { handle, links: ours })
+}
+
+/// Effects of what has none.
+fn none(effect: Effect<'_>) {
+    debug_assert!(false, "reading a journal has no effects: {effect:?}");
+}
+
+/// Tells `each` what the log of a shard holds, and the operator what is missing.
+fn read_log(
+    set: &Set,
+    shard: usize,
+    each: &mut dyn FnMut(Recovered<'_>),
+) -> Result<LogResume, JournalStartError> {
+    let directory = log_directory(&set.directory(), shard);
+    let mut files = LogDirectory::open(&directory)?;
+    let started = Instant::now();
+    let (mut records, mut invalid) = (0u64, 0u64);
+    let log_index = u32::try_from(shard).unwrap_or(u32::MAX);
+    // Told by two closures, never at the same time.
+    let each = RefCell::new(each);
+    let tell = |found: Recovered<'_>| (*each.borrow_mut())(found);
+    let record = |record: RecoveredRecord<'_>| {
+        let RecoveredRecord { sequence, at_ms, entry, kind, body } = record;
+        records += 1;
+        // The checksum says that it is what was written; a later build may have written what this one cannot read.
+        match Message::checked(kind, entry.to_route(), body) {
+            Ok(message) => tell(Recovered::Record { sequence, at_ms, entry, message }),
+            Err(_) => invalid += 1,
+        }
+    };
+    let report = recover(&mut files, log_index, record, |id| tell(Recovered::Id(id)))
+        .map_err(|source| JournalStartError::Recover { directory: directory.clone(), source })?;
+    tell(Recovered::NextSequence(report.next_sequence));
+    let took_ms = started.elapsed().as_millis();
+    if records > 0 {
+        tracing::info!(shard, records, bytes = report.bytes, took_ms, "journal read");
+    }
+    if report.torn_bytes > 0 {
+        tracing::warn!(
+            shard,
+            bytes = report.torn_bytes,
+            "the end of the journal was being written when everything ended: it is cut; nothing in it was acknowledged as durable"
+        );
+    }
+    for sequence in report.lost_sequences().take(LOST_LISTED_MAX) {
+        tracing::error!(shard, sequence, "this record of the journal is damaged, and lost");
+    }
+    if report.lost_sequences().nth(LOST_LISTED_MAX).is_some() {
+        tracing::error!(shard, ranges = ?report.lost, "these records of the journal are damaged, and lost");
+    }
+    if invalid > 0 {
+        tracing::error!(
+            shard,
+            invalid,
+            "records of the journal say what this build cannot read; they are left out"
+        );
+    }
+    Ok(report.resume)
+}
+
+/// Writes what a set of logs of another number of shards holds, and is still needed, to a new set.
+fn replace(
+    pending: Pending,
+    options: impl Fn(&Set) -> JournalOptions,
+    run_number: u32,
+    make_core: &dyn Fn(usize, u32) -> ShardCore,
+) -> Result<Set, JournalStartError> {
+    let shard_count = pending.new_set().shard_count();
+    if let Some(old) = pending.old() {
+        tracing::info!(
+            from = old.shard_count(),
+            to = shard_count,
+            "the journal is written anew for another number of shards"
+        );
+        let mut cores: Vec<_> = (0..shard_count).map(|shard| make_core(shard, run_number)).collect();
+        for core in &mut cores {
+            core.on(Moment::ZERO, Input::Recovered(Recovered::Replaced), &mut none);
+        }
+        for shard in 0..old.shard_count() {
+            read_log(old, shard, &mut |each| {
+                let session = match each {
+                    Recovered::Record { entry, .. } => entry.session,
+                    Recovered::Id(id) => id.session,
+                    Recovered::NextSequence(_) | Recovered::Replaced => return,
+                };
+                let core = &mut cores[shard_of(session, shard_count)];
+                core.on(Moment::ZERO, Input::Recovered(each), &mut none);
+            })?;
+        }
+        write_anew(&options(pending.new_set()), cores)?;
+    }
+    let directory = pending.new_set().directory();
+    pending.commit().map_err(|source| JournalStartError::Set { directory, source })
+}
+
+/// Writes what cores need to new logs, and has it on disk.
+fn write_anew(options: &JournalOptions, cores: Vec<ShardCore>) -> Result<(), JournalStartError> {
+    let bell = || {
+        eventfd().map(Arc::new).map_err(|source| JournalStartError::System {
+            step: "making a doorbell for",
+            path: options.directory.clone(),
+            source,
+        })
+    };
+    let bells = cores.iter().map(|_| bell()).collect::<Result<Vec<_>, _>>()?;
+    let resume = vec![LogResume::default(); cores.len()];
+    let mut journal = run(options, &bells, resume, &mut |_| {})?;
+    for (mut core, link) in cores.into_iter().zip(&mut journal.links) {
+        let mut entries = 0u64;
+        let sender = &mut link.sender;
+        core.on(Moment::ZERO, Input::RecoveryEnds, &mut |effect| {
+            let Effect::Journal { entry, body } = effect else { return };
+            if entry.kind == EntryKind::Trim {
+                return;
+            }
+            entries += 1;
+            while let Err(SendError::Full { .. }) = sender.forward(&entry.to_route(), body) {
+                // Nobody else is there to be held up. What is broken is seen below: it gets nowhere.
+                let _ = sender.flush();
+                sender.wait_for_room(STEP);
+            }
+        });
+        let mut progress = Progress::default();
+        let mut waited = Duration::ZERO;
+        while progress.written < entries {
+            // As above.
+            let _ = link.sender.flush();
+            let received = link.receiver.receive(64, |message| {
+                if let Some(now) = Progress::from_route(message.route) {
+                    progress = now;
+                    waited = Duration::ZERO;
+                }
+            });
+            link.receiver.release();
+            if progress.state != JournalState::Writing || received.is_err() || waited > REPLACE_PATIENCE {
+                return Err(JournalStartError::Replace { state: progress.state });
+            }
+            std::thread::sleep(STEP);
+            waited += STEP;
+        }
+    }
+    // Syncs everything before it ends.
+    journal.handle.end().map_err(|_| JournalStartError::Replace { state: JournalState::Failed })
+}
+
+/// Counts the runs of the gateway on this directory.
+fn count_run(root: &Path) -> Result<u32, JournalStartError> {
+    let path = root.join(RUN_FILE);
+    let failed = |step: &'static str, path: &Path| {
+        let path = path.to_owned();
+        move |source| JournalStartError::System { step, path, source }
+    };
+    let before = match std::fs::read_to_string(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+        read => {
+            let text = read.map_err(failed("reading", &path))?;
+            text.trim()
+                .parse::<u32>()
+                .map_err(|_| JournalStartError::Run { path: path.clone(), found: text })?
+        }
+    };
+    // 24 bits travel with every word of a stream.
+    let run = before % ((1 << 24) - 1) + 1;
+    let new = root.join("run.new");
+    let mut file = File::create(&new).map_err(failed("making", &new))?;
+    writeln!(file, "{run}").and_then(|()| file.sync_all()).map_err(failed("writing", &new))?;
+    std::fs::rename(&new, &path).map_err(failed("renaming", &new))?;
+    Ok(run)
+}
