@@ -170,6 +170,33 @@ fn a_later_attempt_replaces_the_text() {
     assert_eq!(gateway.shared.sum(|stats| &stats.late), 1);
 }
 
+/// A failure of no attempt is the gateway's own word and ends a reply of any attempt, though an agent's of an earlier
+/// one does not; the class and the duplicate bit of an acceptance are not taken for an attempt. By one reply of each.
+#[test]
+fn the_gateways_own_failure_is_not_late() {
+    let gateway = start(|replies, _| {
+        // Where a block has its attempt, an acceptance has words, and all have a place in a stream.
+        replies.accepted(256 | 2);
+        replies.attempt(2);
+        replies.block(0, "some");
+        replies.attempt(1);
+        replies.failure(FailureCode::AgentDied as u16, "an earlier attempt");
+        replies.attempt(0);
+        replies.failure(FailureCode::JournalFailed as u16, "nothing can be kept");
+    });
+    let mut client = Raw::connect(gateway.address);
+    client.text(
+        r#"{"type":"message","id":"1","agent":"a","sessionId":"s","content":"x","metadata":{"ack":true}}"#,
+    );
+    let accepted = json!({"state": "accepted", "durability": "durable", "duplicate": true});
+    assert_eq!(client.json()["content"], accepted);
+    assert_eq!(client.json()["content"]["content"], "some");
+    let failed = client.json();
+    assert_eq!((&failed["type"], &failed["content"]["code"]), (&json!("error"), &json!("journal_failed")));
+    assert!(until("drained", || gateway.shared.drained().then_some(true)));
+    assert_eq!(gateway.shared.sum(|stats| &stats.late), 1);
+}
+
 /// Each way to break the protocol is answered with its close code, and no other connection notices. By one
 /// row per way.
 #[test]

@@ -33,6 +33,7 @@ pub mod agents;
 mod awaiting;
 mod dead;
 mod dispatch;
+mod given;
 mod hash;
 mod log;
 mod recovery;
@@ -47,7 +48,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use shm_transport::envelope::{Body, DurabilityClass, Encoder, Message, Opened, Route};
+use shm_transport::envelope::{
+    ArchivedMessageV2, Body, DurabilityClass, Encoder, Kind, Message, Opened, Route,
+};
 
 use crate::breaker::{AgentBreakers, BreakerLimits};
 use crate::classes::QueueLimits;
@@ -57,11 +60,12 @@ use crate::event::{AgentIndex, Effect, Input, ShardIndex};
 use crate::events::{Detail, Event, EventType, SessionChange, Subscribed};
 use crate::flight::FlightRecorder;
 use crate::histogram::Histogram;
-use crate::journal::entry::{Entry, EntryKind, JournalState};
+use crate::journal::entry::{Entry, EntryKind, JournalState, Progress};
+use crate::planted::{self, Bug};
 use crate::retry::RetryPolicy;
 use crate::routing::RoutingTable;
 use crate::scaling::ScalingLimits;
-use crate::session::{SessionEvent, SessionLimits, Sessions};
+use crate::session::{SessionEvent, SessionLimits, Sessions, StreamPosition};
 use crate::stats::Counters;
 use crate::time::Moment;
 use crate::wheel::Wheel;
@@ -70,7 +74,7 @@ use awaiting::{Awaiting, Outcome};
 use log::Log;
 pub use log::LogLimits;
 use replies::Replies;
-use turns::{Listener, Turns};
+use turns::{Listener, State, Turns};
 
 /// Where effects go: a closure of the driver or of the simulator.
 pub type Effects<'a> = dyn FnMut(Effect<'_>) + 'a;
@@ -161,10 +165,27 @@ pub struct CoreSetting {
 enum Due {
     /// Its back-off is over.
     Retry(u64),
+    /// It waits for room among the dead letters.
+    Death(u64),
     /// Nobody waits for it any more.
     Deadline(u64),
     /// Dead letters are to be tried again, and there may be room now.
     Replay,
+}
+
+/// What has been written again and may not be kept yet.
+#[derive(Clone, Copy, Debug, Default)]
+struct Moves {
+    /// Everything below this sequence has to be kept.
+    until: u64,
+    /// Whether that means on disk.
+    durable: bool,
+}
+
+impl Moves {
+    fn are_kept(self, progress: Progress) -> bool {
+        progress.written >= self.until && (!self.durable || progress.synced >= self.until)
+    }
 }
 
 /// How long the parts of a message's way took.
@@ -203,6 +224,11 @@ pub struct ShardCore {
     log: Log,
     awaiting: Awaiting,
     journal_state: JournalState,
+    /// How far the journal was when it was heard of last.
+    progress: Progress,
+    moves: Moves,
+    /// What the journal may give up as soon as what was written again is kept.
+    trim_due: Option<u64>,
     timers: Wheel<Due>,
     recorder: FlightRecorder,
     subscribed: Subscribed,
@@ -211,6 +237,9 @@ pub struct ShardCore {
     encoder: Encoder,
     random: u64,
     recovering: recovery::Recovering,
+    /// Where the streams of new sessions begin: in the epoch of this run, and behind those of all sessions that have
+    /// been forgotten, since they may be the same ones.
+    fresh_stream: StreamPosition,
     /// Whether agents end because they were told to: what they have in hand is for the next start.
     stopping: bool,
     /// Sessions whose turn has ended and that may go on; drained before `on` returns, so that a chain of
@@ -240,6 +269,9 @@ impl ShardCore {
             log: Log::new(0, limits.log),
             awaiting: Awaiting::default(),
             journal_state: JournalState::Writing,
+            progress: Progress::default(),
+            moves: Moves::default(),
+            trim_due: None,
             timers: Wheel::new(),
             recorder: FlightRecorder::new(limits.flights),
             subscribed: Subscribed::default(),
@@ -248,6 +280,7 @@ impl ShardCore {
             encoder: Encoder::default(),
             random: setting.seed,
             recovering: recovery::Recovering::default(),
+            fresh_stream: StreamPosition { epoch: setting.run, offset: 0 },
             stopping: false,
             ready: VecDeque::new(),
             setting,
@@ -266,9 +299,7 @@ impl ShardCore {
                 self.heard_from_agent(now, instance, &message, effects);
             }
             Input::Journaled(progress) => self.journaled(now, progress, effects),
-            Input::AgentUp { agent, instance } => {
-                self.agents.up(now, agent, instance, &self.turns, effects);
-            }
+            Input::AgentUp { agent, instance } => self.agent_up(now, agent, instance, effects),
             Input::AgentDown { agent, detail } => self.agent_down(now, agent, detail, effects),
             Input::AgentUnavailable { agent, detail } => {
                 self.agent_unavailable(now, agent, detail, effects);
@@ -281,7 +312,8 @@ impl ShardCore {
             }
             Input::ReplayDeadLetters(selection) => self.replay_dead(now, selection),
             Input::DropDeadLetters(selection) => self.drop_dead(selection, effects),
-            Input::Recovered(found) => self.recovered(now, found),
+            // Reading has no effects: a log that is being read is not shortened yet.
+            Input::Recovered(found) => return self.recovered(now, found),
             Input::RecoveryEnds => self.recovery_ends(effects),
             Input::StopAgents => {
                 self.stopping = true;
@@ -335,6 +367,19 @@ impl ShardCore {
         &self.dead
     }
 
+    /// The message of a turn that is open, or a dead letter.
+    pub fn message_of(&self, turn: u64) -> Option<&ArchivedMessageV2> {
+        match self.turns.get(turn)?.body.as_message(Route::default()).open() {
+            Opened::Message(archive) => Some(archive),
+            _ => None,
+        }
+    }
+
+    /// Whether its journal can write.
+    pub fn journal_state(&self) -> JournalState {
+        self.journal_state
+    }
+
     /// The table of sessions.
     pub fn sessions(&self) -> &Sessions {
         &self.sessions
@@ -351,7 +396,7 @@ impl ShardCore {
         let listener = Listener { edge, origin, sequence };
         match message.open() {
             Opened::Message(archive) => self.accept(now, listener, session, archive, message.body(), effects),
-            Opened::Cancel => self.cancel_asked(now, listener, session, effects),
+            Opened::Cancel => self.cancel_asked(listener, session, effects),
             _ => self.counters.invalid_internal += 1,
         }
     }
@@ -359,14 +404,16 @@ impl ShardCore {
     fn tick(&mut self, now: Moment, effects: &mut Effects<'_>) {
         while let Some(due) = self.timers.pop_due(now) {
             match due {
+                Due::Death(turn) => self.death_due(now, turn, effects),
                 Due::Retry(turn) => self.retry_due(now, turn, effects),
-                Due::Deadline(turn) => self.deadline_due(now, turn, effects),
+                Due::Deadline(turn) => self.deadline_due(turn, effects),
                 Due::Replay => self.replay_marked(now),
             }
         }
-        let Self { subscribed, sessions, counters, .. } = self;
+        let Self { subscribed, sessions, counters, fresh_stream, .. } = self;
         sessions.expire(now, &mut |event| {
             let SessionEvent::Expired(_, record) = event else { return };
+            *fresh_stream = record.stream.max(*fresh_stream);
             counters.sessions_expired += 1;
             if let Some(sequence) = subscribed.next(EventType::SessionUpdated) {
                 effects(Effect::Event(Event {
@@ -392,6 +439,13 @@ impl ShardCore {
         outcome: Outcome,
         effects: &mut Effects<'_>,
     ) -> u64 {
+        let mut entry = entry;
+        if planted::is(Bug::AttemptNotKept) && entry.kind == EntryKind::Attempt {
+            entry.attempt = entry.attempt.saturating_sub(1);
+        }
+        if planted::is(Bug::CancelNotKept) && entry.kind == EntryKind::Done && body.kind() == Kind::Failure {
+            entry.kind = EntryKind::Block;
+        }
         let sequence = log.append(entry.kind, entry.turn, body.bytes().len());
         awaiting.push(entry.durable, sequence, entry.turn, outcome);
         effects(Effect::Journal { entry, body });
@@ -401,22 +455,24 @@ impl ShardCore {
     /// Has an old turn written again, or an old part of the log given up. One at a time: what is written again is
     /// followed by what comes in.
     fn keep_log_short(&mut self, effects: &mut Effects<'_>) {
-        let Self { log, turns, .. } = self;
-        match log.upkeep(|turn| turns.get(turn).map(|turn| turn.sequence)) {
+        let Self { log, turns, replies, .. } = self;
+        // A turn whose last word is on its way has ended in the log: its message must not come behind that word.
+        let place = |turn| turns.get(turn).map(|turn| (turn.sequence, turn.state != State::Ending));
+        match log.upkeep(turns.len(), turns.bytes() + replies.bytes(), place) {
             log::Upkeep::Nothing => {}
             log::Upkeep::Trim(sequence) => {
-                let entry = Entry {
-                    kind: EntryKind::Trim,
-                    durable: false,
-                    turn: 0,
-                    session: 0,
-                    word: sequence,
-                    attempt: 0,
-                    check: 0,
-                };
-                effects(Effect::Journal { entry, body: Body::ACCEPTED });
+                self.trim_due = Some(if planted::is(Bug::TrimTooFar) { log.next() } else { sequence });
             }
-            log::Upkeep::Move(turn) => self.write_again(turn, effects),
+            log::Upkeep::Move(turn) => self.write_session_again(turn, effects),
+        }
+        // What was written again has to be as safe as it was in its first place before that is given up.
+        if let Some(word) = self.trim_due
+            && self.moves.are_kept(self.progress)
+        {
+            self.trim_due = None;
+            let kind = EntryKind::Trim;
+            let entry = Entry { kind, durable: false, turn: 0, session: 0, word, attempt: 0, check: 0 };
+            effects(Effect::Journal { entry, body: Body::ACCEPTED });
         }
     }
 

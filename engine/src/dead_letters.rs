@@ -241,6 +241,11 @@ impl DeadLetters {
         }
     }
 
+    /// Whether the letter of a turn is to be replayed, and has not been yet.
+    pub fn is_marked(&self, turn: u64) -> bool {
+        self.by_turn.get(&turn).is_some_and(|order| self.marked.contains(order))
+    }
+
     /// Some of those that are meant, oldest death first. Looks at every letter before them.
     pub fn list(&self, offset: usize, limit: usize, filter: Filter) -> impl Iterator<Item = &DeadLetter> {
         self.letters.values().filter(move |letter| filter.admits(letter)).skip(offset).take(limit)
@@ -277,6 +282,11 @@ impl DeadLetters {
         let named = one.and_then(|turn| self.by_turn.get(&turn)).copied();
         let all = self.letters.iter().filter(move |(_, letter)| one.is_none() && filter.admits(letter));
         named.into_iter().chain(all.map(|(&order, _)| order))
+    }
+
+    /// Which turns [`Self::take_for_replay`] would name.
+    pub fn to_be_replayed(&self, selection: Selection) -> Vec<u64> {
+        self.selected(selection).into_iter().filter(|&turn| !self.is_marked(turn)).collect()
     }
 
     /// The turns to be replayed, oldest death first, so that the order within each session is kept. Those that

@@ -5,11 +5,15 @@
 //! | part | holds | grows by |
 //! |---|---|---|
 //! | entries | one [`Slot`] of 40 bytes per id, in the order of acceptance | a chunk of [`CHUNK_SLOTS`] |
-//! | heads | for each bucket the slot of its newest entry, 4 bytes | a chunk of [`CHUNK_HEADS`] |
+//! | heads | for each bucket a [`Head`] of 8 bytes: its newest entry, and marks of its entries | a chunk of [`CHUNK_HEADS`] |
 //!
-//! The entries of a bucket are chained through their slots. The buckets grow by *linear hashing*: an insert that
-//! finds more entries than buckets splits one bucket, so that no insert ever moves more than one chain. A full
-//! window costs 44 bytes per id.
+//! Entries are numbered in the order of acceptance, and those below the oldest number are forgotten. The entries of a
+//! bucket are chained from the newest to the oldest, so a chain ends where it names a forgotten one: to forget costs
+//! no look at any bucket. A look-up of a new id is nearly always answered by the marks of the head, which have a bit for
+//! each of its entries, and perhaps for some that are forgotten: one place of memory that nobody has touched lately.
+//!
+//! The buckets grow by *linear hashing*: an insert that finds more entries than buckets splits one bucket, so that no
+//! insert ever moves more than one chain. A full window costs 48 bytes per id.
 //!
 //! # What is deliberately absent
 //!
@@ -32,16 +36,19 @@ pub const IDS_LIMIT: u32 = 1 << 30;
 
 const CHUNK_SLOTS: usize = 4096;
 const CHUNK_HEADS: usize = 1024;
-/// Ends a chain.
-const NO_SLOT: u32 = u32::MAX;
+/// Bits of a head that number its newest entry: a million ids a second for eight years.
+const NUMBER_BITS: u32 = 48;
+/// Bits of a head that mark its entries.
+const MARKS: u32 = u64::BITS - NUMBER_BITS;
+/// The first number. Those below, zero among them, were never given.
+const FIRST_NUMBER: u64 = CHUNK_SLOTS as u64;
 /// How many expired ids one insert forgets at most, so that no insert takes long.
 const FORGOTTEN_PER_INSERT: usize = 4;
 
 const _: () = assert!(size_of::<Slot>() == 40, "ten million of them are 400 MB");
 const _: () = assert!(FORGOTTEN_PER_INSERT >= 2, "a window must be able to shrink while it is inserted into");
 const _: () = assert!(CHUNK_HEADS.is_power_of_two(), "the first round of splits begins with one chunk");
-const _: () =
-    assert!(IDS_LIMIT as usize + 2 * CHUNK_SLOTS < NO_SLOT as usize, "every slot has a number of its own");
+const _: () = assert!(MARKS.is_power_of_two(), "a mark is chosen by bits of the hash");
 
 /// Hash of an id that a client gave. Never zero, which stands for "gave none". Fixed for good: journals keep it.
 #[inline]
@@ -111,8 +118,38 @@ struct Slot {
     session: u64,
     id: u64,
     known: Known,
-    /// The next older entry of the bucket.
-    next: u32,
+    /// Number of the next older entry of the bucket, perhaps a forgotten one.
+    next: u64,
+}
+
+/// A bucket: the number of its newest entry, perhaps a forgotten one, and a mark for each entry.
+#[derive(Clone, Copy, Default, Debug)]
+struct Head(u64);
+
+impl Head {
+    #[inline]
+    fn newest(self) -> u64 {
+        self.0 & ((1 << NUMBER_BITS) - 1)
+    }
+
+    /// Whether an entry with this hash may be in the bucket.
+    #[inline]
+    fn may_have(self, hash: u64) -> bool {
+        self.0 & mark(hash) != 0
+    }
+
+    /// With another newest entry.
+    #[inline]
+    fn with(self, number: u64, hash: u64) -> Self {
+        debug_assert!(number >> NUMBER_BITS == 0, "no shard lives so long");
+        Self(self.0 >> NUMBER_BITS << NUMBER_BITS | mark(hash) | number)
+    }
+}
+
+/// The mark of an entry: chosen by the top bits of its hash, since the bottom ones choose the bucket.
+#[inline]
+fn mark(hash: u64) -> u64 {
+    1 << (NUMBER_BITS + (hash >> (u64::BITS - MARKS.trailing_zeros())) as u32)
 }
 
 /// The ids of a shard.
@@ -121,20 +158,19 @@ pub struct DedupWindow {
     limits: DedupLimits,
     /// Keeps clients from choosing ids that fall into one bucket.
     seed: u64,
-    /// By chunk number; those that are not in use are empty.
-    chunks: Vec<Vec<Slot>>,
-    /// Numbers of the chunks in use, oldest entries first.
-    order: VecDeque<u32>,
-    /// Numbers of the chunks that are not in use.
-    free: Vec<u32>,
-    /// How many entries of the oldest chunk have been forgotten.
-    forgotten_of_first: usize,
-    heads: Vec<Box<[u32; CHUNK_HEADS]>>,
+    /// Oldest entries first; all full but the last.
+    chunks: VecDeque<Vec<Slot>>,
+    /// A chunk that was given up, for the next one.
+    spare: Vec<Slot>,
+    /// Number of the oldest entry that is not forgotten.
+    first: u64,
+    /// Number of the next entry.
+    next: u64,
+    heads: Vec<Box<[Head; CHUNK_HEADS]>>,
     /// Buckets when this round of splits began: a power of two.
     round: usize,
     /// How many buckets of this round have been split.
     split: usize,
-    len: usize,
     forgotten_early: u64,
 }
 
@@ -150,26 +186,25 @@ impl DedupWindow {
         Self {
             limits,
             seed,
-            chunks: Vec::new(),
-            order: VecDeque::new(),
-            free: Vec::new(),
-            forgotten_of_first: 0,
-            heads: vec![Box::new([NO_SLOT; CHUNK_HEADS])],
+            chunks: VecDeque::new(),
+            spare: Vec::new(),
+            first: FIRST_NUMBER,
+            next: FIRST_NUMBER,
+            heads: vec![Box::new([Head::default(); CHUNK_HEADS])],
             round: CHUNK_HEADS,
             split: 0,
-            len: 0,
             forgotten_early: 0,
         }
     }
 
     /// How many ids are remembered.
     pub fn len(&self) -> usize {
-        self.len
+        (self.next - self.first) as usize
     }
 
     /// Whether none is.
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.len() == 0
     }
 
     /// How many ids were forgotten before their time, ever.
@@ -179,14 +214,13 @@ impl DedupWindow {
 
     /// Bytes of the tables.
     pub fn memory_bytes(&self) -> usize {
-        self.order.len() * CHUNK_SLOTS * size_of::<Slot>()
-            + self.heads.len() * size_of::<[u32; CHUNK_HEADS]>()
-            + self.chunks.capacity() * size_of::<Vec<Slot>>()
+        (self.chunks.len() * CHUNK_SLOTS + self.spare.capacity()) * size_of::<Slot>()
+            + self.heads.len() * size_of::<[Head; CHUNK_HEADS]>()
     }
 
     /// Whether a message with this id and body is new.
     ///
-    /// HOT: no allocation; a chain of one or two entries.
+    /// HOT: no allocation; for a new id one head, and rarely a chain of one or two entries.
     #[inline]
     pub fn admit(&self, session: u64, id: NonZeroU64, check: u32) -> Admit {
         match self.get(session, id) {
@@ -204,7 +238,8 @@ impl DedupWindow {
 
     /// Remembers an id that is not known yet.
     ///
-    /// HOT: one allocation per [`CHUNK_SLOTS`] or [`CHUNK_HEADS`] inserts; splits one bucket, forgets a few.
+    /// HOT: one allocation per [`CHUNK_SLOTS`] or [`CHUNK_HEADS`] inserts while the window grows, then none; splits one
+    /// bucket, forgets a few.
     pub fn insert(&mut self, now_s: u32, session: u64, id: NonZeroU64, check: u32, reference: u64) {
         debug_assert!(self.find(session, id).is_none(), "an id is inserted once");
         self.forget(now_s);
@@ -230,36 +265,59 @@ impl DedupWindow {
         }
     }
 
+    /// Where an entry lies: its chunk, and its place in it.
     #[inline]
-    fn slot(&self, slot: u32) -> &Slot {
-        &self.chunks[slot as usize / CHUNK_SLOTS][slot as usize % CHUNK_SLOTS]
+    fn place(&self, number: u64) -> (usize, usize) {
+        debug_assert!((self.first..self.next).contains(&number));
+        let chunk_slots = CHUNK_SLOTS as u64;
+        ((number / chunk_slots - self.first / chunk_slots) as usize, (number % chunk_slots) as usize)
     }
 
     #[inline]
-    fn slot_mut(&mut self, slot: u32) -> &mut Slot {
-        &mut self.chunks[slot as usize / CHUNK_SLOTS][slot as usize % CHUNK_SLOTS]
+    fn slot(&self, number: u64) -> &Slot {
+        let (chunk, place) = self.place(number);
+        &self.chunks[chunk][place]
     }
 
     #[inline]
-    fn head_mut(&mut self, bucket: usize) -> &mut u32 {
+    fn slot_mut(&mut self, number: u64) -> &mut Slot {
+        let (chunk, place) = self.place(number);
+        &mut self.chunks[chunk][place]
+    }
+
+    #[inline]
+    fn head(&self, bucket: usize) -> Head {
+        self.heads[bucket / CHUNK_HEADS][bucket % CHUNK_HEADS]
+    }
+
+    #[inline]
+    fn head_mut(&mut self, bucket: usize) -> &mut Head {
         &mut self.heads[bucket / CHUNK_HEADS][bucket % CHUNK_HEADS]
     }
 
     #[inline]
-    fn bucket(&self, session: u64, id: u64) -> usize {
+    fn hash(&self, session: u64, id: u64) -> u64 {
         let product = u128::from(session ^ self.seed) * u128::from(id ^ self.seed.rotate_left(32));
         // Both halves: the low bits of the product alone would know nothing of the high bits of its factors.
-        let hash = ((product >> 64) as u64 ^ product as u64) as usize;
-        let bucket = hash & (2 * self.round - 1);
-        // The upper half of the buckets exists up to the one that was split last.
-        if bucket < self.round + self.split { bucket } else { hash & (self.round - 1) }
+        (product >> 64) as u64 ^ product as u64
     }
 
     #[inline]
-    fn find(&self, session: u64, id: NonZeroU64) -> Option<u32> {
-        let bucket = self.bucket(session, id.get());
-        let mut at = self.heads[bucket / CHUNK_HEADS][bucket % CHUNK_HEADS];
-        while at != NO_SLOT {
+    fn bucket(&self, hash: u64) -> usize {
+        let bucket = hash as usize & (2 * self.round - 1);
+        // The upper half of the buckets exists up to the one that was split last.
+        if bucket < self.round + self.split { bucket } else { hash as usize & (self.round - 1) }
+    }
+
+    #[inline]
+    fn find(&self, session: u64, id: NonZeroU64) -> Option<u64> {
+        let hash = self.hash(session, id.get());
+        let head = self.head(self.bucket(hash));
+        if !head.may_have(hash) {
+            return None;
+        }
+        let mut at = head.newest();
+        while at >= self.first {
             let slot = self.slot(at);
             if slot.id == id.get() && slot.session == session {
                 return Some(at);
@@ -270,92 +328,91 @@ impl DedupWindow {
     }
 
     fn append(&mut self, session: u64, id: u64, known: Known) {
-        let chunk = match self.order.back() {
-            Some(&last) if self.chunks[last as usize].len() < CHUNK_SLOTS => last,
-            _ => self.add_chunk(),
-        };
-        let place = self.chunks[chunk as usize].len();
-        // By the bound on ids and the assertion at its constant.
-        let number = u32::try_from(chunk as usize * CHUNK_SLOTS + place).expect("slots have numbers");
-        let bucket = self.bucket(session, id);
-        let next = std::mem::replace(self.head_mut(bucket), number);
-        self.chunks[chunk as usize].push(Slot { session, id, known, next });
-        self.len += 1;
-        if self.len > self.round + self.split {
+        let number = self.next;
+        if number.is_multiple_of(CHUNK_SLOTS as u64) {
+            self.add_chunk();
+        }
+        let hash = self.hash(session, id);
+        let bucket = self.bucket(hash);
+        let mut head = self.head(bucket);
+        let next = head.newest();
+        if next < self.first {
+            // All that was marked is forgotten.
+            head = Head::default();
+        }
+        *self.head_mut(bucket) = head.with(number, hash);
+        let chunk = self.chunks.back_mut();
+        chunk.expect("every number has a chunk").push(Slot { session, id, known, next });
+        self.next += 1;
+        if self.len() > self.round + self.split {
             self.split_bucket();
         }
     }
 
     #[cold]
-    fn add_chunk(&mut self) -> u32 {
-        let number = self.free.pop().unwrap_or_else(|| {
-            self.chunks.push(Vec::new());
-            u32::try_from(self.chunks.len() - 1).expect("chunks have numbers")
-        });
-        self.chunks[number as usize] = Vec::with_capacity(CHUNK_SLOTS);
-        self.order.push_back(number);
-        number
+    fn add_chunk(&mut self) {
+        let mut chunk = std::mem::take(&mut self.spare);
+        chunk.clear();
+        chunk.reserve_exact(CHUNK_SLOTS);
+        self.chunks.push_back(chunk);
     }
 
-    /// Deals the chain of the next bucket out to it and to its new sibling.
+    /// Deals the chain of the next bucket out to it and to its new sibling, each in order.
     fn split_bucket(&mut self) {
         let (old, new) = (self.split, self.round + self.split);
         if new / CHUNK_HEADS == self.heads.len() {
-            self.heads.push(Box::new([NO_SLOT; CHUNK_HEADS]));
+            self.heads.push(Box::new([Head::default(); CHUNK_HEADS]));
         }
-        let mut at = std::mem::replace(self.head_mut(old), NO_SLOT);
+        let mut at = std::mem::take(self.head_mut(old)).newest();
         self.split += 1;
         if self.split == self.round {
             self.round *= 2;
             self.split = 0;
         }
-        while at != NO_SLOT {
+        // Of each of the two: its head, and its oldest entry so far.
+        let mut heads = [Head::default(); 2];
+        let mut oldest = [None; 2];
+        while at >= self.first {
             let Slot { session, id, next, .. } = *self.slot(at);
-            let bucket = self.bucket(session, id);
+            let hash = self.hash(session, id);
+            let bucket = self.bucket(hash);
             debug_assert!(bucket == old || bucket == new);
-            self.slot_mut(at).next = std::mem::replace(self.head_mut(bucket), at);
+            let side = usize::from(bucket == new);
+            match oldest[side].replace(at) {
+                None => heads[side] = heads[side].with(at, hash),
+                Some(before) => {
+                    let newest = heads[side].newest();
+                    heads[side] = heads[side].with(newest, hash);
+                    self.slot_mut(before).next = at;
+                }
+            }
             at = next;
         }
+        for last in oldest.into_iter().flatten() {
+            self.slot_mut(last).next = 0;
+        }
+        *self.head_mut(old) = heads[0];
+        *self.head_mut(new) = heads[1];
     }
 
     /// Makes room for one more, and lets a few go whose time has passed.
     fn forget(&mut self, now_s: u32) {
         let limits = self.limits;
         for _ in 0..FORGOTTEN_PER_INSERT {
-            let Some(&first) = self.order.front() else { return };
-            let oldest = self.chunks[first as usize][self.forgotten_of_first].known;
+            if self.is_empty() {
+                return;
+            }
+            let oldest = self.slot(self.first).known;
             let expired = now_s.saturating_sub(oldest.at_s) > limits.keep_s;
-            let may_go = expired && self.len >= limits.ids_max as usize;
-            if !may_go && self.len < limits.ids_hard_max as usize {
+            let may_go = expired && self.len() >= limits.ids_max as usize;
+            if !may_go && self.len() < limits.ids_hard_max as usize {
                 return;
             }
             self.forgotten_early += u64::from(!expired);
-            self.forget_oldest(first);
-        }
-    }
-
-    fn forget_oldest(&mut self, chunk: u32) {
-        let number = u32::try_from(chunk as usize * CHUNK_SLOTS + self.forgotten_of_first)
-            .expect("slots have numbers");
-        let Slot { session, id, next, .. } = *self.slot(number);
-        let bucket = self.bucket(session, id);
-        let mut at = *self.head_mut(bucket);
-        if at == number {
-            *self.head_mut(bucket) = next;
-        } else {
-            while self.slot(at).next != number {
-                at = self.slot(at).next;
+            self.first += 1;
+            if self.first.is_multiple_of(CHUNK_SLOTS as u64) {
+                self.spare = self.chunks.pop_front().unwrap_or_default();
             }
-            self.slot_mut(at).next = next;
-        }
-        self.len -= 1;
-        self.forgotten_of_first += 1;
-        if self.forgotten_of_first == self.chunks[chunk as usize].len() {
-            // Only a full chunk, or the last one, which is taken up again like a new one.
-            self.order.pop_front();
-            self.chunks[chunk as usize] = Vec::new();
-            self.free.push(chunk);
-            self.forgotten_of_first = 0;
         }
     }
 }

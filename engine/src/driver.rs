@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Sender;
+use crossbeam_channel::{Sender, TrySendError};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use shm_transport::link::Link;
 use shm_transport::ports::EdgePorts;
@@ -126,6 +126,40 @@ pub struct ShardHandle {
     thread: JoinHandle<()>,
 }
 
+/// Why a command did not reach its shard.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum NotTold {
+    /// It has not taken what was sent before.
+    #[error("{COMMANDS_MAX} commands wait for it already")]
+    Behind,
+    /// Its thread is at its end.
+    #[error("it has ended")]
+    Ended,
+}
+
+/// Tells a shard things without ever waiting for it, from any thread.
+#[derive(Clone, Debug)]
+pub struct ShardCaller {
+    mailbox: Sender<Command>,
+    // Arc: whoever talks to the shard rings its bell.
+    bell: Arc<OwnedFd>,
+}
+
+impl ShardCaller {
+    /// Hands commands to the shard, in this order, and wakes it.
+    pub fn tell(&self, commands: impl IntoIterator<Item = Command>) -> Result<(), NotTold> {
+        let told = commands.into_iter().try_for_each(|command| {
+            self.mailbox.try_send(command).map_err(|error| match error {
+                TrySendError::Full(_) => NotTold::Behind,
+                TrySendError::Disconnected(_) => NotTold::Ended,
+            })
+        });
+        // EAGAIN says that the bell is ringing already.
+        let _ = rustix::io::write(&*self.bell, &1u64.to_ne_bytes());
+        told
+    }
+}
+
 impl ShardHandle {
     /// Hands a command to the shard and wakes it. Waits if [`COMMANDS_MAX`] are on their way already.
     pub fn tell(&self, command: Command) {
@@ -133,6 +167,11 @@ impl ShardHandle {
         let _ = self.mailbox.send(command);
         // EAGAIN says that the bell is ringing already.
         let _ = rustix::io::write(&*self.bell, &1u64.to_ne_bytes());
+    }
+
+    /// Something that tells it things without waiting.
+    pub fn caller(&self) -> ShardCaller {
+        ShardCaller { mailbox: self.mailbox.clone(), bell: Arc::clone(&self.bell) }
     }
 
     /// The counters it publishes.

@@ -238,6 +238,16 @@ impl FlightRecorder {
         self.newest(|flight| flight.id == id.get() && session.is_none_or(|session| flight.session == session))
     }
 
+    /// As [`Self::explain`], of all such messages, newest first, at most so many.
+    pub fn explain_all(&self, id: NonZeroU64, session: Option<u64>, count_max: usize) -> Vec<Explanation> {
+        let wanted = |flight: &&Flight| {
+            flight.id == id.get() && session.is_none_or(|session| flight.session == session)
+        };
+        let mut found: Vec<&Flight> = self.chunks.iter().flatten().filter(wanted).collect();
+        found.sort_unstable_by_key(|flight| self.next.wrapping_sub(flight.index));
+        found.into_iter().take(count_max).map(Explanation::new).collect()
+    }
+
     /// What happened to a turn.
     pub fn explain_turn(&self, turn: u64) -> Option<Explanation> {
         self.newest(|flight| flight.turn == turn)

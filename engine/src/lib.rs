@@ -19,6 +19,7 @@
 //! | [`flight`] | what happened to each of the last messages, stage by stage |
 //! | [`events`] | what subscribers are told, at the cost of one branch where there are none |
 //! | [`histogram`] | how long things took on a shard, for readers on other threads |
+//! | [`planted`] | mistakes that tests plant, to see whether they are found |
 //! | [`stats`] | the counters of a shard, for readers on other threads |
 //! | [`shard`] | the rings around a core: what both drivers share |
 //! | [`driver`] | the threads: glommio on io_uring, or tokio on epoll |
@@ -38,6 +39,7 @@ pub mod flight;
 pub mod histogram;
 pub mod journal;
 mod paged;
+pub mod planted;
 pub mod retry;
 pub mod routing;
 pub mod scaling;

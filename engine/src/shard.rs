@@ -36,7 +36,7 @@ use crate::event::{EdgeIndex, Input, InstanceId, ShardIndex};
 use crate::journal::entry::{JournalState, Progress as JournalProgress};
 use crate::stats::SharedCounters;
 use crate::time::Moment;
-pub use commands::{Command, Listener, Listening, Notice, Question};
+pub use commands::{Command, Listener, ListenerId, Listening, Notice, Question};
 use outputs::{Outputs, taken};
 
 /// Records taken from one ring in one turn of the loop.
@@ -238,8 +238,13 @@ impl Shard {
                 }
                 Command::Expected { agent } => self.input(now, Input::AgentExpected { agent }),
                 Command::Routes(routes) => self.input(now, Input::Routes(routes)),
-                Command::Subscribe { mask, listener } => {
-                    self.outputs.listeners.push((mask, listener));
+                Command::Subscribe { id, mask, listener } => {
+                    self.outputs.listeners.push((id, mask, listener));
+                    let mask = self.outputs.wanted();
+                    self.input(now, Input::Subscribe(mask));
+                }
+                Command::Unsubscribe(id) => {
+                    self.outputs.listeners.retain(|&(each, ..)| each != id);
                     let mask = self.outputs.wanted();
                     self.input(now, Input::Subscribe(mask));
                 }
@@ -426,28 +431,44 @@ impl Shard {
         Some(deaf)
     }
 
-    /// Arms all rings before the thread sleeps. `false`: something came meanwhile, take another turn.
+    /// Arms the rings before the thread sleeps. `false`: something came meanwhile, take another turn.
+    ///
+    /// Who is held back by somebody that is behind is left out: what it has sent is no reason to stay awake, and the
+    /// one that is behind rings when it has made room.
     pub fn prepare_sleep(&mut self) -> bool {
         self.counters.publish(&self.core.counters());
-        let mut quiet = true;
-        for receiver in self.internal() {
-            quiet &= matches!(receiver.arm(), Ok(false));
-        }
-        let Self { agents, hot, outputs, .. } = self;
-        hot.retain(|instance| {
-            let Some(agent) = agents.get_mut(instance) else { return false };
-            match agent.receiver.arm() {
-                Ok(waiting) => quiet &= !waiting,
-                Err(poison) => {
-                    outputs.fenced.push((*instance, poison));
-                    quiet = false;
-                }
+        let Self { journal, edges, shards, agents, hot, outputs, .. } = self;
+        let edges_behind = outputs.edges_behind();
+        let shards_behind = outputs.shards_behind();
+        let journal_behind = outputs.journal_behind();
+        let mut quiet = matches!(journal.arm(), Ok(false));
+        if !journal_behind && !shards_behind {
+            for receiver in edges {
+                quiet &= matches!(receiver.arm(), Ok(false));
             }
-            agent.quiet_sleeps += 1;
-            // A cold ring stays armed until its agent rings or is written to.
-            agent.hot = agent.quiet_sleeps < QUIET_SLEEPS_MAX;
-            agent.hot
-        });
+        }
+        if !journal_behind && !edges_behind {
+            for receiver in shards.iter_mut().flatten() {
+                quiet &= matches!(receiver.arm(), Ok(false));
+            }
+        }
+        if !journal_behind && !shards_behind && !edges_behind {
+            hot.retain(|instance| {
+                let Some(agent) = agents.get_mut(instance) else { return false };
+                match agent.receiver.arm() {
+                    Ok(false) => agent.quiet_sleeps += 1,
+                    // It has rung, if at all, for what is read in the next turn: it must not turn cold before.
+                    Ok(true) => quiet = false,
+                    Err(poison) => {
+                        outputs.fenced.push((*instance, poison));
+                        quiet = false;
+                    }
+                }
+                // A cold ring stays armed until its agent rings or is written to.
+                agent.hot = agent.quiet_sleeps < QUIET_SLEEPS_MAX;
+                agent.hot
+            });
+        }
         quiet &= self.mailbox.is_empty();
         if !quiet {
             self.awake();

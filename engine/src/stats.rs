@@ -28,6 +28,13 @@ macro_rules! counters {
             }
         }
 
+        impl Counters {
+            /// Each with its name, for people and pages.
+            pub fn named(&self) -> impl Iterator<Item = (&'static str, u64)> {
+                [$((stringify!($name), self.$name),)*].into_iter()
+            }
+        }
+
         impl std::ops::AddAssign for Counters {
             fn add_assign(&mut self, other: Self) { $(self.$name += other.$name;)* }
         }

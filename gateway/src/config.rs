@@ -227,7 +227,7 @@ fn validate(
     range(&mut broken, "gateway.drainTimeoutMs", drain, 0, DRAIN_TIMEOUT_MAX_MS);
     let runtime = runtime(&mut broken, options.runtime, file.engine.runtime.as_deref());
     let agents = agents(&mut broken, file.agents.entries, &options.agent);
-    let delivery = delivery::check(&mut broken, file.journal, file.delivery);
+    let delivery = delivery::check(&mut broken, &file.journal, &file.delivery);
     let routing = delivery::check_routing(&mut broken, file.routing, &agents);
     if !broken.is_empty() {
         return Err(broken);

@@ -25,6 +25,8 @@ use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
+use crate::admin::shards::Shards;
+use crate::admin::{Admin, AdminSocket, AgentName};
 use crate::config::Config;
 use crate::edges::EdgeThread;
 use crate::health::AgentBoard;
@@ -56,6 +58,8 @@ pub enum ControlError {
 pub struct Parts {
     /// The path of this program, for agent hosts.
     pub executable: PathBuf,
+    /// Answers questions. Above the lock of the state directory: its file is removed before that is given back.
+    pub admin: AdminSocket,
     /// Holds the lock of the state directory.
     pub state: StateDirectory,
     /// The keeper.
@@ -85,6 +89,8 @@ pub struct Parts {
 pub struct Control {
     parts: Parts,
     agents: Agents,
+    // Arc: listeners on shards and connections of the admin socket name agents.
+    agent_names: Arc<[AgentName]>,
     drain_timeout: Duration,
 }
 
@@ -100,7 +106,14 @@ enum Wake {
 impl Control {
     /// Before anything has been spawned.
     pub fn new(config: &Config, parts: Parts) -> Self {
-        Self { agents: Agents::new(&config.agents), parts, drain_timeout: config.drain_timeout }
+        let names = config.agents.iter();
+        let names = names.map(|agent| AgentName { own: agent.name.clone(), pool: agent.pool.clone() });
+        Self {
+            agents: Agents::new(&config.agents),
+            agent_names: names.collect(),
+            parts,
+            drain_timeout: config.drain_timeout,
+        }
     }
 
     /// Starts the agents, keeps them alive, and ends everything on SIGINT or SIGTERM.
@@ -116,6 +129,9 @@ impl Control {
         let keeper = watch_keeper(self.parts.keeper.as_fd()).map_err(ControlError::Start)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(ControlError::Start)?;
         let mut terminate = signal(SignalKind::terminate()).map_err(ControlError::Start)?;
+        let shards = Shards::new(self.parts.shards.iter().map(ShardHandle::caller).collect());
+        let admin = Admin::new(shards, Arc::clone(&self.agent_names), self.parts.clock);
+        self.parts.admin.serve(Arc::new(admin)).map_err(ControlError::Start)?;
         self.agents.start_all(&mut self.parts);
         let result = loop {
             match self.wake(&keeper, &mut interrupt, &mut terminate, false).await {

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use adapters::edge::{EdgeShared, Phase};
 use engine::core::{AgentDefinition, CoreSetting, ShardCore};
@@ -16,23 +16,30 @@ use engine::event::{AgentIndex, ShardIndex};
 use engine::routing::{AgentSpec, RoutingTable, RuleError};
 use engine::shard::Notice;
 use engine::time::Clock;
+use keeper::client::{Client, StartError};
 use shm_transport::layout::Geometry;
 use shm_transport::link::{Limits, Link};
 use shm_transport::ports::{EdgePorts, Shown, connect_shown};
 use tokio::sync::{mpsc, watch};
 
+use crate::admin::{AdminSocket, AdminSocketError};
 use crate::config::{self, Config, ConfigError};
 use crate::control::{Control, ControlError, Parts};
 use crate::edges::{self, EdgeStartError};
 use crate::health::{AgentBoard, HealthSource};
 use crate::journal::{self, JournalStartError, RunningJournal};
 use crate::options::RunOptions;
-use crate::state_directory::{StateDirectory, StateDirectoryError};
+use crate::state_directory::{StateDirectory, StateDirectoryError, admin_socket};
 
 /// Capacity of the rings between threads. Not pre-faulted: an idle one costs a few pages.
 const INTERNAL_RING_BYTES: u64 = 256 * 1024;
 /// What may wait for room in a ring between threads; reading stops long before (`engine::shard`).
 const INTERNAL_BACKLOG_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+/// How long the keeper of a gateway that was killed may take to end its agents.
+const KEEPER_END_PATIENCE: Duration = Duration::from_secs(10);
+/// How often it is looked whether it has.
+const KEEPER_LOOK: Duration = Duration::from_millis(10);
 
 /// Why the gateway does not run.
 #[derive(Debug, thiserror::Error)]
@@ -89,7 +96,10 @@ pub enum GatewayError {
     OwnPath(#[source] std::io::Error),
     /// The keeper cannot be started.
     #[error("the keeper cannot be started")]
-    Keeper(#[from] keeper::client::StartError),
+    Keeper(#[from] StartError),
+    /// The admin socket cannot be made.
+    #[error(transparent)]
+    Admin(#[from] AdminSocketError),
     /// An edge thread cannot be started.
     #[error(transparent)]
     Edges(#[from] EdgeStartError),
@@ -112,7 +122,7 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
     let address = listener.local_addr().unwrap_or(config.address);
     let chosen = driver::choose(config.runtime)?;
     let executable = std::env::current_exe().map_err(GatewayError::OwnPath)?;
-    let mut keeper = keeper::client::Client::start(&executable, &state.keeper_socket())?;
+    let mut keeper = start_keeper(&executable, &state)?;
     tracing::info!(process_id = keeper.process_id(), "keeper started");
 
     let clock = Clock::start();
@@ -144,9 +154,11 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
     let (phase, phase_seen) = watch::channel(Phase::Running);
     let edges = edges::start(&listener, ports.edges, &shared, &phase_seen, run_number())?;
     drop(listener);
+    let admin = AdminSocket::bind(&admin_socket(state.path()))?;
     announce(address, &config, &chosen, &executable);
     let parts = Parts {
         executable,
+        admin,
         state,
         keeper,
         shards,
@@ -162,9 +174,27 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
     Ok(Control::new(&config, parts).run()?)
 }
 
+/// Starts the keeper, once that of a gateway that was killed has ended. The lock of the directory says that there is
+/// no other gateway.
+fn start_keeper(executable: &Path, state: &StateDirectory) -> Result<Client, StartError> {
+    let end = Instant::now() + KEEPER_END_PATIENCE;
+    let mut told = false;
+    loop {
+        match Client::start(executable, &state.keeper_socket()) {
+            Err(StartError::AlreadyRunning { .. }) if Instant::now() < end => {
+                if !std::mem::replace(&mut told, true) {
+                    tracing::info!("the keeper of an earlier gateway still ends its agents");
+                }
+                std::thread::sleep(KEEPER_LOOK);
+            }
+            started => return started,
+        }
+    }
+}
+
 /// Shows the rings between threads to whoever looks at them through the keeper.
 struct Shower<'a> {
-    keeper: &'a mut keeper::client::Client,
+    keeper: &'a mut Client,
     failed: bool,
 }
 

@@ -4,14 +4,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use adapters::edge::{AgentHealth, HealthReport, HealthStatus};
+use engine::event::ShardIndex;
+use engine::journal::entry::JournalState;
 use engine::stats::{Counters, SharedCounters};
 
-/// The state of every agent, written by the control thread and read by the pages of the edges.
+/// The state of every agent and journal, written by the control thread and read by the pages of the edges.
 ///
 /// A lock, since it is off the hot path: agents change state a few times an hour.
 #[derive(Debug, Default)]
 pub struct AgentBoard {
     agents: Mutex<Vec<AgentHealth>>,
+    /// By shard, as far as any has been heard of.
+    journals: Mutex<Vec<JournalState>>,
 }
 
 impl AgentBoard {
@@ -19,6 +23,23 @@ impl AgentBoard {
     pub fn publish(&self, agents: Vec<AgentHealth>) {
         // A writer that panicked left the list whole: it is replaced in one assignment.
         *self.agents.lock().unwrap_or_else(PoisonError::into_inner) = agents;
+    }
+
+    /// Notes how the journal of a shard is.
+    pub fn note_journal(&self, shard: ShardIndex, state: JournalState) {
+        // As above: one assignment.
+        let mut journals = self.journals.lock().unwrap_or_else(PoisonError::into_inner);
+        let index = usize::from(shard.0);
+        if journals.len() <= index {
+            journals.resize(index + 1, JournalState::Writing);
+        }
+        journals[index] = state;
+    }
+
+    /// How the journal is that is worst off.
+    fn worst_journal(&self) -> JournalState {
+        let journals = self.journals.lock().unwrap_or_else(PoisonError::into_inner);
+        journals.iter().copied().max_by_key(|&state| state as u32).unwrap_or_default()
     }
 
     fn read(&self) -> Vec<AgentHealth> {
@@ -50,9 +71,15 @@ impl HealthSource {
         }
         // Relaxed: a single flag, and nobody relies on when exactly it is seen.
         let draining = self.draining.load(std::sync::atomic::Ordering::Relaxed);
+        let status = match (self.agents.worst_journal(), draining) {
+            (JournalState::Failed, _) => HealthStatus::Failed,
+            (_, true) => HealthStatus::Draining,
+            (JournalState::Full, false) => HealthStatus::Full,
+            (JournalState::Writing, false) => HealthStatus::Healthy,
+        };
         HealthReport {
-            ok: !draining,
-            status: if draining { HealthStatus::Draining } else { HealthStatus::Healthy },
+            ok: status == HealthStatus::Healthy,
+            status,
             uptime_seconds: self.started.elapsed().as_secs(),
             connected_channels: Vec::new(),
             active_sessions: sum.sessions,

@@ -124,7 +124,7 @@ pub fn open(
         path: root.clone(),
         source,
     })?;
-    let run = count_run(&root)?;
+    let run = next_run(&root)?;
     let failed = |source| JournalStartError::Set { directory: root.clone(), source };
     let options = |set: &Set| JournalOptions {
         directory: set.directory(),
@@ -135,16 +135,18 @@ pub fn open(
     };
     let set = match set::open(&root, shard_count).map_err(failed)? {
         Opened::Current(set) => set,
-        Opened::New(pending) => replace(pending, options, run, make_core)?,
+        Opened::New(pending) => replace(&root, pending, options, run, make_core)?,
     };
     let mut cores: Vec<_> = (0..shard_count).map(|shard| make_core(shard, run)).collect();
     let mut resume = Vec::with_capacity(shard_count);
-    for shard in 0..shard_count {
+    for (shard, core) in cores.iter_mut().enumerate() {
         let found = read_log(&set, shard, &mut |each| {
-            cores[shard].on(Moment::ZERO, Input::Recovered(each), &mut none)
+            core.on(Moment::ZERO, Input::Recovered(each), &mut none);
         })?;
         resume.push(found);
     }
+    // Nothing is changed before everything has been read.
+    keep_run(&root, run)?;
     Ok(OpenJournal { options: options(&set), set, resume, cores })
 }
 
@@ -221,6 +223,12 @@ fn read_log(
     let report = recover(&mut files, log_index, record, |id| tell(Recovered::Id(id)))
         .map_err(|source| JournalStartError::Recover { directory: directory.clone(), source })?;
     tell(Recovered::NextSequence(report.next_sequence));
+    // Before anybody is told of what was found.
+    files.sync_all().map_err(|source| JournalStartError::System {
+        step: "syncing the journal in",
+        path: directory.clone(),
+        source,
+    })?;
     let took_ms = started.elapsed().as_millis();
     if records > 0 {
         tracing::info!(shard, records, bytes = report.bytes, took_ms, "journal read");
@@ -250,6 +258,7 @@ fn read_log(
 
 /// Writes what a set of logs of another number of shards holds, and is still needed, to a new set.
 fn replace(
+    root: &Path,
     pending: Pending,
     options: impl Fn(&Set) -> JournalOptions,
     run_number: u32,
@@ -277,6 +286,8 @@ fn replace(
                 core.on(Moment::ZERO, Input::Recovered(each), &mut none);
             })?;
         }
+        // Turns that are named anew bear the number of this run.
+        keep_run(root, run_number)?;
         write_anew(&options(pending.new_set()), cores)?;
     }
     let directory = pending.new_set().directory();
@@ -333,13 +344,9 @@ fn write_anew(options: &JournalOptions, cores: Vec<ShardCore>) -> Result<(), Jou
     journal.handle.end().map_err(|_| JournalStartError::Replace { state: JournalState::Failed })
 }
 
-/// Counts the runs of the gateway on this directory.
-fn count_run(root: &Path) -> Result<u32, JournalStartError> {
+/// The number of this run of the gateway on this directory.
+fn next_run(root: &Path) -> Result<u32, JournalStartError> {
     let path = root.join(RUN_FILE);
-    let failed = |step: &'static str, path: &Path| {
-        let path = path.to_owned();
-        move |source| JournalStartError::System { step, path, source }
-    };
     let before = match std::fs::read_to_string(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
         read => {
@@ -350,10 +357,19 @@ fn count_run(root: &Path) -> Result<u32, JournalStartError> {
         }
     };
     // 24 bits travel with every word of a stream.
-    let run = before % ((1 << 24) - 1) + 1;
+    Ok(before % ((1 << 24) - 1) + 1)
+}
+
+/// Has the number of this run on disk, before anything is written that bears it.
+fn keep_run(root: &Path, run: u32) -> Result<(), JournalStartError> {
+    let path = root.join(RUN_FILE);
     let new = root.join("run.new");
     let mut file = File::create(&new).map_err(failed("making", &new))?;
     writeln!(file, "{run}").and_then(|()| file.sync_all()).map_err(failed("writing", &new))?;
-    std::fs::rename(&new, &path).map_err(failed("renaming", &new))?;
-    Ok(run)
+    std::fs::rename(&new, &path).map_err(failed("renaming", &new))
+}
+
+fn failed(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> JournalStartError {
+    let path = path.to_owned();
+    move |source| JournalStartError::System { step, path, source }
 }

@@ -1,6 +1,8 @@
 //! The binary `openclaw` in all its roles: gateway, keeper, agent host, command line.
 #![forbid(unsafe_code)]
 
+mod admin;
+mod ask;
 mod config;
 mod control;
 mod edges;
@@ -11,6 +13,7 @@ mod options;
 mod ring;
 mod send;
 mod state_directory;
+mod table;
 
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -29,10 +32,14 @@ fn main() -> ExitCode {
         Command::Gateway { options, command } => {
             let options = match command {
                 Some(GatewayCommand::Run(options)) => options,
+                Some(GatewayCommand::Stats(options)) => return report(ask::stats(&options)),
+                Some(GatewayCommand::Events(options)) => return report(ask::events(&options)),
                 None => options,
             };
             report(gateway::run(&options))
         }
+        Command::Explain(options) => report(ask::explain(&options)),
+        Command::Dlq { command } => report(ask::dead_letters(&command)),
         Command::Send(options) => report(send::send(&options)),
         Command::Health(options) => report(send::health(&options)),
         Command::Ring { command } => report(ring::run(&command)),

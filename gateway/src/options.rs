@@ -13,7 +13,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
     openclaw gateway run --agent words=./words.py add an agent that is any command\n  \
     openclaw send --agent echo \"hello\"            send a message and print the reply\n  \
     openclaw health                               ask a running gateway how it is\n  \
-    openclaw ring list                            look at the rings of a running gateway")]
+    openclaw ring list                            look at the rings of a running gateway\n  \
+    openclaw explain m-1                          see where the time of a message went\n  \
+    openclaw dlq list                             list the messages that were given up")]
 pub struct Options {
     /// What to do.
     #[command(subcommand)]
@@ -48,6 +50,22 @@ pub enum Command {
         #[command(subcommand)]
         command: RingCommand,
     },
+    /// Show what happened to a message, stage by stage.
+    ///
+    /// The gateway remembers the stages of the last messages of each shard, also of those that failed. Times are
+    /// from the moment the shard saw the message.
+    #[command(after_help = EXPLAIN_EXAMPLES)]
+    Explain(ExplainOptions),
+    /// Look at dead letters, the messages that were given up; try them again, or drop them.
+    ///
+    /// A message becomes a dead letter when it has failed as often as it may. It is kept, also over a restart, until
+    /// somebody has it tried again or drops it.
+    #[command(after_help = DLQ_EXAMPLES)]
+    Dlq {
+        /// What to do.
+        #[command(subcommand)]
+        command: DlqCommand,
+    },
     /// Hold agents and their rings (started by the gateway, not by people).
     #[command(hide = true)]
     Keeper {
@@ -69,6 +87,10 @@ pub enum Command {
 pub enum GatewayCommand {
     /// Run the gateway in the foreground until Ctrl-C.
     Run(Box<RunOptions>),
+    /// Print counters, latencies and the state of the journal of a running gateway.
+    Stats(StatsOptions),
+    /// Print what happens in a running gateway, an event a line, until Ctrl-C.
+    Events(EventsOptions),
 }
 
 /// Which agent a host runs.
@@ -153,7 +175,7 @@ pub enum RingCommand {
 
 /// Which gateway to look at.
 #[derive(Args, Clone, Debug)]
-pub struct RingPlace {
+pub struct Place {
     /// Where the gateway keeps its files. Default: `~/.openclaw`.
     #[arg(long, value_name = "DIR", env = "OPENCLAW_STATE_DIR")]
     pub state_dir: Option<PathBuf>,
@@ -167,7 +189,7 @@ pub struct RingListOptions {
     pub json: bool,
     /// Which gateway.
     #[command(flatten)]
-    pub place: RingPlace,
+    pub place: Place,
 }
 
 /// What to inspect.
@@ -180,7 +202,7 @@ pub struct RingInspectOptions {
     pub json: bool,
     /// Which gateway.
     #[command(flatten)]
-    pub place: RingPlace,
+    pub place: Place,
 }
 
 /// The least and most milliseconds between two reports.
@@ -205,7 +227,173 @@ pub struct RingWatchOptions {
     pub json: bool,
     /// Which gateway.
     #[command(flatten)]
-    pub place: RingPlace,
+    pub place: Place,
+}
+
+/// Examples of `explain`.
+const EXPLAIN_EXAMPLES: &str = "Examples:\n  \
+    openclaw explain m-1                     by the id its client gave it\n  \
+    openclaw explain m-1 --session s         only in this session\n  \
+    openclaw explain --turn 0000000100000000 by its turn, as `dlq list` prints it\n\n\
+    Stages that a message has not passed are left out; of several attempts the last one shows.";
+
+/// What to explain.
+#[derive(Args, Clone, Debug)]
+pub struct ExplainOptions {
+    /// The id that the client gave the message; with --turn, its turn.
+    #[arg(value_name = "MESSAGE-ID")]
+    pub id: String,
+    /// The name is that of a turn: 16 hexadecimal digits.
+    #[arg(long, conflicts_with = "session")]
+    pub turn: bool,
+    /// Only in this session, as its client names it (`sessionId`).
+    #[arg(long, value_name = "ID")]
+    pub session: Option<String>,
+    /// Print `{"matches": […], "leftOut"}` as JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Which gateway.
+    #[command(flatten)]
+    pub place: Place,
+}
+
+/// Examples of `dlq`.
+const DLQ_EXAMPLES: &str = "Examples:\n  \
+    openclaw dlq list                            all of them\n  \
+    openclaw dlq show 0000000100000000           its history, and what it says\n  \
+    openclaw dlq replay --agent words --dry-run  what would be tried again\n  \
+    openclaw dlq replay --agent words            try it again, in the order of death\n  \
+    openclaw dlq drop --code agent_error         drop what the agent refused";
+
+/// What can be done with dead letters.
+#[derive(Debug, Subcommand)]
+pub enum DlqCommand {
+    /// Print a table of dead letters.
+    List(DlqListOptions),
+    /// Print one with its history and its message.
+    Show(DlqShowOptions),
+    /// Try some again; a reply goes to whoever sends the message again with its id.
+    Replay(DlqReplayOptions),
+    /// Drop some, for good.
+    Drop(DlqDropOptions),
+}
+
+/// Which dead letters; all that is given must apply.
+#[derive(Args, Clone, Debug, Default)]
+pub struct DlqFilter {
+    /// For this agent or pool.
+    #[arg(long, value_name = "NAME")]
+    pub agent: Option<String>,
+    /// That died of this: agent_died, agent_error, agent_unavailable …
+    #[arg(long)]
+    pub code: Option<String>,
+    /// Of this session, as its client names it (`sessionId`).
+    #[arg(long, value_name = "ID")]
+    pub session: Option<String>,
+}
+
+/// How to list dead letters.
+#[derive(Args, Clone, Debug)]
+pub struct DlqListOptions {
+    /// Which.
+    #[command(flatten)]
+    pub filter: DlqFilter,
+    /// Pass over so many.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub offset: usize,
+    /// Print at most so many.
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    pub limit: usize,
+    /// Print `{"total", "letters": […]}` as JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Which gateway.
+    #[command(flatten)]
+    pub place: Place,
+}
+
+/// Which dead letter to show.
+#[derive(Args, Clone, Debug)]
+pub struct DlqShowOptions {
+    /// Its turn; `dlq list` prints it.
+    pub turn: String,
+    /// Print one object of JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Which gateway.
+    #[command(flatten)]
+    pub place: Place,
+}
+
+/// Which dead letters are meant.
+#[derive(Args, Clone, Debug)]
+pub struct DlqSelection {
+    /// The turn of one; `dlq list` prints it.
+    #[arg(required_unless_present_any = ["all", "agent", "code", "session"],
+        conflicts_with_all = ["all", "agent", "code", "session"])]
+    pub turn: Option<String>,
+    /// All of them.
+    #[arg(long, conflicts_with_all = ["agent", "code", "session"])]
+    pub all: bool,
+    /// Some of them.
+    #[command(flatten)]
+    pub filter: DlqFilter,
+}
+
+/// Which dead letters to try again.
+#[derive(Args, Clone, Debug)]
+pub struct DlqReplayOptions {
+    /// Which.
+    #[command(flatten)]
+    pub selection: DlqSelection,
+    /// Only print which it would be.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print `{"count", "turns": […], "dryRun"}` as JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Which gateway.
+    #[command(flatten)]
+    pub place: Place,
+}
+
+/// Which dead letters to drop.
+#[derive(Args, Clone, Debug)]
+pub struct DlqDropOptions {
+    /// Which.
+    #[command(flatten)]
+    pub selection: DlqSelection,
+    /// Print `{"count", "turns": […]}` as JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Which gateway.
+    #[command(flatten)]
+    pub place: Place,
+}
+
+/// How to print counters.
+#[derive(Args, Clone, Debug)]
+pub struct StatsOptions {
+    /// Print one object of JSON, with each shard.
+    #[arg(long)]
+    pub json: bool,
+    /// Which gateway.
+    #[command(flatten)]
+    pub place: Place,
+}
+
+/// Which events to print.
+#[derive(Args, Clone, Debug)]
+pub struct EventsOptions {
+    /// Only of this type, such as message.received; may be repeated.
+    #[arg(long = "type", value_name = "TYPE")]
+    pub types: Vec<String>,
+    /// End after so many events.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+    /// Which gateway.
+    #[command(flatten)]
+    pub place: Place,
 }
 
 /// A message to send.

@@ -6,10 +6,8 @@
 mod inspect;
 mod list;
 mod seen;
-mod table;
 mod watch;
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -115,7 +113,7 @@ struct Viewed {
 }
 
 impl Sight {
-    fn open(place: &crate::options::RingPlace) -> Result<Self, RingError> {
+    fn open(place: &crate::options::Place) -> Result<Self, RingError> {
         let given = place.state_dir.as_deref();
         let directory = state_directory::chosen(given).ok_or(RingError::NoHome)?;
         let observer = Observer::connect(&state_directory::keeper_socket(&directory));
@@ -162,14 +160,6 @@ fn refused(error: ObserveError, directory: &Path) -> RingError {
         ObserveError::NotAllowed { .. } => RingError::NotAllowed { directory },
         other => RingError::Observe(other),
     }
-}
-
-/// Prints a value as one line of JSON.
-fn print_json(value: &impl serde::Serialize) -> std::io::Result<()> {
-    let mut out = std::io::stdout().lock();
-    serde_json::to_writer(&mut out, value)?;
-    writeln!(out)?;
-    out.flush()
 }
 
 /// Who writes which half.

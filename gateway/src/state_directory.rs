@@ -44,6 +44,11 @@ pub fn keeper_socket(directory: &Path) -> PathBuf {
     directory.join("keeper.sock")
 }
 
+/// The admin socket of a gateway that uses this directory.
+pub fn admin_socket(directory: &Path) -> PathBuf {
+    directory.join("gateway.sock")
+}
+
 /// The directory, locked for as long as this value lives.
 #[derive(Debug)]
 pub struct StateDirectory {

@@ -3,6 +3,7 @@
 
 pub mod client;
 pub mod process;
+pub mod simulation;
 pub mod storm;
 
 use std::path::PathBuf;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::binary;
@@ -151,6 +152,24 @@ impl Drop for Gateway {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// A command that asks the gateway of a state directory: `arguments`, then the directory.
+pub fn openclaw(state: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(binary("openclaw"));
+    command.args(arguments).arg("--state-dir").arg(state).env_remove("OPENCLAW_STATE_DIR");
+    command
+}
+
+/// The JSON that such a command prints.
+///
+/// # Panics
+/// If it fails, or prints something else.
+pub fn asked(state: &Path, arguments: &[&str]) -> Value {
+    let output = openclaw(state, arguments).arg("--json").output().expect("the command starts");
+    assert!(output.status.success(), "{arguments:?}: {output:?}");
+    serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("{arguments:?}: {error}: {output:?}"))
 }
 
 /// Sends a signal to a process that a test has started, or that such a process has.

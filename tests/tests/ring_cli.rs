@@ -88,7 +88,9 @@ async fn what_waits_is_shown() {
 
     let list = seen(&gateway, &["list", "--json"]);
     let names: Vec<_> = list["rings"].as_array().unwrap().iter().map(|ring| ring["name"].clone()).collect();
-    assert_eq!(names, ["edge-0/shard-0", "edge-0/shard-1", "shard-0/shard-1", "echo"]);
+    let threads =
+        ["edge-0/shard-0", "edge-0/shard-1", "shard-0/shard-1", "shard-0/journal", "shard-1/journal"];
+    assert_eq!(names, [&threads[..], &["echo"]].concat());
     for ring in list["rings"].as_array().unwrap() {
         for direction in ring["directions"].as_array().unwrap() {
             assert_eq!(direction["poison"], Value::Null);
@@ -146,8 +148,11 @@ async fn a_watch_counts() {
     client.reply().await;
     let mut watches = [["echo"], ["edge-0/shard-0"]]
         .map(|name| Watch::start(&gateway, &[&name[..], &["--count", "2", "--interval-ms", "500"]].concat()));
+    // Each under an id of its own: what is sent again does not reach the agent.
+    let mut number = 0;
     while watches.iter_mut().any(|watch| watch.child.try_wait().expect("it can be waited for").is_none()) {
-        client.say("echo", "s", "m", "hello").await;
+        number += 1;
+        client.say("echo", "s", &number.to_string(), "hello").await;
         client.reply().await;
     }
     for watch in watches {
@@ -161,7 +166,7 @@ async fn a_watch_counts() {
         }
     }
     let watch = Watch::start(&gateway, &["--count", "1", "--interval-ms", "10"]);
-    assert_eq!(watch.line()["rings"].as_array().map(Vec::len), Some(2), "all rings, without a name");
+    assert_eq!(watch.line()["rings"].as_array().map(Vec::len), Some(3), "all rings, without a name");
     assert_eq!(watch.end().0, Some(0));
 }
 
@@ -201,7 +206,7 @@ fn mistakes_are_named() {
         String::from_utf8_lossy(&output.stderr).trim_end().to_owned()
     };
     for command in ["inspect", "watch"] {
-        let expected = "openclaw: no ring is named nobody; there are edge-0/shard-0, echo";
+        let expected = "openclaw: no ring is named nobody; there are edge-0/shard-0, shard-0/journal, echo";
         assert_eq!(failure(&output(&gateway, &[command, "nobody"])), expected);
     }
     let empty = tempfile::tempdir().unwrap();
@@ -216,7 +221,10 @@ fn mistakes_are_named() {
     }
     let text = String::from_utf8(list(gateway.state()).stdout).unwrap();
     let rows: Vec<_> = text.lines().map(|line| line.split("  ").next().unwrap_or_default()).collect();
-    assert_eq!(rows, ["RING", "edge-0/shard-0", "edge-0/shard-0", "echo", "echo"]);
+    assert_eq!(
+        rows,
+        ["RING", "edge-0/shard-0", "edge-0/shard-0", "shard-0/journal", "shard-0/journal", "echo", "echo"]
+    );
     let text = output(&gateway, &["inspect", "edge-0/shard-0"]).stdout;
     assert!(String::from_utf8_lossy(&text).starts_with("ring edge-0/shard-0 inside the gateway, process "));
 }

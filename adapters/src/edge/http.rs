@@ -185,7 +185,9 @@ pub fn report(edge: &Edge) -> Vec<u8> {
     }
     if edge.phase() != Phase::Running {
         report.ok = false;
-        report.status = HealthStatus::Draining;
+        if report.status != HealthStatus::Failed {
+            report.status = HealthStatus::Draining;
+        }
     }
     // Strings and numbers always serialise.
     serde_json::to_vec(&report).unwrap_or_default()

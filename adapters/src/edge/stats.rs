@@ -93,6 +93,10 @@ pub enum HealthStatus {
     Healthy,
     /// It finishes what is open.
     Draining,
+    /// The disk of its journal is full: it finishes what is open, and refuses new messages.
+    Full,
+    /// Its journal cannot be written: nothing is acknowledged or answered before the next start.
+    Failed,
 }
 
 /// An agent, as health tells it.

@@ -258,8 +258,13 @@ pub fn deliver(edge: &Edge, message: &Message<'_>, now_ms: u64) {
         return;
     };
     let state = &mut *connection.state.borrow_mut();
-    // The attempt of an acceptance says something else.
-    let is_reply = message.kind() != Kind::Accepted;
+    // The attempt of an acceptance says something else; a failure of no attempt is the gateway's own last word, and
+    // comes whatever attempts there were.
+    let is_reply = match message.kind() {
+        Kind::Accepted => false,
+        Kind::Failure => route.attempt != 0,
+        _ => true,
+    };
     let current = |turn: &&mut Turn| !is_reply || route.attempt >= turn.attempt;
     let Some(turn) = state.turns.get_mut(&route.sequence).filter(current) else {
         edge.stats().late.add(1);

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use shm_transport::envelope::{
     ArchivedMessageV2, Body, DurabilityClass, FLAG_ACTIVATE, FLAG_DEACTIVATE, FLAG_MENTION, FLAG_NO_REPLY,
-    FLAG_REPLY_TO_AGENT, FLAG_WANTS_ACK, FailureCode, FailureV1, Priority, Route, SessionMode,
+    FLAG_REPLY_TO_AGENT, FLAG_WANTS_ACK, FailureCode, FailureV1, Kind, Priority, Route, SessionMode,
 };
 
 use super::awaiting::Outcome;
-use super::turns::{LISTENERS_MAX, Listener, State, Turn, Urgency};
+use super::replies::Word;
+use super::turns::{Listener, Listeners, State, Turn, Urgency};
 use super::{Due, Effects, ShardCore};
 use crate::classes::{AddressRank, share_for};
 use crate::dedup::{Admit, body_check, id_hash};
@@ -17,9 +18,11 @@ use crate::event::{AgentIndex, Effect};
 use crate::events::{Detail, Event, EventType};
 use crate::flight::{FlightIndex, Outcome as FlightOutcome, Stage};
 use crate::journal::entry::{Entry, EntryKind, JournalState};
+use crate::planted::{self, Bug};
 use crate::routing::{Refusal as Unroutable, RouteRequest, TEXT_SEARCHED_BYTES_MAX};
-use crate::session::{Begin, SessionIndex, SessionKey, StreamPosition};
+use crate::session::{Begin, SessionIndex, SessionKey};
 use crate::time::Moment;
+use crate::wheel::TimerId;
 
 /// Bit of the attempt word of an acknowledgement: the message had been accepted before.
 pub const ACK_DUPLICATE: u32 = 1 << 8;
@@ -72,6 +75,20 @@ pub(super) fn fingerprint(archive: &ArchivedMessageV2) -> u32 {
     body_check(&archive.agent, archive.content_kind, &archive.content, &archive.metadata)
 }
 
+/// For one who asks again, where no answer is kept that could be repeated. `state`: none if the turn has ended.
+fn no_answer_kept(turn: u64, state: Option<State>) -> Refusal {
+    match state {
+        Some(_) => {
+            let text = format!("this message is kept as dead letter {turn:016x}");
+            Refusal::new(FailureCode::DeadLettered, text)
+        }
+        None => {
+            let text = "this message has been answered, so long ago that the answer is not kept".into();
+            Refusal::new(FailureCode::AlreadyAnswered, text)
+        }
+    }
+}
+
 impl ShardCore {
     /// Takes a message through the stages; a refusal ends it with one failure.
     pub(super) fn accept(
@@ -95,7 +112,14 @@ impl ShardCore {
             self.recorder.stamp(flight, Stage::Enrich, now);
             let agent = self.route(now, context.session, archive)?;
             self.recorder.stamp(flight, Stage::Route, now);
-            self.open(now, listener, hash, archive, body, flight, (fresh, context, agent), effects);
+            let turn =
+                self.open(now, listener, hash, archive, body, flight, (fresh, context, agent), effects);
+            if planted::is(Bug::AckBeforeJournal)
+                && archive.flags & FLAG_WANTS_ACK != 0
+                && let Some(open) = self.turns.get(turn)
+            {
+                Self::acknowledge(turn, open.durable, false, listener, effects);
+            }
             Ok(())
         });
         if let Err(refusal) = admitted {
@@ -128,6 +152,11 @@ impl ShardCore {
         id: Option<NonZeroU64>,
         effects: &mut Effects<'_>,
     ) -> Result<Option<Fresh>, Refusal> {
+        if self.journal_state == JournalState::Failed {
+            // Also what was sent before: what has become of it cannot be told before the next start.
+            let text = "the journal cannot be written, so nothing can be kept".into();
+            return Err(self.busy(FailureCode::JournalFailed, text));
+        }
         let check = if id.is_some() { fingerprint(archive) } else { 0 };
         if let Some(id) = id {
             match self.ids.admit(hash, id, check) {
@@ -143,15 +172,8 @@ impl ShardCore {
                 }
             }
         }
-        match self.journal_state {
-            JournalState::Writing => {}
-            JournalState::Full => {
-                return Err(self.busy(FailureCode::DiskFull, "the disk of the journal is full".into()));
-            }
-            JournalState::Failed => {
-                let text = "the journal cannot be written, so nothing new can be kept".into();
-                return Err(self.busy(FailureCode::JournalFailed, text));
-            }
+        if self.journal_state == JournalState::Full {
+            return Err(self.busy(FailureCode::DiskFull, "the disk of the journal is full".into()));
         }
         let open = self.turns.len() - self.dead.len();
         let bytes = self.turns.bytes() + body.bytes().len();
@@ -179,7 +201,7 @@ impl ShardCore {
             return Err(self.busy(FailureCode::Overloaded, text));
         };
         if created {
-            self.sessions.set_stream(session, StreamPosition { epoch: self.setting.run, offset: 0 });
+            self.sessions.set_stream(session, self.fresh_stream);
             self.counters.sessions_created += 1;
             if let Some(sequence) = self.subscribed.next(EventType::SessionCreated) {
                 let (user, thread, channel) = (&archive.user, &archive.thread, &archive.channel);
@@ -291,7 +313,7 @@ impl ShardCore {
         flight: FlightIndex,
         (fresh, context, agent): (Fresh, Context, AgentIndex),
         effects: &mut Effects<'_>,
-    ) {
+    ) -> u64 {
         let durability = match DurabilityClass::from_number(archive.durability) {
             DurabilityClass::Default => self.limits.durability,
             named => named,
@@ -301,7 +323,7 @@ impl ShardCore {
         let wants_reply = archive.flags & FLAG_NO_REPLY == 0;
         let turn = self.turns.insert(Turn {
             state: State::Accepting { begun: false },
-            listeners: vec![listener],
+            listeners: Listeners::one(listener),
             session: context.session,
             session_hash: hash,
             id: id_word,
@@ -310,11 +332,13 @@ impl ShardCore {
             wants_reply,
             wants_ack: !wants_reply || archive.flags & FLAG_WANTS_ACK != 0,
             durable,
+            kept: false,
             attempt: 0,
             failures: 0,
             agent,
             named: !archive.agent.is_empty(),
             sequence: 0,
+            order: 0,
             retry: None,
             deadline: None,
             flight,
@@ -333,26 +357,27 @@ impl ShardCore {
             check: fresh.check,
         };
         let sequence = Self::keep(&mut self.log, &mut self.awaiting, entry, body, Outcome::Accepted, effects);
-        if let Some(id) = fresh.id {
+        if let Some(id) = fresh.id
+            && !(planted::is(Bug::IdForgotten) && id.get() % 8 == 0)
+        {
             self.ids.insert(self.unix_s(now), hash, id, fresh.check, turn);
         }
-        let begun = match self.sessions.begin_or_wait(context.session, turn, context.urgency.class) {
-            Begin::Now => true,
-            Begin::Waiting => false,
-            Begin::Full => unreachable!("it was asked before"),
-        };
-        let deadline_ms = archive.deadline_ms.to_native();
-        let deadline = (deadline_ms != 0).then(|| {
-            let at = now.plus(Duration::from_millis(u64::from(deadline_ms)));
-            self.timers.insert(at, Due::Deadline(turn))
-        });
+        // Room was asked for before, so it is never full.
+        let begun = self.sessions.begin_or_wait(context.session, turn, context.urgency.class) == Begin::Now;
+        let deadline = self.deadline(now, turn, archive.deadline_ms.to_native());
         if let Some(open) = self.turns.get_mut(turn) {
             open.state = State::Accepting { begun };
-            open.sequence = sequence;
+            (open.sequence, open.order) = (sequence, sequence);
             open.deadline = deadline;
         }
-        self.counters.messages_accepted += 1;
         self.tell_routed(now, turn, agent, archive, effects);
+        turn
+    }
+
+    /// The timer of a deadline so many milliseconds from now; 0 for none.
+    fn deadline(&mut self, now: Moment, turn: u64, deadline_ms: u32) -> Option<TimerId> {
+        let at = now.plus(Duration::from_millis(u64::from(deadline_ms)));
+        (deadline_ms != 0).then(|| self.timers.insert(at, Due::Deadline(turn)))
     }
 
     fn tell_routed(
@@ -363,6 +388,7 @@ impl ShardCore {
         archive: &ArchivedMessageV2,
         effects: &mut Effects<'_>,
     ) {
+        self.counters.messages_accepted += 1;
         if let Some(sequence) = self.subscribed.next(EventType::MessageRouted) {
             let session = self.turns.get(turn).map_or(0, |open| open.session_hash);
             let name = &self.definitions[agent.0 as usize].name;
@@ -382,39 +408,48 @@ impl ShardCore {
         effects: &mut Effects<'_>,
     ) {
         self.counters.messages_repeated += 1;
+        let state = self.turns.get(turn).map(|open| open.state);
         let kept = match self.turns.get_mut(turn) {
             Some(open) => {
-                if open.listeners.len() < LISTENERS_MAX {
-                    open.listeners.push(listener);
-                } else {
-                    // Only a client that asks again and again gets here; the oldest of its requests is forgotten.
-                    open.listeners.remove(1);
+                // Who asks for a dead letter has its answer.
+                if open.state != State::Dead {
                     open.listeners.push(listener);
                 }
-                let kept = !matches!(open.state, State::Accepting { .. });
-                if kept && (archive.flags & FLAG_WANTS_ACK != 0 || !open.wants_reply) {
+                if open.kept && (archive.flags & FLAG_WANTS_ACK != 0 || !open.wants_reply) {
                     Self::acknowledge(turn, open.durable, true, listener, effects);
                 }
-                kept
+                open.kept
             }
             None => true,
         };
-        let ended = self.turns.get(turn).is_none();
-        let wants_reply = archive.flags & FLAG_NO_REPLY == 0;
-        match self.replies.get(turn) {
-            Some(reply) if kept => {
-                for word in reply.words.iter().filter(|word| word.kept) {
-                    let ends = word.body.as_body().kind() != shm_transport::envelope::Kind::Block;
-                    if wants_reply || ends {
-                        Self::show(turn, listener, word, effects);
-                    }
-                }
-            }
-            None if ended => {
-                let text = "this message has been answered, so long ago that the answer is not kept".into();
-                self.refuse(listener, &Refusal::new(FailureCode::AlreadyAnswered, text), effects);
-            }
-            _ => {}
+        if kept {
+            self.show_reply(listener, turn, state, archive.flags & FLAG_NO_REPLY == 0, effects);
+        }
+    }
+
+    /// Shows what a turn has said so far to one who asks again. `state`: none if it has ended.
+    fn show_reply(
+        &mut self,
+        listener: Listener,
+        turn: u64,
+        state: Option<State>,
+        wants_reply: bool,
+        effects: &mut Effects<'_>,
+    ) {
+        let words = self.replies.get(turn).map_or(&[][..], |reply| &reply.words);
+        let ends = |word: &Word| word.body.as_body().kind() != Kind::Block;
+        let over = matches!(state, None | Some(State::Dead));
+        // Of an end that a log has lost only blocks may be left, which nobody can be given as an answer.
+        if over && !words.last().is_some_and(ends) {
+            let refusal = no_answer_kept(turn, state);
+            return self.refuse(listener, &refusal, effects);
+        }
+        // A dead letter that was tried again has ended before: that end counts no more.
+        let former = words.len() - usize::from(over).min(words.len());
+        let from =
+            words[..former].iter().rposition(|word| word.kept && ends(word)).map_or(0, |last| last + 1);
+        for word in words[from..].iter().filter(|word| word.kept && (wants_reply || ends(word))) {
+            Self::show(turn, listener, word, effects);
         }
     }
 

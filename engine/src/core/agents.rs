@@ -10,6 +10,7 @@ use super::turns::{Turns, Urgency};
 use super::{AgentDefinition, CoreLimits, Effects};
 use crate::classes::{ClassQueue, Full};
 use crate::event::{AgentIndex, Effect, InstanceId};
+use crate::planted::{self, Bug};
 use crate::scaling::{Scaling, ScalingSignal};
 use crate::time::Moment;
 
@@ -251,6 +252,12 @@ impl Agents {
         let Some(&index) = self.by_instance.get(&instance.0) else { return };
         let agent = &mut self.agents[index.0 as usize];
         if let Some(in_hand) = agent.in_flight.remove(&turn) {
+            agent.in_flight_bytes -= in_hand.bytes;
+        }
+        if planted::is(Bug::DoubleRelease)
+            && let Some(&other) = agent.in_flight.keys().min()
+            && let Some(in_hand) = agent.in_flight.remove(&other)
+        {
             agent.in_flight_bytes -= in_hand.bytes;
         }
         if !agent.queue.is_empty() {

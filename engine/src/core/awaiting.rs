@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use crate::journal::entry::Progress;
+use crate::planted::{self, Bug};
 use crate::session::StreamPosition;
 
 /// What happens when the journal has an entry.
@@ -43,6 +44,7 @@ impl Awaiting {
         if outcome == Outcome::Nothing {
             return;
         }
+        let durable = durable && !planted::is(Bug::DurableWhenWritten);
         let queue = if durable { &mut self.synced } else { &mut self.written };
         debug_assert!(queue.back().is_none_or(|last| last.sequence < sequence));
         queue.push_back(Waiting { sequence, turn, outcome });
@@ -52,7 +54,11 @@ impl Awaiting {
     #[inline]
     pub(super) fn pop(&mut self, progress: Progress) -> Option<(u64, Outcome)> {
         for (queue, until) in [(&mut self.written, progress.written), (&mut self.synced, progress.synced)] {
-            if queue.front().is_some_and(|next| next.sequence < until) {
+            let early = |outcome| match outcome {
+                Outcome::Word(_) | Outcome::Ended(_) => planted::is(Bug::ShownBeforeKept),
+                Outcome::Accepted | Outcome::Prepared | Outcome::Dead(_) | Outcome::Nothing => false,
+            };
+            if queue.front().is_some_and(|next| next.sequence < until || early(next.outcome)) {
                 return queue.pop_front().map(|next| (next.turn, next.outcome));
             }
         }

@@ -1,16 +1,17 @@
 //! Dead letters: turns that have failed as often as they may. They keep their place, id and message until somebody
 //! has them tried again, or drops them.
 
-use shm_transport::envelope::{Body, FailureCode, FailureV1, Opened, Priority, Route, SessionMode};
+use shm_transport::envelope::{Body, FailureCode, FailureV1, Kind, Opened, Priority, Route, SessionMode};
 
 use super::accept::session_key;
 use super::awaiting::Outcome;
 use super::turns::State;
-use super::{Due, Effects, ShardCore};
+use super::{Due, Effects, Moves, ShardCore};
 use crate::classes::share_for;
-use crate::dead_letters::{DeadLetter, Replay, Selection};
+use crate::dead_letters::{DeadLetter, FailedAttempt, Replay, Selection};
 use crate::events::Detail;
 use crate::journal::entry::{Entry, EntryKind};
+use crate::planted::{self, Bug};
 use crate::session::{Begin, StreamPosition};
 use crate::time::Moment;
 use std::time::Duration;
@@ -19,6 +20,9 @@ use std::time::Duration;
 const NO_ROOM_FOR_THE_DEAD: Duration = Duration::from_secs(1);
 /// How long replayed letters wait that have no room.
 const REPLAY_AGAIN: Duration = Duration::from_millis(100);
+
+/// The place of a word that is not kept any more. Epochs are runs, which count from 1.
+pub(super) const NO_PLACE: StreamPosition = StreamPosition { epoch: 0, offset: 0 };
 
 impl ShardCore {
     /// A turn is given up.
@@ -30,12 +34,17 @@ impl ShardCore {
         text: &str,
         effects: &mut Effects<'_>,
     ) {
+        let at_ms = self.unix_ms(now);
         let Some(open) = self.turns.get_mut(turn) else { return };
+        // It may be given up before it is given out: then that is all its history.
+        if open.history.last().is_none_or(|last| last.code != code || last.text != text) {
+            open.history.push(FailedAttempt { attempt: open.attempt, at_ms, code, text: text.to_owned() });
+        }
         if !self.dead.has_room(open.body.bytes_len()) {
             // Never dropped silently: it waits, and so does its session, until dead letters are taken away.
             self.counters.dead_letters_full += 1;
-            open.state = State::BackingOff;
-            open.retry = Some(self.timers.insert(now.plus(NO_ROOM_FOR_THE_DEAD), Due::Retry(turn)));
+            open.state = State::BackingOff { tried: true };
+            open.retry = Some(self.timers.insert(now.plus(NO_ROOM_FOR_THE_DEAD), Due::Death(turn)));
             return;
         }
         open.state = State::Ending;
@@ -45,6 +54,18 @@ impl ShardCore {
         let mut encoder = std::mem::take(&mut self.encoder);
         self.keep_word(turn, EntryKind::Dead, encoder.encode(&failure), effects);
         self.encoder = encoder;
+    }
+
+    /// There was no room for it: perhaps there is some now. Nobody works on it once more.
+    pub(super) fn death_due(&mut self, now: Moment, turn: u64, effects: &mut Effects<'_>) {
+        let Some(open) = self.turns.get_mut(turn) else { return };
+        if !matches!(open.state, State::BackingOff { .. }) {
+            return;
+        }
+        open.retry = None;
+        let last = open.history.last().map(|last| (last.code, last.text.clone()));
+        let (code, text) = last.unwrap_or((FailureCode::DeadLettered, String::new()));
+        self.die(now, turn, code, &text, effects);
     }
 
     /// The journal has a dead letter: its client is told, and the session goes on.
@@ -59,7 +80,7 @@ impl ShardCore {
         let Self { turns, replies, .. } = self;
         let Some(open) = turns.get_mut(turn) else { return };
         let Some(word) = replies.keep(turn, position) else { return };
-        for listener in std::mem::take(&mut open.listeners) {
+        for listener in std::mem::take(&mut open.listeners).iter() {
             Self::show(turn, listener, word, effects);
         }
         open.state = State::Dead;
@@ -92,7 +113,7 @@ impl ShardCore {
             session: open.session_hash,
             id: open.id,
             agent: open.agent,
-            code: last.map_or(FailureCode::DeadLettered, |failed| failed.code),
+            code: open.cause(),
             text: last.map_or_else(String::new, |failed| failed.text.clone()),
             history: open.history.clone(),
             body_bytes: open.body.bytes_len(),
@@ -137,21 +158,31 @@ impl ShardCore {
         let mode = SessionMode::from_number(archive.mode);
         let hash = open.session_hash;
         // Its session may have been forgotten meanwhile.
-        let Ok((session, _)) = self.sessions.find_or_create(now, hash, &session_key(archive), mode) else {
+        let Ok((session, created)) = self.sessions.find_or_create(now, hash, &session_key(archive), mode)
+        else {
             return false;
         };
+        if created {
+            self.sessions.set_stream(session, self.fresh_stream);
+        }
         self.sessions.touch(now, session);
         match self.sessions.begin_or_wait(session, turn, open.urgency.class) {
             Begin::Now => self.ready.push_back(turn),
             Begin::Waiting => {}
             Begin::Full => return false,
         }
+        // Whoever asks again waits for the reply, and is not told of the death.
+        self.replies.forget(turn);
         open.session = session;
         open.state = State::Waiting;
         open.failures = 0;
         open.attempt = open.attempt.max(1);
         open.seen = now;
-        self.dead.remove(turn);
+        if planted::is(Bug::ReplayedLetterStays) {
+            self.dead.unmark(turn);
+        } else {
+            self.dead.remove(turn);
+        }
         true
     }
 
@@ -174,37 +205,71 @@ impl ShardCore {
         }
     }
 
-    /// Writes an open turn again at the head of the log, so that its old place may be given up.
+    /// Writes a turn again, and behind it all others of its session, so that they keep their order.
+    pub(super) fn write_session_again(&mut self, turn: u64, effects: &mut Effects<'_>) {
+        let Some(open) = self.turns.get(turn) else { return };
+        if open.state == State::Dead {
+            return self.write_again(turn, effects);
+        }
+        let place = |other| self.turns.get(other).map(|open| (open.order, other, open.state));
+        let mut together: Vec<_> = self.sessions.open_turns(open.session_hash).filter_map(place).collect();
+        together.sort_unstable_by_key(|&(order, ..)| order);
+        for (_, other, state) in together {
+            // One whose last word is on its way has no place in the order any more.
+            if state != State::Ending {
+                self.write_again(other, effects);
+            }
+        }
+    }
+
+    /// Writes an open turn again at the head of the log, so that its old place may be given up: its message, its
+    /// failures, and what it has said.
     pub(super) fn write_again(&mut self, turn: u64, effects: &mut Effects<'_>) {
         let Self { turns, log, awaiting, replies, .. } = self;
         let Some(open) = turns.get_mut(turn) else { return };
-        let entry = |kind, check| Entry {
+        let entry = |kind, word, attempt, check| Entry {
             kind,
-            durable: open.durable,
+            durable: open.durable && !matches!(kind, EntryKind::Block | EntryKind::Attempt),
             turn,
             session: open.session_hash,
-            word: open.id,
-            attempt: open.attempt,
+            word,
+            attempt,
             check,
         };
-        let (moved, attempt) =
-            (entry(EntryKind::Moved, open.check), entry(EntryKind::Attempt, u32::from(open.failures)));
-        open.sequence = Self::keep(log, awaiting, moved, open.body.as_body(), Outcome::Nothing, effects);
+        let moved = entry(EntryKind::Moved, open.id, open.attempt, open.check);
+        let sequence = Self::keep(log, awaiting, moved, open.body.as_body(), Outcome::Nothing, effects);
         if open.failures > 0 && open.state != State::Dead {
+            let attempt = entry(EntryKind::Attempt, 0, open.attempt, u32::from(open.failures));
             Self::keep(log, awaiting, attempt, Body::ACCEPTED, Outcome::Nothing, effects);
         }
-        if open.state == State::Dead {
-            let word = replies.get(turn).and_then(|reply| reply.words.last());
-            let position = word.map_or(StreamPosition::default(), |word| word.position);
-            let dead = Entry { kind: EntryKind::Dead, word: position.word(), check: 0, ..moved };
+        let words = replies.get(turn).map_or(&[][..], |reply| &reply.words);
+        for word in words {
+            let body = word.body.as_body();
+            let dead = body.kind() != Kind::Block;
+            // Of a former death only the words are left.
+            if dead && open.state != State::Dead {
+                continue;
+            }
+            let kind = if dead { EntryKind::Dead } else { EntryKind::Block };
+            // A death names its cause.
+            let check = if dead { u32::from(open.cause() as u16) } else { 0 };
+            let word = entry(kind, word.position.word(), word.attempt, check);
+            Self::keep(log, awaiting, word, body, Outcome::Nothing, effects);
+        }
+        if words.is_empty() && open.state == State::Dead {
             let failure = FailureV1 {
                 code: FailureCode::DeadLettered as u16,
                 retry_after_ms: 0,
                 text: open.history.last().map_or_else(String::new, |last| last.text.clone()),
             };
+            let check = u32::from(open.cause() as u16);
+            let dead = entry(EntryKind::Dead, NO_PLACE.word(), open.attempt, check);
             let body = self.encoder.encode(&failure);
             Self::keep(log, awaiting, dead, body, Outcome::Nothing, effects);
         }
+        open.sequence = sequence;
+        let kept = self.moves.are_kept(self.progress);
+        self.moves = Moves { until: self.log.next(), durable: open.durable || (self.moves.durable && !kept) };
         self.counters.written_again += 1;
     }
 }

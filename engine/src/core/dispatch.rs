@@ -56,11 +56,12 @@ impl ShardCore {
             return;
         }
         self.journal_state = progress.state;
+        self.progress = progress;
         while let Some((turn, outcome)) = self.awaiting.pop(progress) {
             match outcome {
                 Outcome::Accepted => self.accepted(now, turn, effects),
                 Outcome::Prepared => self.prepared(now, turn, effects),
-                Outcome::Word(position) => self.word_kept(now, turn, position, effects),
+                Outcome::Word(position) => self.word_kept(turn, position, effects),
                 Outcome::Ended(position) => self.ended(now, turn, position, effects),
                 Outcome::Dead(position) => self.died(now, turn, position, effects),
                 Outcome::Nothing => {}
@@ -75,8 +76,9 @@ impl ShardCore {
         let Some(open) = self.turns.get_mut(turn) else { return };
         self.recorder.stamp(open.flight, Stage::Journal, now);
         self.latencies.journal.record(now.since(open.seen));
+        open.kept = true;
         if open.wants_ack {
-            for &listener in &open.listeners {
+            for listener in open.listeners.iter() {
                 Self::acknowledge(turn, open.durable, false, listener, effects);
             }
         }
@@ -98,6 +100,8 @@ impl ShardCore {
             }
             // Found in the journal, or replayed: an attempt may have been made.
             State::Waiting => self.prepare(turn, effects),
+            // Cancelled while it waited. It keeps its session until the journal has its end.
+            State::Ending => {}
             state => debug_assert!(false, "a session begins a turn that waits, not one in {state:?}"),
         }
     }
@@ -143,7 +147,7 @@ impl ShardCore {
                 }
                 // Breakers are open: nothing has been tried, so nothing has failed.
                 Err(_) if self.somebody_exists(now, turn) => {
-                    return self.wait_and_retry(now, turn, NOBODY_FREE);
+                    return self.wait_and_retry(now, turn, NOBODY_FREE, false);
                 }
                 Err(refusal) => return self.die(now, turn, refusal.code, &refusal.text, effects),
             }
@@ -156,12 +160,13 @@ impl ShardCore {
         open.agent = agent;
         outstanding[agent.0 as usize] += 1;
         recorder.stamp(open.flight, Stage::Queue, now);
-        latencies.dispatch.record(now.since(open.seen));
+        let waited = now.since(open.seen);
         let (urgency, attempt, session, flight) =
             (open.urgency, u32::from(open.attempt), open.session_hash, open.flight);
         if !here {
             let route = Route { turn, session, origin: pack(agent, urgency), sequence: 0, attempt };
             effects(Effect::ToShard { shard: home, route, body: open.body.as_body() });
+            latencies.dispatch.record(waited);
             recorder.dispatched(flight, agent, open.attempt, now);
             return;
         }
@@ -169,7 +174,10 @@ impl ShardCore {
         let (body, attempts) = (open.body.as_body(), open.attempt);
         let admission = agents.submit(now, agent, route, urgency, body, true, effects);
         match admission {
-            Admission::Given => recorder.dispatched(flight, agent, attempts, now),
+            Admission::Given => {
+                latencies.dispatch.record(waited);
+                recorder.dispatched(flight, agent, attempts, now);
+            }
             Admission::Queued => {}
             Admission::Full { retry_after } => {
                 self.given_back(
@@ -189,6 +197,13 @@ impl ShardCore {
 
     fn can_take(&self, agent: AgentIndex) -> bool {
         self.unavailable.get(agent.0 as usize) == Some(&None)
+    }
+
+    /// Whether those who could take the turn exist, and their breakers are open.
+    fn nobody_is_free(&mut self, now: Moment, turn: u64) -> bool {
+        let Some(open) = self.turns.get(turn) else { return false };
+        let own = self.can_take(open.agent) && self.breakers.would_allow(open.agent, now);
+        !own && self.route_again(now, turn).is_err() && self.somebody_exists(now, turn)
     }
 
     /// Who answers the message, as things stand now.
@@ -293,7 +308,7 @@ impl ShardCore {
             }
         }
         if ends {
-            self.agents.finish(now, instance, turn, &self.turns, effects);
+            self.agent_finished(now, instance, turn, effects);
         }
     }
 
@@ -345,7 +360,7 @@ impl ShardCore {
             }
             GIVEN_BACK_FULL => {
                 let wait = text.parse().map_or(self.limits.retry_after, Duration::from_millis);
-                self.wait_and_retry(now, turn, wait);
+                self.wait_and_retry(now, turn, wait, false);
             }
             _ => self.failed(now, turn, FailureCause::AgentUnavailable, text, effects),
         }
@@ -398,25 +413,31 @@ impl ShardCore {
             Decision::RetryNow => self.prepare(turn, effects),
             Decision::RetryAfter(index) => {
                 let wait = self.limits.retry.delay(index, random);
-                self.wait_and_retry(now, turn, wait);
+                self.wait_and_retry(now, turn, wait, true);
             }
             Decision::GiveUp => self.die(now, turn, code, text, effects),
         }
     }
 
-    fn wait_and_retry(&mut self, now: Moment, turn: u64, wait: Duration) {
+    fn wait_and_retry(&mut self, now: Moment, turn: u64, wait: Duration, tried: bool) {
         let Some(open) = self.turns.get_mut(turn) else { return };
-        open.state = State::BackingOff;
+        open.state = State::BackingOff { tried };
         open.retry = Some(self.timers.insert(now.plus(wait), Due::Retry(turn)));
         self.counters.back_offs += 1;
     }
 
-    pub(super) fn retry_due(&mut self, _now: Moment, turn: u64, effects: &mut Effects<'_>) {
-        if let Some(open) = self.turns.get_mut(turn)
-            && open.state == State::BackingOff
-        {
-            open.retry = None;
+    pub(super) fn retry_due(&mut self, now: Moment, turn: u64, effects: &mut Effects<'_>) {
+        let Some(open) = self.turns.get_mut(turn) else { return };
+        let State::BackingOff { tried } = open.state else { return };
+        open.retry = None;
+        if self.nobody_is_free(now, turn) {
+            // To wait is no attempt, and nothing to keep.
+            return self.wait_and_retry(now, turn, NOBODY_FREE, tried);
+        }
+        if tried {
             self.prepare(turn, effects);
+        } else {
+            self.dispatch(now, turn, effects);
         }
     }
 
@@ -459,14 +480,6 @@ impl ShardCore {
         for (turn, attempt) in self.agents.unavailable(agent, &detail) {
             self.give_back(now, turn, attempt, GIVEN_BACK_UNAVAILABLE, &detail, effects);
         }
-    }
-
-    /// Both roles: an agent is expected again.
-    pub(super) fn agent_expected(&mut self, agent: AgentIndex) {
-        if let Some(why) = self.unavailable.get_mut(agent.0 as usize) {
-            *why = None;
-        }
-        self.agents.expected(agent);
     }
 
     /// Takes a turn from its agent: nobody waits for it.

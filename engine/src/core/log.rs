@@ -10,6 +10,8 @@ use crate::journal::entry::EntryKind;
 
 /// Bytes of a record beside its body, about.
 const RECORD_BYTES: u64 = 72;
+/// Records that are written at most where a turn is written again.
+const RECORDS_PER_MOVE: u64 = 4;
 
 /// How much of the log is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,18 +98,30 @@ impl Log {
         self.bytes += RECORD_BYTES + body_bytes as u64;
     }
 
-    /// What is due. `place` gives the sequence at which the log has a turn that has not ended.
-    pub fn upkeep(&mut self, place: impl Fn(u64) -> Option<u64>) -> Upkeep {
+    /// What is due. `open_count` and `open_bytes` are those of all turns that have not ended; `place` says of one of them
+    /// at which sequence the log has it, and whether it may be written again.
+    pub fn upkeep(
+        &mut self,
+        open_count: usize,
+        open_bytes: usize,
+        place: impl Fn(u64) -> Option<(u64, bool)>,
+    ) -> Upkeep {
         // A mark is made every few megabytes; between marks there is nothing to decide.
         if self.marks.len() < 2 || self.bytes - self.marks[0].bytes < self.limits.retain_bytes {
             return Upkeep::Nothing;
         }
-        while self.live.front().is_some_and(|&(sequence, turn, _)| place(turn) != Some(sequence)) {
+        let at = |&(sequence, turn, _): &(u64, u64, u64)| {
+            place(turn).filter(|&(found, _)| found == sequence).map(|(_, movable)| movable)
+        };
+        while self.live.front().is_some_and(|live| at(live).is_none()) {
             self.live.pop_front();
         }
         let oldest = self.live.front().copied();
+        let movable = oldest.as_ref().and_then(at) == Some(true);
+        let open_bytes = RECORDS_PER_MOVE * RECORD_BYTES * open_count as u64 + open_bytes as u64;
         if let Some((_, turn, bytes)) = oldest
-            && self.bytes - bytes > self.limits.straggler_bytes.max(2 * self.limits.retain_bytes)
+            && movable
+            && self.bytes - bytes > self.straggler_bytes(open_bytes)
         {
             return Upkeep::Move(turn);
         }
@@ -126,6 +140,13 @@ impl Log {
         self.trimmed = trim;
         Upkeep::Trim(trim)
     }
+
+    /// How far a turn may be left behind. To write all of them again must not make the first of them a straggler
+    /// again, or it would never end.
+    fn straggler_bytes(&self, open_bytes: u64) -> u64 {
+        let LogLimits { retain_bytes, straggler_bytes, .. } = self.limits;
+        straggler_bytes.max(2 * retain_bytes).max(2 * open_bytes)
+    }
 }
 
 #[cfg(test)]
@@ -142,7 +163,7 @@ mod tests {
         for turn in 0..100 {
             log.append(EntryKind::Accepted, turn, 28);
             // Turn 40 stays open, the others have ended.
-            match log.upkeep(|turn| (turn == 40).then_some(40)) {
+            match log.upkeep(1, 0, |turn| (turn == 40).then_some((40, true))) {
                 Upkeep::Nothing => {}
                 Upkeep::Trim(sequence) => {
                     assert!(sequence > trimmed && sequence <= 40, "{sequence}");
@@ -167,9 +188,11 @@ mod tests {
         for _ in 0..60 {
             log.append(EntryKind::Attempt, 1, 28);
         }
-        assert_eq!(log.upkeep(|_| Some(7)), Upkeep::Move(1));
+        assert_eq!(log.upkeep(1, 0, |_| Some((7, true))), Upkeep::Move(1));
         let moved = log.append(EntryKind::Moved, 1, 28);
-        let Upkeep::Trim(sequence) = log.upkeep(|_| Some(moved)) else { panic!("nothing is given up") };
+        let Upkeep::Trim(sequence) = log.upkeep(1, 0, |_| Some((moved, true))) else {
+            panic!("nothing is given up")
+        };
         assert!(sequence > 50, "{sequence}");
     }
 }

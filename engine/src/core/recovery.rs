@@ -1,18 +1,20 @@
 //! From the journal back to open turns, dead letters, replies and ids.
 
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use hashbrown::HashMap;
 use shm_transport::envelope::{
     ArchivedMessageV2, Body, FLAG_ACTIVATE, FLAG_DEACTIVATE, FLAG_NO_REPLY, FailureCode, Message, Opened,
-    SessionMode,
+    Route, SessionMode,
 };
 
 use super::accept::{session_key, urgency};
 use super::awaiting::Outcome;
+use super::dead::NO_PLACE;
 use super::hash::WordHash;
 use super::replies::Word;
-use super::turns::{State, Turn};
+use super::turns::{Listeners, State, Turn};
 use super::{Due, Effects, ShardCore};
 use crate::dead_letters::FailedAttempt;
 use crate::dedup::NO_REFERENCE;
@@ -28,6 +30,11 @@ pub(super) struct Recovering {
     renamed: HashMap<u64, u64, WordHash>,
     /// Ids of answered messages, if the log is replaced by another one.
     ids: Vec<IdEntry>,
+    /// The turns of one session that were written again at the very end of what was found: more were to follow, if
+    /// more are open.
+    together: Vec<u64>,
+    /// Where the stream of each session goes on, by its hash.
+    streams: HashMap<u64, StreamPosition, WordHash>,
     /// Whether the log is replaced by another one.
     replaced: bool,
 }
@@ -36,16 +43,12 @@ impl ShardCore {
     pub(super) fn recovered(&mut self, now: Moment, found: Recovered<'_>) {
         match found {
             Recovered::Replaced => self.recovering.replaced = true,
-            Recovered::Id(id) => {
-                if self.recovering.replaced {
-                    self.recovering.ids.push(id);
-                }
-                self.ids.load(self.unix_s(now), [(id, NO_REFERENCE)]);
-            }
+            Recovered::Id(id) => self.known(now, id),
             Recovered::NextSequence(sequence) => self.log.resume_at(sequence),
             Recovered::Record { sequence, at_ms, entry, message } => {
                 self.counters.recovered += 1;
                 let turn = self.recovering.renamed.get(&entry.turn).copied().unwrap_or(entry.turn);
+                self.note_together(entry.kind, turn, entry.session);
                 let turn = match entry.kind {
                     EntryKind::Accepted | EntryKind::Moved => {
                         self.recovered_message(now, at_ms, entry, turn, &message, sequence)
@@ -53,11 +56,11 @@ impl ShardCore {
                     EntryKind::Known => {
                         let at_s = u32::try_from(at_ms / 1000).unwrap_or(u32::MAX);
                         let id = IdEntry { session: entry.session, id: entry.word, check: entry.check, at_s };
-                        self.ids.load(self.unix_s(now), [(id, NO_REFERENCE)]);
+                        self.known(now, id);
                         turn
                     }
                     _ => {
-                        self.recovered_step(at_ms, Entry { turn, ..entry }, &message);
+                        self.recovered_step(now, at_ms, Entry { turn, ..entry }, &message);
                         turn
                     }
                 };
@@ -66,6 +69,30 @@ impl ShardCore {
                 }
             }
         }
+    }
+
+    /// A turn that is written again is followed by what belongs to it, and then by the next one of its session.
+    fn note_together(&mut self, kind: EntryKind, turn: u64, session: u64) {
+        let Self { recovering, turns, .. } = self;
+        let together = &mut recovering.together;
+        match (kind, together.last()) {
+            (EntryKind::Moved, Some(&last))
+                if turns.get(last).is_some_and(|last| last.session_hash == session) =>
+            {
+                together.push(turn);
+            }
+            (EntryKind::Moved, _) => *together = vec![turn],
+            (EntryKind::Attempt | EntryKind::Block, Some(&last)) if last == turn => {}
+            _ => together.clear(),
+        }
+    }
+
+    /// The id of a message that has been answered.
+    fn known(&mut self, now: Moment, id: IdEntry) {
+        if self.recovering.replaced {
+            self.recovering.ids.push(id);
+        }
+        self.ids.load(self.unix_s(now), [(id, NO_REFERENCE)]);
     }
 
     fn recovered_message(
@@ -98,6 +125,10 @@ impl ShardCore {
             let at_s = u32::try_from(at_ms / 1000).unwrap_or(u32::MAX);
             let id = IdEntry { session: entry.session, id: entry.word, check: entry.check, at_s };
             self.ids.load(self.unix_s(now), [(id, turn)]);
+            if let Some(known) = NonZeroU64::new(entry.word) {
+                // Its first place may have been given up, and its id be known from there.
+                self.ids.set_reference(entry.session, known, turn);
+            }
         }
         turn
     }
@@ -113,8 +144,8 @@ impl ShardCore {
         let mode = SessionMode::from_number(archive.mode);
         // More sessions than allowed now, if need be: what has been accepted is not refused afterwards.
         let key = StoredKey::new(&session_key(archive));
-        let stream = StreamPosition { epoch: self.setting.run, offset: 0 };
-        let record = SessionRecord { stream, ..SessionRecord::new(entry.session, key, mode) };
+        let record =
+            SessionRecord { stream: self.fresh_stream, ..SessionRecord::new(entry.session, key, mode) };
         let session = self.sessions.restore_regardless(now, record);
         if archive.flags & FLAG_ACTIVATE != 0 {
             self.sessions.set_activated(session, true);
@@ -124,7 +155,7 @@ impl ShardCore {
         let wants_reply = archive.flags & FLAG_NO_REPLY == 0;
         let turn = Turn {
             state: State::Waiting,
-            listeners: Vec::new(),
+            listeners: Listeners::default(),
             session,
             session_hash: entry.session,
             id: entry.word,
@@ -133,12 +164,14 @@ impl ShardCore {
             wants_reply,
             wants_ack: false,
             durable: entry.durable,
+            kept: true,
             // It may have been given out once without a trace.
             attempt: entry.attempt.max(1),
             failures: 0,
             agent: AgentIndex::NONE,
             named: !archive.agent.is_empty(),
             sequence,
+            order: sequence,
             retry: None,
             deadline: None,
             flight: self.recorder.begin(now, entry.word, entry.session, entry.turn),
@@ -156,8 +189,15 @@ impl ShardCore {
         }
     }
 
-    fn recovered_step(&mut self, at_ms: u64, entry: Entry, message: &Message<'_>) {
+    fn recovered_step(&mut self, now: Moment, at_ms: u64, entry: Entry, message: &Message<'_>) {
         let turn = entry.turn;
+        let is_word = matches!(entry.kind, EntryKind::Block | EntryKind::Done | EntryKind::Dead);
+        let position = StreamPosition::from_word(entry.word);
+        if is_word && position != NO_PLACE {
+            // Also of words whose message has been given up: the stream goes on behind them.
+            let next = self.recovering.streams.entry(entry.session).or_default();
+            *next = position.next().max(*next);
+        }
         let Some(open) = self.turns.get_mut(turn) else {
             // Its message has been given up already: only the last words of a reply are left of it.
             return;
@@ -169,29 +209,34 @@ impl ShardCore {
                 if open.state == State::Dead {
                     open.state = State::Waiting;
                     self.dead.remove(turn);
+                    self.replies.forget(turn);
                 }
             }
             EntryKind::Block | EntryKind::Done | EntryKind::Dead => {
-                let position = StreamPosition::from_word(entry.word);
-                self.sessions.set_stream(open.session, position.next());
-                let body = message.body().to_stored();
-                let word = Word { position, attempt: entry.attempt, kept: true, body };
-                self.replies.push(turn, entry.session, word);
+                open.attempt = open.attempt.max(entry.attempt);
+                let last = self.replies.get(turn).and_then(|reply| reply.words.last());
+                // What was written again is found twice, as long as its first place is not given up.
+                let known = position == NO_PLACE || last.is_some_and(|last| last.position >= position);
+                if !known {
+                    let body = message.body().to_stored();
+                    let word = Word { position, attempt: entry.attempt, kept: true, body };
+                    self.replies.push(turn, entry.session, word);
+                }
                 if entry.kind == EntryKind::Done {
                     self.forget_recovered(turn);
                 } else if entry.kind == EntryKind::Dead {
-                    self.recovered_dead(turn, at_ms, message);
+                    let cause = u16::try_from(entry.check).ok().and_then(FailureCode::from_number);
+                    self.recovered_dead(now, turn, at_ms, cause, message);
                 }
             }
-            EntryKind::Dropped => {
-                self.dead.remove(turn);
-                self.forget_recovered(turn);
-            }
+            EntryKind::Dropped => self.forget_recovered(turn),
             EntryKind::Accepted | EntryKind::Moved | EntryKind::Known | EntryKind::Trim => {}
         }
     }
 
     fn forget_recovered(&mut self, turn: u64) {
+        // Also one that was to be tried again, and ended before it was.
+        self.dead.remove(turn);
         self.replies.end(turn);
         let Some(open) = self.turns.remove(turn) else { return };
         if let Some(timer) = open.deadline {
@@ -203,8 +248,22 @@ impl ShardCore {
         }
     }
 
-    fn recovered_dead(&mut self, turn: u64, at_ms: u64, message: &Message<'_>) {
+    fn recovered_dead(
+        &mut self,
+        now: Moment,
+        turn: u64,
+        at_ms: u64,
+        cause: Option<FailureCode>,
+        message: &Message<'_>,
+    ) {
+        let Some(open) = self.turns.get(turn) else { return };
+        // Numbers of agents are those of one run: whom it would be for today.
+        let agent = match open.body.as_message(Route::default()).open() {
+            Opened::Message(archive) => self.candidate(now, open.session, archive, false).ok(),
+            _ => None,
+        };
         let Some(open) = self.turns.get_mut(turn) else { return };
+        open.agent = agent.unwrap_or(AgentIndex::NONE);
         open.state = State::Dead;
         if let Some(timer) = open.deadline.take() {
             self.timers.cancel(timer);
@@ -213,7 +272,7 @@ impl ShardCore {
             open.history = vec![FailedAttempt {
                 attempt: open.attempt,
                 at_ms,
-                code: FailureCode::DeadLettered,
+                code: cause.unwrap_or(FailureCode::DeadLettered),
                 text: failure.text.as_str().to_owned(),
             }];
         }
@@ -223,7 +282,10 @@ impl ShardCore {
 
     /// All has been read: what is open goes to its agents again, in the order of acceptance.
     pub(super) fn recovery_ends(&mut self, effects: &mut Effects<'_>) {
-        let Recovering { replaced, ids, .. } = std::mem::take(&mut self.recovering);
+        let Recovering { replaced, ids, together, streams, .. } = std::mem::take(&mut self.recovering);
+        for (session, next) in streams {
+            self.sessions.set_place(session, next);
+        }
         for IdEntry { session, id, check, .. } in ids {
             let entry = Entry {
                 kind: EntryKind::Known,
@@ -237,11 +299,16 @@ impl ShardCore {
             let Self { log, awaiting, .. } = self;
             Self::keep(log, awaiting, entry, Body::ACCEPTED, Outcome::Nothing, effects);
         }
+        if !replaced {
+            self.write_others_again(&together, effects);
+        }
         let mut open: Vec<(u64, u64)> = self.turns.iter().map(|(turn, open)| (open.sequence, turn)).collect();
         open.sort_unstable();
         for &(_, turn) in &open {
             if replaced {
+                // Whoever reads the new log begins it; here that would only count as an attempt.
                 self.write_again(turn, effects);
+                continue;
             }
             let Some(open) = self.turns.get(turn) else { continue };
             if open.state == State::Dead {
@@ -252,6 +319,30 @@ impl ShardCore {
             if self.sessions.begin_or_wait_regardless(session, turn, class) == Begin::Now {
                 self.ready.push_back(turn);
             }
+        }
+    }
+}
+
+impl ShardCore {
+    /// The log ends while the turns of a session were written again: of the last one some may be missing, and the others
+    /// still have their old places, before those that were there before them.
+    fn write_others_again(&mut self, together: &[u64], effects: &mut Effects<'_>) {
+        let Some(&last) = together.last() else { return };
+        let Some(open) = self.turns.get(last) else { return };
+        let hash = open.session_hash;
+        let alone = open.state == State::Dead;
+        self.write_again(last, effects);
+        if alone {
+            return;
+        }
+        let is_other = |(turn, open): &(u64, &Turn)| {
+            open.session_hash == hash && open.state != State::Dead && !together.contains(turn)
+        };
+        let others = self.turns.iter().filter(is_other).map(|(turn, open)| (open.sequence, turn));
+        let mut others: Vec<(u64, u64)> = others.collect();
+        others.sort_unstable();
+        for (_, turn) in others {
+            self.write_again(turn, effects);
         }
     }
 }

@@ -35,8 +35,10 @@ pub struct Reply {
     /// In order; an attempt after the first replaces the text of those before.
     pub words: Vec<Word>,
     session: u64,
-    /// The turn of the session that spoke before.
-    previous: u64,
+    /// Counts the replies: one that is given up and begun anew is another one.
+    number: u64,
+    /// The turn of the session that spoke before, and the number of its reply.
+    previous: (u64, u64),
     bytes: usize,
     ended: bool,
 }
@@ -50,19 +52,20 @@ impl Reply {
 
 /// A session's words from some place on.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Since {
-    /// These turns hold them all, oldest first.
-    Turns(Vec<u64>),
-    /// Words in between are not kept any more; these turns hold the rest.
-    Gap(Vec<u64>),
+pub struct Since {
+    /// Their places, in order, each with its turn.
+    pub words: Vec<(StreamPosition, u64)>,
+    /// Whether words in between are not kept any more.
+    pub gap: bool,
 }
 
 /// The store.
 #[derive(Debug)]
 pub struct Replies {
     by_turn: HashMap<u64, Reply, WordHash>,
-    /// The turn that spoke last, by session.
-    last: HashMap<u64, u64, WordHash>,
+    /// The turn that began to speak last, and the number of its reply, by session.
+    last: HashMap<u64, (u64, u64), WordHash>,
+    next_number: u64,
     /// Turns that have ended, oldest first.
     ended: VecDeque<u64>,
     /// Emptied lists, for the next replies.
@@ -80,6 +83,7 @@ impl Replies {
         Self {
             by_turn: HashMap::default(),
             last: HashMap::default(),
+            next_number: 1,
             ended: VecDeque::new(),
             spare: Vec::new(),
             bytes: 0,
@@ -92,16 +96,29 @@ impl Replies {
         self.bytes
     }
 
+    /// Keeps fewer bytes from now on.
+    #[cfg(test)]
+    pub(super) fn limit(&mut self, bytes_max: usize) {
+        self.bytes_max = bytes_max;
+    }
+
     /// Adds a word of a turn.
     pub fn push(&mut self, turn: u64, session: u64, word: Word) {
         let bytes = WORD_BYTES + word.body.bytes_len();
-        let Self { by_turn, last, spare, .. } = self;
-        let reply = by_turn.entry(turn).or_insert_with(|| Reply {
-            words: spare.pop().unwrap_or_default(),
-            session,
-            previous: last.insert(session, turn).unwrap_or(0),
-            ..Reply::default()
+        let Self { by_turn, last, spare, next_number, .. } = self;
+        let reply = by_turn.entry(turn).or_insert_with(|| {
+            let number = *next_number;
+            *next_number += 1;
+            Reply {
+                words: spare.pop().unwrap_or_default(),
+                session,
+                number,
+                previous: last.insert(session, (turn, number)).unwrap_or_default(),
+                ..Reply::default()
+            }
         });
+        // A dead letter that is tried again speaks again.
+        reply.ended = false;
         reply.words.push(word);
         reply.bytes += bytes;
         self.bytes += bytes;
@@ -130,7 +147,10 @@ impl Replies {
         }
         while self.bytes > self.bytes_max {
             let Some(turn) = self.ended.pop_front() else { return };
-            self.forget(turn);
+            // A dead letter had ended too, and says something else if it is replayed.
+            if self.by_turn.get(&turn).is_some_and(|reply| reply.ended) {
+                self.forget(turn);
+            }
         }
     }
 
@@ -138,7 +158,7 @@ impl Replies {
     pub fn forget(&mut self, turn: u64) {
         let Some(mut reply) = self.by_turn.remove(&turn) else { return };
         self.bytes -= reply.bytes;
-        if self.last.get(&reply.session) == Some(&turn) {
+        if self.last.get(&reply.session) == Some(&(turn, reply.number)) {
             self.last.remove(&reply.session);
         }
         if self.spare.len() < SPARE_MAX {
@@ -147,24 +167,32 @@ impl Replies {
         }
     }
 
-    /// The turns of a session that said something behind `after`.
-    pub fn since(&self, session: u64, after: StreamPosition) -> Since {
-        let mut turns = Vec::new();
-        let mut turn = self.last.get(&session).copied().unwrap_or(0);
-        while let Some(reply) = self.by_turn.get(&turn) {
-            let Some((first, last)) = reply.words.first().zip(reply.words.last()) else { break };
-            if last.position <= after {
-                turns.reverse();
-                return Since::Turns(turns);
-            }
-            turns.push(turn);
-            if first.position <= after.next() {
-                turns.reverse();
-                return Since::Turns(turns);
-            }
-            turn = reply.previous;
+    /// What a session has said behind `after`, whose next word will have the place `next`.
+    ///
+    /// Turns take turns only at agents: one that is cancelled while it waits, or tried again after its death, speaks
+    /// between the words of others. So the search goes back until as many words are found as there must be.
+    pub fn since(&self, session: u64, after: StreamPosition, next: StreamPosition) -> Since {
+        let expected = match after.epoch == next.epoch {
+            true => Some(next.offset.saturating_sub(after.offset + 1)),
+            // How long the stream of another epoch was is not known.
+            false => None,
+        };
+        let mut words = Vec::new();
+        let (mut turn, mut number) = self.last.get(&session).copied().unwrap_or_default();
+        while expected != Some(words.len() as u64)
+            && let Some(reply) = self.by_turn.get(&turn).filter(|reply| reply.number == number)
+        {
+            words.extend(
+                reply.words.iter().filter(|word| word.position > after).map(|word| (word.position, turn)),
+            );
+            (turn, number) = reply.previous;
         }
-        turns.reverse();
-        Since::Gap(turns)
+        words.sort_unstable();
+        Since { gap: expected != Some(words.len() as u64), words }
+    }
+
+    /// The word of a turn at a place.
+    pub fn word(&self, turn: u64, position: StreamPosition) -> Option<&Word> {
+        self.by_turn.get(&turn)?.words.iter().find(|word| word.position == position)
     }
 }

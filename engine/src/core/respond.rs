@@ -6,12 +6,13 @@ use shm_transport::envelope::{Body, FailureCode, FailureV1, Kind, Opened, Route}
 
 use super::awaiting::Outcome;
 use super::replies::{Since, Word};
-use super::turns::{Listener, State};
+use super::turns::{Listener, Listeners, State};
 use super::{Effects, ShardCore};
 use crate::event::{EdgeIndex, Effect};
 use crate::events::{Detail, Event};
 use crate::flight::{Outcome as FlightOutcome, Stage};
 use crate::journal::entry::{Entry, EntryKind};
+use crate::planted::{self, Bug};
 use crate::retry::FailureCause;
 use crate::session::{SessionIndex, StreamPosition};
 use crate::time::Moment;
@@ -97,7 +98,7 @@ impl ShardCore {
             session: open.session_hash,
             word: position.word(),
             attempt: open.attempt,
-            check: 0,
+            check: if kind == EntryKind::Dead { u32::from(open.cause() as u16) } else { 0 },
         };
         Self::keep(log, awaiting, entry, body, outcome, effects);
         if kind == EntryKind::Block
@@ -118,18 +119,12 @@ impl ShardCore {
     }
 
     /// The journal has a word: it may be shown.
-    pub(super) fn word_kept(
-        &mut self,
-        _now: Moment,
-        turn: u64,
-        position: StreamPosition,
-        effects: &mut Effects<'_>,
-    ) {
+    pub(super) fn word_kept(&mut self, turn: u64, position: StreamPosition, effects: &mut Effects<'_>) {
         let Self { turns, replies, .. } = self;
         let Some(word) = replies.keep(turn, position) else { return };
         let Some(open) = turns.get(turn) else { return };
         // A word of an attempt that has failed meanwhile stays in the stream; the next attempt replaces it.
-        for &listener in &open.listeners {
+        for listener in open.listeners.iter() {
             Self::show(turn, listener, word, effects);
         }
     }
@@ -148,7 +143,7 @@ impl ShardCore {
         let failure = (!answered).then(|| code_of(word));
         let mut took = Duration::ZERO;
         if let Some(open) = turns.get(turn) {
-            for &listener in &open.listeners {
+            for listener in open.listeners.iter() {
                 Self::show(turn, listener, word, effects);
             }
             recorder.stamp(open.flight, Stage::Kept, now);
@@ -175,7 +170,9 @@ impl ShardCore {
     pub(super) fn leave_session(&mut self, now: Moment, session: SessionIndex, turn: u64) {
         if self.sessions.active_turn(session) == Some(turn) {
             self.sessions.end(now, session);
-            if let Some(next) = self.sessions.begin_next(session) {
+            if let Some(next) = self.sessions.begin_next(session)
+                && !planted::is(Bug::LostWake)
+            {
                 self.ready.push_back(next);
             }
         } else {
@@ -198,16 +195,11 @@ impl ShardCore {
     }
 
     /// A client does not want its reply any more.
-    pub(super) fn cancel_asked(
-        &mut self,
-        _now: Moment,
-        listener: Listener,
-        session: u64,
-        effects: &mut Effects<'_>,
-    ) {
+    pub(super) fn cancel_asked(&mut self, listener: Listener, session: u64, effects: &mut Effects<'_>) {
         let turns = &self.turns;
-        let of_listener =
-            |turn: &u64| turns.get(*turn).is_some_and(|open| open.listeners.contains(&listener));
+        let of_listener = |turn: &u64| {
+            turns.get(*turn).is_some_and(|open| open.listeners.iter().any(|each| each == listener))
+        };
         let found = self.sessions.open_turns(session).find(of_listener);
         match found {
             Some(turn) => self.cancel(turn, FailureCode::Cancelled, "cancelled by its sender", effects),
@@ -216,7 +208,7 @@ impl ShardCore {
         }
     }
 
-    pub(super) fn deadline_due(&mut self, _now: Moment, turn: u64, effects: &mut Effects<'_>) {
+    pub(super) fn deadline_due(&mut self, turn: u64, effects: &mut Effects<'_>) {
         if let Some(open) = self.turns.get_mut(turn) {
             open.deadline = None;
             let text = "its time has passed before it was answered";
@@ -230,7 +222,7 @@ impl ShardCore {
             State::Ending | State::Dead => return,
             State::Working => self.take_from_agent(turn, effects),
             State::Accepting { .. } | State::Waiting | State::Preparing => {}
-            State::BackingOff => {
+            State::BackingOff { .. } => {
                 if let Some(timer) = open.retry {
                     self.timers.cancel(timer);
                 }
@@ -250,10 +242,9 @@ impl ShardCore {
         effects: &mut Effects<'_>,
     ) {
         let listener = Listener { edge, origin, sequence: 0 };
-        let (turns, gap) = match self.replies.since(session, after) {
-            Since::Turns(turns) => (turns, false),
-            Since::Gap(turns) => (turns, !self.sessions.is_at(session, after)),
-        };
+        // A session that has been forgotten has said all that it will say in its stream.
+        let next = self.sessions.next_place(session).unwrap_or(self.fresh_stream);
+        let Since { words, gap } = self.replies.since(session, after, next);
         if gap {
             let failure = FailureV1 {
                 code: FailureCode::AlreadyAnswered as u16,
@@ -263,9 +254,8 @@ impl ShardCore {
             let route = Route { origin, session: after.word(), ..Route::default() };
             effects(Effect::ToEdge { edge, route, body: self.encoder.encode(&failure) });
         }
-        for turn in turns {
-            let Some(reply) = self.replies.get(turn) else { continue };
-            for word in reply.words.iter().filter(|word| word.kept && word.position > after) {
+        for (position, turn) in words {
+            if let Some(word) = self.replies.word(turn, position).filter(|word| word.kept) {
                 Self::show(turn, listener, word, effects);
             }
         }
@@ -294,7 +284,7 @@ impl ShardCore {
         };
         for turn in open {
             let Some(open) = self.turns.get(turn) else { continue };
-            for &Listener { edge, origin, sequence } in &open.listeners {
+            for Listener { edge, origin, sequence } in open.listeners.iter() {
                 let route =
                     Route { turn, origin, sequence, attempt: u32::from(open.attempt), ..Route::default() };
                 effects(Effect::ToEdge { edge, route, body: self.encoder.encode(&failure) });
@@ -303,7 +293,7 @@ impl ShardCore {
                 self.take_from_agent(turn, effects);
             }
             if let Some(open) = self.turns.get_mut(turn) {
-                open.listeners.clear();
+                open.listeners = Listeners::default();
                 open.state = State::Ending;
             }
             self.counters.messages_failed += 1;

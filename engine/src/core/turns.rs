@@ -12,7 +12,9 @@
 //!
 //! A turn has one id for all its attempts, and keeps its place until its end is in the journal.
 
-use shm_transport::envelope::{Priority, StoredBody};
+use std::collections::BTreeMap;
+
+use shm_transport::envelope::{FailureCode, Priority, StoredBody};
 
 use crate::classes::AddressRank;
 use crate::dead_letters::FailedAttempt;
@@ -50,6 +52,38 @@ pub struct Listener {
     pub sequence: u32,
 }
 
+/// Who awaits a turn. The first sender takes no memory of its own; those that sent it again are rare.
+#[derive(Clone, Default, Debug)]
+pub struct Listeners {
+    first: Option<Listener>,
+    again: Vec<Listener>,
+}
+
+impl Listeners {
+    /// Only this one.
+    pub fn one(listener: Listener) -> Self {
+        Self { first: Some(listener), again: Vec::new() }
+    }
+
+    /// Adds one, in place of the oldest that sent the message again if there are [`LISTENERS_MAX`] already: only a
+    /// client that asks again and again gets there.
+    pub fn push(&mut self, listener: Listener) {
+        if self.first.is_none() {
+            self.first = Some(listener);
+            return;
+        }
+        if 1 + self.again.len() >= LISTENERS_MAX {
+            self.again.remove(0);
+        }
+        self.again.push(listener);
+    }
+
+    /// All of them, the first sender first.
+    pub fn iter(&self) -> impl Iterator<Item = Listener> + '_ {
+        self.first.iter().chain(&self.again).copied()
+    }
+}
+
 /// Where a turn stands; see the table of the module.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum State {
@@ -64,8 +98,11 @@ pub enum State {
     Preparing,
     /// It is with its agent, or waits for it.
     Working,
-    /// It has failed and is tried again later.
-    BackingOff,
+    /// It is tried again later.
+    BackingOff {
+        /// Whether the last attempt may have been made, so that the next one is another.
+        tried: bool,
+    },
     /// Its last word is on its way to the journal.
     Ending,
     /// It is a dead letter.
@@ -78,7 +115,7 @@ pub struct Turn {
     /// Where it stands.
     pub state: State,
     /// Who awaits the reply; empty for one that was found in the journal, or replayed.
-    pub listeners: Vec<Listener>,
+    pub listeners: Listeners,
     /// Its session.
     pub session: SessionIndex,
     /// Hash of the session key.
@@ -95,6 +132,8 @@ pub struct Turn {
     pub wants_ack: bool,
     /// Whether acceptance and end wait for the disk.
     pub durable: bool,
+    /// Whether the journal has its acceptance. A turn may have ended before.
+    pub kept: bool,
     /// How often it has been given out, the current time included; 0 before the first.
     pub attempt: u16,
     /// How many of those failed by themselves.
@@ -105,6 +144,8 @@ pub struct Turn {
     pub named: bool,
     /// Where the log has it.
     pub sequence: u64,
+    /// Where the log had it first: the order of acceptance.
+    pub order: u64,
     /// The timer of its back-off.
     pub retry: Option<TimerId>,
     /// The timer of its deadline.
@@ -117,6 +158,13 @@ pub struct Turn {
     pub history: Vec<FailedAttempt>,
     /// The message.
     pub body: StoredBody,
+}
+
+impl Turn {
+    /// Why its last attempt failed.
+    pub fn cause(&self) -> FailureCode {
+        self.history.last().map_or(FailureCode::DeadLettered, |last| last.code)
+    }
 }
 
 /// How urgent a message is among those that wait.
@@ -141,6 +189,9 @@ pub struct Turns {
     first_generation: u32,
     places: Vec<Place>,
     free: Vec<u32>,
+    /// Turns of earlier runs whose place another turn of an earlier run has: both were open there if the log has lost
+    /// the end of one. By name.
+    displaced: BTreeMap<u64, Turn>,
     bytes: usize,
 }
 
@@ -148,12 +199,19 @@ impl Turns {
     /// An empty table of the run with that number.
     pub fn new(shard: ShardIndex, run: u32) -> Self {
         let first_generation = (run & ((1 << RUN_BITS) - 1)) << (GENERATION_BITS - RUN_BITS);
-        Self { shard, first_generation, places: Vec::new(), free: Vec::new(), bytes: 0 }
+        Self {
+            shard,
+            first_generation,
+            places: Vec::new(),
+            free: Vec::new(),
+            displaced: BTreeMap::new(),
+            bytes: 0,
+        }
     }
 
     /// How many are open, dead letters included.
     pub fn len(&self) -> usize {
-        self.places.len() - self.free.len()
+        self.places.len() - self.free.len() + self.displaced.len()
     }
 
     /// Whether none is open.
@@ -185,26 +243,24 @@ impl Turns {
         self.id(slot, generation)
     }
 
-    /// Puts a turn of an earlier run back where it was. `Err` gives it back if its place is taken, or no place of this
-    /// shard.
+    /// Puts a turn of an earlier run back where it was. `Err` gives it back if another shard has named it.
     pub fn restore(&mut self, id: u64, places_max: usize, turn: Turn) -> Result<(), Box<Turn>> {
         let slot = (id & u64::from(u32::MAX)) as usize;
-        if owner(id) != self.shard || slot >= places_max {
+        if owner(id) != self.shard {
             return Err(Box::new(turn));
         }
-        while self.places.len() <= slot {
+        self.bytes += turn.body.bytes_len();
+        while self.places.len() <= slot && slot < places_max {
             self.free.push(self.places.len() as u32);
             self.places.push(Place { generation: self.first_generation, turn: None });
         }
-        if self.places[slot].turn.is_some() {
-            return Err(Box::new(turn));
-        }
         // Found from the end: turns of a log are restored in about the order of their places.
-        let Some(free) = self.free.iter().rposition(|&free| free as usize == slot) else {
-            return Err(Box::new(turn));
+        let free = self.free.iter().rposition(|&free| free as usize == slot);
+        let Some(free) = free else {
+            self.displaced.insert(id, turn);
+            return Ok(());
         };
         self.free.swap_remove(free);
-        self.bytes += turn.body.bytes_len();
         let generation = (id >> SLOT_BITS) as u32 & ((1 << GENERATION_BITS) - 1);
         self.places[slot] = Place { generation, turn: Some(turn) };
         Ok(())
@@ -225,34 +281,45 @@ impl Turns {
     /// The open turn of that name.
     #[inline]
     pub fn get(&self, id: u64) -> Option<&Turn> {
-        self.places[self.slot(id)?].turn.as_ref()
+        match self.slot(id) {
+            Some(slot) => self.places[slot].turn.as_ref(),
+            None => self.displaced.get(&id),
+        }
     }
 
     /// The open turn of that name, to be changed.
     #[inline]
     pub fn get_mut(&mut self, id: u64) -> Option<&mut Turn> {
-        let slot = self.slot(id)?;
-        self.places[slot].turn.as_mut()
+        match self.slot(id) {
+            Some(slot) => self.places[slot].turn.as_mut(),
+            None => self.displaced.get_mut(&id),
+        }
     }
 
     /// Ends a turn.
     pub fn remove(&mut self, id: u64) -> Option<Turn> {
-        let slot = self.slot(id)?;
-        let place = &mut self.places[slot];
-        let turn = place.turn.take()?;
-        // A turn of an earlier run leaves its place to turns of this one.
-        if place.generation < self.first_generation {
-            place.generation = self.first_generation;
-        }
+        let turn = match self.slot(id) {
+            Some(slot) => {
+                let place = &mut self.places[slot];
+                let turn = place.turn.take()?;
+                // A turn of an earlier run leaves its place to turns of this one.
+                if place.generation < self.first_generation {
+                    place.generation = self.first_generation;
+                }
+                self.free.push(slot as u32);
+                turn
+            }
+            None => self.displaced.remove(&id)?,
+        };
         self.bytes -= turn.body.bytes_len();
-        self.free.push(slot as u32);
         Some(turn)
     }
 
     /// All open turns with their names, in the order of their places.
     pub fn iter(&self) -> impl Iterator<Item = (u64, &Turn)> {
-        self.places.iter().zip(0u32..).filter_map(|(place, slot)| {
+        let placed = self.places.iter().zip(0u32..).filter_map(|(place, slot)| {
             place.turn.as_ref().map(|turn| (self.id(slot, place.generation), turn))
-        })
+        });
+        placed.chain(self.displaced.iter().map(|(&id, turn)| (id, turn)))
     }
 }

@@ -115,6 +115,8 @@ fn letters_are_replayed_in_order() {
     assert_eq!(table.take_for_replay(Selection::One(8), Replay::Mark), [0; 0]);
     assert_eq!(table.take_for_replay(session, Replay::Mark), [5, 2]);
     assert_eq!(table.take_for_replay(Selection::All, Replay::DryRun), [4, 7]);
+    assert_eq!(table.to_be_replayed(Selection::All), [4, 7]);
+    assert_eq!([9, 4, 8].map(|turn| table.is_marked(turn)), [true, false, false]);
     assert_eq!((table.unmark(2), table.unmark(2), table.unmark(8)), (true, false, false));
     assert_eq!(table.marked(), 2);
     let mut replayed = Vec::new();

@@ -166,9 +166,9 @@ fn memory_and_chains_are_bounded() {
     assert!(bytes <= 48, "{bytes} bytes per id");
     let buckets = window.round + window.split;
     let longest = (0..buckets).map(|bucket| {
-        let mut at = window.heads[bucket / CHUNK_HEADS][bucket % CHUNK_HEADS];
+        let mut at = window.heads[bucket / CHUNK_HEADS][bucket % CHUNK_HEADS].newest();
         let mut length = 0;
-        while at != NO_SLOT {
+        while at >= window.first {
             length += 1;
             at = window.slot(at).next;
         }

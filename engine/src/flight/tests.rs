@@ -121,6 +121,9 @@ fn the_ring_keeps_the_last() {
                 assert_eq!(explanation.stages().map(|each| each.offset).collect::<Vec<_>>(), [expected]);
             }
         }
+        let of_id = recorder.explain_all(id(100), None, 3).iter().map(|each| each.turn).collect::<Vec<_>>();
+        assert_eq!(of_id[..], [9999, 9899, 9799][..(capacity / 100 + 1).min(3)], "{capacity}");
+        assert_eq!(recorder.explain_all(id(100), Some(9999), 3).len(), 1);
         let newest = recorder.explain(id(100), None).map(|explanation| explanation.turn);
         assert_eq!(newest, Some(9999), "{capacity}");
         let bytes: usize = recorder.chunks.iter().map(|chunk| chunk.capacity() * size_of::<Flight>()).sum();

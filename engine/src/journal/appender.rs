@@ -298,6 +298,8 @@ impl Appender {
         match completion.result {
             Ok(()) => self.succeeded(step, completion.bytes),
             Err(DiskError::NoSpace) => self.refused(step, completion.bytes),
+            // Taken for one that follows a refused write. It is not done, and asked for again.
+            Err(DiskError::Skipped) if matches!(step, Step::Sync(_)) => {}
             Err(error) => self.fail(error),
         }
     }

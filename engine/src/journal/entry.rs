@@ -7,7 +7,7 @@
 //! | `turn` | the turn; 0 for `Known` | the turn | the turn | the turn | 0 |
 //! | `session` | hash of the session key | the same | the same | the same | 0 |
 //! | `origin` | hash of the client's id, 0 if it gave none | 0 | place in the session's stream | 0 | sequence below which nothing is needed |
-//! | `attempt` | fingerprint of the body | failures | 0 | 0 | 0 |
+//! | `attempt` | fingerprint of the body | failures | 0; for `Dead` the code of its last failure | 0 | 0 |
 //! | `sequence` | bits 0–7 kind, bit 8 durable, bits 16–31 attempt | the same | the same | the same | the same | the same |
 //!
 //! Entries of a shard are numbered from the first one of its log, in the order of sending; both sides count, so
@@ -135,6 +135,15 @@ pub enum JournalState {
 }
 
 impl JournalState {
+    /// Its name, for people and pages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Writing => "writing",
+            Self::Full => "full",
+            Self::Failed => "failed",
+        }
+    }
+
     /// The state with this number.
     pub fn from_number(number: u32) -> Option<Self> {
         match number {

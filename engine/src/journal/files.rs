@@ -65,6 +65,19 @@ impl LogDirectory {
         Ok(Self { entries, ids })
     }
 
+    /// Has everything that lies here on disk. After a recovery, before anybody is told of what was found: it may be in the
+    /// page cache only, of a process that was killed before its sync.
+    pub fn sync_all(&mut self) -> io::Result<()> {
+        for part in [Part::Entries, Part::Ids] {
+            for file in self.list(part)? {
+                let segment = SegmentName { part, number: file.number };
+                rustix::fs::fdatasync(self.open_segment(segment, OFlags::RDONLY)?)?;
+            }
+            rustix::fs::fsync(self.folder(part))?;
+        }
+        Ok(())
+    }
+
     fn folder(&self, part: Part) -> BorrowedFd<'_> {
         match part {
             Part::Entries => self.entries.as_fd(),

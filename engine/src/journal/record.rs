@@ -6,6 +6,7 @@
 //!
 //! The layout is a table of `docs/journal-format.md`.
 
+use crate::planted::{self, Bug};
 use shm_transport::envelope::ROUTE_BYTES;
 use shm_transport::link::MESSAGE_BYTES_MAX;
 
@@ -173,7 +174,7 @@ pub fn decode(bytes: &[u8], stamp: Stamp) -> Result<Record<'_>, RecordError> {
     };
     let computed = stamp.checksum(&bytes[CHECKED_FROM..RECORD_HEADER_BYTES + body.len()]);
     let found = u32::from_le_bytes(word(header, 4));
-    if found != computed {
+    if found != computed && !planted::is(Bug::ChecksumIgnored) {
         return Err(RecordError::Checksum { found, computed });
     }
     let head = Head {

@@ -41,9 +41,21 @@ impl Sessions {
         })
     }
 
-    /// Whether a session with that hash has said nothing behind that place.
-    pub fn is_at(&self, hash: u64, place: StreamPosition) -> bool {
-        self.of_hash(hash).any(|session| session.stream == place.next())
+    /// The place of the next output of the session with that hash.
+    pub fn next_place(&self, hash: u64) -> Option<StreamPosition> {
+        self.of_hash(hash).map(|session| session.stream).next()
+    }
+
+    /// Sets the place of the next output of the sessions with that hash, if there are any.
+    pub fn set_place(&mut self, hash: u64, next: StreamPosition) {
+        let part = &self.index[part_of(hash)];
+        let found: Vec<u32> = part.iter_hash(spread(hash)).copied().collect();
+        for index in found {
+            let session = self.session_mut(SessionIndex(index));
+            if session.hash == hash {
+                session.stream = next;
+            }
+        }
     }
 
     fn of_hash(&self, hash: u64) -> impl Iterator<Item = &Session> {

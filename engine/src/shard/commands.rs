@@ -23,6 +23,11 @@ impl std::fmt::Debug for Question {
     }
 }
 
+/// Names a listener to events. Never reused.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(transparent)]
+pub struct ListenerId(pub u64);
+
 /// Whether a listener wants to be told of more.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Listening {
@@ -81,11 +86,15 @@ pub enum Command {
     Routes(Arc<RoutingTable>),
     /// Tells a listener of events, until it wants no more.
     Subscribe {
+        /// How [`Command::Unsubscribe`] names it.
+        id: ListenerId,
         /// Which events.
         mask: EventMask,
         /// The listener.
         listener: Listener,
     },
+    /// Tells a listener of nothing more. One that is not there any more need not be.
+    Unsubscribe(ListenerId),
     /// Tries dead letters again.
     ReplayDeadLetters(Selection),
     /// Drops dead letters.

@@ -6,7 +6,7 @@ use shm_transport::link::{SendError, Sender};
 use shm_transport::record::Poison;
 use tokio::sync::mpsc::UnboundedSender as Notices;
 
-use super::{BACKLOG_HIGH_BYTES, Listener, Listening, Notice};
+use super::{BACKLOG_HIGH_BYTES, Listener, ListenerId, Listening, Notice};
 use crate::event::{Effect, InstanceId};
 use crate::events::{Event, EventMask};
 
@@ -15,7 +15,7 @@ use crate::events::{Event, EventMask};
 pub(super) struct Outputs {
     pub(super) journal: Sender,
     /// Who listens to events.
-    pub(super) listeners: Vec<(EventMask, Listener)>,
+    pub(super) listeners: Vec<(ListenerId, EventMask, Listener)>,
     pub(super) edges: Vec<Sender>,
     pub(super) shards: Vec<Option<Sender>>,
     pub(super) agents: HashMap<InstanceId, Sender>,
@@ -81,14 +81,14 @@ impl Outputs {
 
     #[cold]
     fn tell(&mut self, event: &Event<'_>) {
-        self.listeners.retain_mut(|(mask, Listener(listener))| {
+        self.listeners.retain_mut(|(_, mask, Listener(listener))| {
             !mask.contains(event.event_type()) || listener(event) == Listening::Goes
         });
     }
 
     /// What somebody listens to.
     pub(super) fn wanted(&self) -> EventMask {
-        self.listeners.iter().fold(EventMask::NONE, |all, (mask, _)| all.union(*mask))
+        self.listeners.iter().fold(EventMask::NONE, |all, (_, mask, _)| all.union(*mask))
     }
 
     pub(super) fn journal_behind(&self) -> bool {

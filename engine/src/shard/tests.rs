@@ -11,6 +11,7 @@ use shm_transport::segment::{attach_engine, create, in_process};
 use super::*;
 use crate::core::{AgentDefinition, CoreLimits, CoreSetting};
 use crate::event::AgentIndex;
+use crate::events::{Event, EventMask, EventType};
 use crate::routing::{AgentSpec, RoutingTable};
 
 struct Bench {
@@ -142,6 +143,44 @@ fn the_last_words_are_heard_to_the_end() {
     assert_eq!(seen.last(), Some(&Kind::End));
 }
 
+/// While an edge is behind, an agent is not read, however often the shard sleeps, which it may; and it is read again
+/// once the edge has caught up, though it has nothing more to ring for.
+#[test]
+fn who_is_held_back_is_read_later() {
+    let mut bench = bench();
+    let mut agent = bench.attach(InstanceId(1));
+    let message = MessageV2 { agent: "echo".into(), ..MessageV2::default() };
+    let route = Route { session: session_hash("", "", ""), origin: 3, sequence: 7, ..Route::default() };
+    bench.edge.sender.send(&route, &message).unwrap();
+    bench.edge.sender.flush().unwrap();
+    bench.turns(at(1));
+    let mut turn = 0;
+    agent.receiver.receive(1, |m| turn = m.route.turn).unwrap();
+    let route = Route { turn, ..Route::default() };
+    while !bench.shard.outputs.edges_behind() {
+        let block = BlockV1 { block_type: 0, content: "x".repeat(8000) };
+        agent.sender.send(&route, &block).unwrap();
+        agent.sender.flush().unwrap();
+        bench.turns(at(2));
+    }
+    agent.sender.send(&route, &EndV1::default()).unwrap();
+    agent.sender.flush().unwrap();
+    for _ in 0..2 * QUIET_SLEEPS_MAX {
+        assert_eq!(bench.shard.turn(at(3)), Progress::Idle);
+        assert!(bench.shard.prepare_sleep(), "there is nothing to do before the edge has caught up");
+        bench.shard.awake();
+    }
+    let mut last = None;
+    while bench.edge.receiver.receive(1000, |m| last = Some(m.kind())).unwrap() > 0 {
+        bench.edge.receiver.release();
+        if bench.shard.prepare_sleep() {
+            bench.shard.awake();
+        }
+        bench.turns(at(4));
+    }
+    assert_eq!(last, Some(Kind::End));
+}
+
 /// An agent that takes no descriptors, and is sent what is too large for fragments, is fenced; the shard goes on.
 #[test]
 fn an_agent_that_cannot_take_a_message_is_fenced() {
@@ -185,4 +224,37 @@ fn a_turn_carries_effects_to_the_edge() {
     let mut seen = Vec::new();
     let count = bench.edge.receiver.receive(8, |m| seen.push((m.kind(), m.route.origin, m.route.sequence)));
     assert_eq!((count, seen), (Ok(1), vec![(Kind::Failure, 3, 7)]));
+}
+
+/// A listener is told of the events it wants until it is sent away or wants no more, and nobody else's are made then.
+#[test]
+fn listeners_are_told_until_they_go() {
+    let mut bench = bench();
+    let told = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let subscribe = |id, listening| {
+        let told = Arc::clone(&told);
+        let each = move |event: &Event<'_>| {
+            told.lock().unwrap().push((id, event.event_type()));
+            listening
+        };
+        let mask = EventMask::NONE.with(EventType::MessageReceived);
+        let listener = Listener(Box::new(each));
+        bench.commands.send(Command::Subscribe { id: ListenerId(id), mask, listener }).unwrap();
+    };
+    subscribe(1, Listening::Goes);
+    subscribe(2, Listening::Ends);
+    let say = |bench: &mut Bench| {
+        let message = MessageV2 { agent: "echo".into(), ..MessageV2::default() };
+        let route = Route { session: session_hash("", "", ""), ..Route::default() };
+        bench.edge.sender.send(&route, &message).unwrap();
+        bench.edge.sender.flush().unwrap();
+        bench.turns(at(0));
+        std::mem::take(&mut *told.lock().unwrap())
+    };
+    let received = EventType::MessageReceived;
+    assert_eq!(say(&mut bench), [(1, received), (2, received)]);
+    assert_eq!(say(&mut bench), [(1, received)]);
+    bench.commands.send(Command::Unsubscribe(ListenerId(1))).unwrap();
+    assert_eq!(say(&mut bench), []);
+    assert_eq!(bench.shard.outputs.wanted(), EventMask::NONE);
 }

@@ -85,8 +85,8 @@ pub struct RoutingConfig {
 
 pub(super) fn check(
     broken: &mut Vec<String>,
-    journal: FileJournal,
-    delivery: FileDelivery,
+    journal: &FileJournal,
+    delivery: &FileDelivery,
 ) -> DeliveryConfig {
     let mut bounded = |key: &str, value: Option<u64>, default: u64, min: u64, max: u64| {
         let value = value.unwrap_or(default);

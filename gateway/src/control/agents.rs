@@ -176,19 +176,24 @@ impl Agents {
                     tracing::info!(pool, signal, depth, "the queue of a pool calls for another size");
                 }
             }
-            Notice::Journal { shard, state } => match state {
-                JournalState::Writing => tracing::info!(shard = shard.0, "the journal takes new work again"),
-                JournalState::Full => {
-                    tracing::error!(
+            Notice::Journal { shard, state } => {
+                parts.agents.note_journal(shard, state);
+                match state {
+                    JournalState::Writing => {
+                        tracing::info!(shard = shard.0, "the journal takes new work again")
+                    }
+                    JournalState::Full => {
+                        tracing::error!(
+                            shard = shard.0,
+                            "the disk of the journal is full: new messages are refused"
+                        );
+                    }
+                    JournalState::Failed => tracing::error!(
                         shard = shard.0,
-                        "the disk of the journal is full: new messages are refused"
-                    );
+                        "the journal cannot be written: nothing is acknowledged any more until the next start"
+                    ),
                 }
-                JournalState::Failed => tracing::error!(
-                    shard = shard.0,
-                    "the journal cannot be written: nothing is acknowledged any more until the next start"
-                ),
-            },
+            }
         }
     }
 

@@ -10,8 +10,8 @@ use shm_transport::observe::{Direction, Rest, Sleeper, Unread, Words};
 use shm_transport::record::{FLAG_CONTINUED, FLAG_FRAGMENT, Header, Poison};
 
 use super::seen::{SeenRing, size};
-use super::table::{self, Align};
-use super::{RingError, Sight, Viewed, print_json};
+use super::{RingError, Sight, Viewed};
+use crate::table::{self, Align, print_json};
 
 /// How many unread records of a direction are shown.
 const RECORDS_MAX: usize = 32;

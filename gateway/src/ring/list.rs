@@ -5,8 +5,8 @@ use std::io::Write;
 use serde::Serialize;
 
 use super::seen::{SeenDirection, SeenRing, size};
-use super::table::{self, Align};
-use super::{RingError, Sight, print_json};
+use super::{RingError, Sight};
+use crate::table::{self, Align, print_json};
 
 const COLUMNS: [(&str, Align); 9] = [
     ("RING", Align::Left),

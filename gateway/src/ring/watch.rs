@@ -11,9 +11,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::MissedTickBehavior;
 
 use super::seen::{RingKind, SeenDirection, SeenRing};
-use super::table::{self, Align};
-use super::{RingError, Sight, Viewed, print_json};
+use super::{RingError, Sight, Viewed};
 use crate::options::RingWatchOptions;
+use crate::table::{self, Align, print_json};
 
 /// How many directions a table for people shows.
 const ROWS_MAX: usize = 20;

@@ -1,7 +1,7 @@
 //! Dead letters: kept with their history, tried again, dropped.
 
 use super::*;
-use crate::dead_letters::Selection;
+use crate::dead_letters::{Filter, Selection};
 
 /// A bench whose agent has been unavailable for these messages of one session.
 fn with_dead(count: u32) -> Bench {
@@ -26,7 +26,26 @@ fn replayed_letters_are_answered_once() {
     assert!(second > first);
     bench.agent_says(Kind::End, second);
     let again = bench.message("a", 3, |m| m.client_id = "m-1".into());
-    assert_eq!(again.last(), Some(&Seen::Edge(Kind::End, 9, 3, None)));
+    assert_eq!(again, [Seen::Edge(Kind::End, 9, 3, None)], "its death is not told any more");
+    assert_eq!(bench.message("a", 4, |m| m.client_id = "m-2".into()), [Seen::Edge(Kind::End, 9, 4, None)]);
+}
+
+/// The reply to a replayed letter is not given up before it has ended, though the store is full.
+#[test]
+fn a_replayed_reply_is_kept_until_it_ends() {
+    let mut bench = with_dead(1);
+    let first = turn_of(&{
+        bench.on(Input::ReplayDeadLetters(Selection::All));
+        bench.up()
+    });
+    assert_eq!(bench.message("a", 3, |m| m.client_id = "m-1".into()), []);
+    assert_eq!(bench.agent_says(Kind::Block, first), [Seen::Edge(Kind::Block, 9, 3, None)]);
+    // Another reply ends, and the store gives up what it may.
+    bench.core.replies.limit(1);
+    let other = turn_of(&bench.message("b", 4, |_| {}));
+    bench.agent_says(Kind::End, other);
+    assert_eq!(bench.agent_says(Kind::End, first), [Seen::Edge(Kind::End, 9, 3, None)]);
+    assert_eq!(bench.core.counters().turns_open, 0);
 }
 
 /// A dropped letter is gone, also after a restart; its id is still known.
@@ -52,4 +71,33 @@ fn letters_survive_a_restart() {
     assert_eq!(turn_of(&seen), turn);
     // The second one had not been begun: it is a dead letter still.
     assert_eq!(next.core.dead_letters().len(), 1);
+}
+
+/// A restart knows whom a letter was for and what it died of, also of one that was written again.
+#[test]
+fn the_cause_survives_a_restart() {
+    let mut limits = CoreLimits::default();
+    limits.retry.attempts_max = 1;
+    let mut bench = Bench::new(limits, 0, 1);
+    bench.up();
+    bench.message("a", 1, |m| m.client_id = "m-1".into());
+    bench.down();
+    let cause = |bench: &Bench| {
+        let letters = bench.core.dead_letters().list(0, 9, Filter::default());
+        letters.map(|letter| (letter.agent, letter.code, letter.history.len())).collect::<Vec<_>>()
+    };
+    let expected = [(AgentIndex(0), FailureCode::AgentDied, 1)];
+    assert_eq!(cause(&bench), expected);
+    let Bench { core, log, .. } = &mut bench;
+    let turn = core.dead_letters().selected(Selection::All)[0];
+    core.write_again(turn, &mut |effect| {
+        let Effect::Journal { entry, body } = effect else { panic!("{effect:?}") };
+        log.push((entry, Packet::new(Route::default(), body)));
+    });
+    log.drain(..2);
+    assert_eq!(log[0].0.kind, EntryKind::Moved);
+    for _ in 0..2 {
+        (bench, _) = bench.restarted(limits);
+        assert_eq!(cause(&bench), expected);
+    }
 }

@@ -3,6 +3,7 @@
 use shm_transport::envelope::FLAG_WANTS_ACK;
 
 use super::*;
+use crate::flight::{Explanation, Stage};
 
 /// Before the journal has a message nobody is told of it; before it has the end of a reply the client is not.
 #[test]
@@ -215,4 +216,61 @@ fn groups_are_answered_when_addressed() {
     let flags = [0, FLAG_MENTION, FLAG_REPLY_TO_AGENT, 0, FLAG_ACTIVATE, 0, FLAG_DEACTIVATE, 0];
     let answered = flags.map(|flags| say(&mut bench, flags));
     assert_eq!(answered, [false, true, true, false, true, true, false, false]);
+}
+
+/// A message that was cancelled while it waited is not begun when the one before it ends first; and a client that
+/// resumes gets what both said, in order.
+#[test]
+fn a_cancelled_message_is_not_begun() {
+    use crate::session::StreamPosition;
+    let mut bench = Bench::new(CoreLimits::default(), 0, 1);
+    bench.up();
+    let first = turn_of(&bench.message("a", 1, |_| {}));
+    bench.message("a", 2, |_| {});
+    assert_eq!(bench.agent_says(Kind::Block, first), [Seen::Edge(Kind::Block, 9, 1, None)]);
+    bench.prompt = false;
+    let session = session_hash_in("", "websocket", "local", "a");
+    let route = Route { session, origin: 9, sequence: 2, ..Route::default() };
+    let packet = Packet::new(route, Body::CANCEL);
+    assert_eq!(bench.on(Input::FromEdge { edge: EDGE, message: packet.message() }), []);
+    assert_eq!(bench.agent_says(Kind::End, first), []);
+    let ends = [Seen::Edge(Kind::Failure, 9, 2, Some("cancelled")), Seen::Edge(Kind::End, 9, 1, None)];
+    assert_eq!(bench.journal_answers(), ends);
+    assert_eq!(bench.core.counters().turns_open, 0);
+    for (offset, kinds) in [(0, vec![Kind::Failure, Kind::End]), (1, vec![Kind::End]), (2, vec![])] {
+        let after = StreamPosition { epoch: 1, offset };
+        let seen = bench.once(Input::Resume { edge: EDGE, origin: 7, session, after });
+        let found: Vec<_> = seen
+            .iter()
+            .map(|seen| if let Seen::Edge(kind, 7, ..) = seen { *kind } else { panic!("{seen:?}") })
+            .collect();
+        assert_eq!(found, kinds, "after {offset}");
+    }
+}
+
+/// A message that waits for its agent is noted when the agent is given it, by whatever makes room: the agent, the
+/// attempt, and the time in the queue.
+#[test]
+fn what_waits_for_an_agent_is_noted() {
+    let mut bench = Bench::new(CoreLimits::default(), 0, 1);
+    for (thread, sequence) in [("a", 1), ("b", 2), ("c", 3)] {
+        bench.message(thread, sequence, |_| {});
+    }
+    let later = |bench: &mut Bench| bench.now = bench.now.plus(std::time::Duration::from_millis(5));
+    let noted = |bench: &Bench| {
+        let open = bench.core.turns.iter().map(|(turn, _)| bench.core.recorder().explain_turn(turn).unwrap());
+        let dispatch = |each: &Explanation| each.stages().find(|passed| passed.stage == Stage::Dispatch);
+        open.map(|each| (each.agent, each.attempts, dispatch(&each).map(|passed| passed.delta.as_millis())))
+            .collect::<Vec<_>>()
+    };
+    later(&mut bench);
+    bench.up();
+    let given = (Some(AgentIndex(0)), 1, Some(5));
+    assert_eq!(noted(&bench), [given, given, (None, 0, None)]);
+    later(&mut bench);
+    let first = bench.core.turns.iter().next().unwrap().0;
+    bench.agent_says(Kind::End, first);
+    assert_eq!(noted(&bench), [given, (Some(AgentIndex(0)), 1, Some(10))]);
+    let dispatch = &bench.core.latencies().dispatch;
+    assert_eq!((dispatch.count(), dispatch.max().as_millis()), (3, 10));
 }

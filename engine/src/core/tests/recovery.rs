@@ -68,3 +68,36 @@ fn streams_are_resumed_by_place() {
     let (mut poor, _) = bench.restarted(CoreLimits { reply_bytes_max: 1, ..CoreLimits::default() });
     assert_eq!(resume(&mut poor, 3), [true]);
 }
+
+/// What is written for another number of shards is what was open, and the ids of what was answered, as often as that
+/// happens; no attempt is made of it.
+#[test]
+fn logs_that_are_replaced_keep_everything() {
+    let mut bench = Bench::new(CoreLimits::default(), 0, 1);
+    bench.up();
+    let answered = turn_of(&bench.message("a", 1, |m| m.client_id = "m-1".into()));
+    bench.agent_says(Kind::End, answered);
+    let open = turn_of(&bench.message("a", 2, |m| m.client_id = "m-2".into()));
+    for _ in 0..2 {
+        let (definitions, routes) = definitions(1);
+        let (shard, unix_ms_at_zero) = (ShardIndex(0), 1_700_000_100_000);
+        let setting = CoreSetting { shard, shard_count: 1, run: 2, unix_ms_at_zero, seed: 2 };
+        let mut copyist = ShardCore::new(setting, definitions, routes, CoreLimits::default());
+        copyist.on(Moment::ZERO, Input::Recovered(Recovered::Replaced), &mut |_| {});
+        for ((entry, packet), sequence) in bench.log.drain(..).zip(0u64..) {
+            let message = packet.message();
+            let found = Recovered::Record { sequence, at_ms: 1_700_000_000_000, entry, message };
+            copyist.on(Moment::ZERO, Input::Recovered(found), &mut |_| {});
+        }
+        copyist.on(Moment::ZERO, Input::RecoveryEnds, &mut |effect| {
+            let Effect::Journal { entry, body } = effect else { panic!("{effect:?}") };
+            bench.log.push((entry, Packet::new(Route::default(), body)));
+        });
+        let kinds: Vec<_> = bench.log.iter().map(|(entry, _)| entry.kind).collect();
+        assert_eq!(kinds, [EntryKind::Known, EntryKind::Moved]);
+    }
+    let (mut next, seen) = bench.restarted(CoreLimits::default());
+    assert_eq!((turn_of(&seen), next.given.as_ref().unwrap().route.attempt), (open, 2));
+    let again = next.message("a", 3, |m| m.client_id = "m-1".into());
+    assert_eq!(again, [Seen::Edge(Kind::Failure, 9, 3, Some("already_answered"))]);
+}

@@ -1,14 +1,20 @@
-//! Text in columns.
+//! What commands print: text in columns, or JSON.
+
+use std::io::Write;
+
+use serde::Serialize;
 
 /// Where a column's text stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Align {
+pub enum Align {
+    /// At the left edge.
     Left,
+    /// At the right edge, as numbers do.
     Right,
 }
 
 /// Lines of text with aligned columns, the headings first.
-pub(super) fn render<const N: usize>(columns: &[(&str, Align); N], rows: &[[String; N]]) -> Vec<String> {
+pub fn render<const N: usize>(columns: &[(&str, Align); N], rows: &[[String; N]]) -> Vec<String> {
     let headings = columns.map(|(heading, _)| heading.to_owned());
     let mut widths = [0; N];
     for row in std::iter::once(&headings).chain(rows) {
@@ -28,6 +34,14 @@ pub(super) fn render<const N: usize>(columns: &[(&str, Align); N], rows: &[[Stri
         line
     };
     std::iter::once(&headings).chain(rows).map(line).collect()
+}
+
+/// Prints a value as one line of JSON.
+pub fn print_json(value: &impl Serialize) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    serde_json::to_writer(&mut out, value)?;
+    writeln!(out)?;
+    out.flush()
 }
 
 #[cfg(test)]

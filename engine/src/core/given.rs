@@ -1,0 +1,63 @@
+//! Agents come, and end turns: what they are given out of their queues is noted like what they are given at once.
+
+use shm_transport::envelope::Kind;
+
+use super::agents::Agents;
+use super::turns::Turns;
+use super::{Effects, ShardCore};
+use crate::event::{AgentIndex, Effect, InstanceId};
+use crate::time::Moment;
+
+impl ShardCore {
+    /// Agent role: a new incarnation is given what waits.
+    pub(super) fn agent_up(
+        &mut self,
+        now: Moment,
+        agent: AgentIndex,
+        instance: InstanceId,
+        effects: &mut Effects<'_>,
+    ) {
+        self.noting(now, effects, |agents, turns, effects| agents.up(now, agent, instance, turns, effects));
+    }
+
+    /// Agent role: an agent has ended a turn, and is given what waits.
+    pub(super) fn agent_finished(
+        &mut self,
+        now: Moment,
+        instance: InstanceId,
+        turn: u64,
+        effects: &mut Effects<'_>,
+    ) {
+        self.noting(now, effects, |agents, turns, effects| {
+            agents.finish(now, instance, turn, turns, effects)
+        });
+    }
+
+    /// Both roles: an agent is expected again.
+    pub(super) fn agent_expected(&mut self, agent: AgentIndex) {
+        if let Some(why) = self.unavailable.get_mut(agent.0 as usize) {
+            *why = None;
+        }
+        self.agents.expected(agent);
+    }
+
+    /// Of messages of other shards, those know when they sent them.
+    fn noting(
+        &mut self,
+        now: Moment,
+        effects: &mut Effects<'_>,
+        work: impl FnOnce(&mut Agents, &Turns, &mut Effects<'_>),
+    ) {
+        let Self { agents, turns, recorder, latencies, .. } = self;
+        work(agents, turns, &mut |effect| {
+            if let Effect::ToAgent { route, body, .. } = effect
+                && body.kind() == Kind::Message
+                && let Some(open) = turns.get(route.turn)
+            {
+                latencies.dispatch.record(now.since(open.seen));
+                recorder.dispatched(open.flight, open.agent, open.attempt, now);
+            }
+            effects(effect);
+        });
+    }
+}

@@ -1,0 +1,218 @@
+//! The commands that ask a running gateway over its admin socket: `explain`, `dlq`, `gateway stats`, `gateway events`.
+
+mod dead_letters;
+mod events;
+mod explain;
+mod stats;
+
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use crate::admin::answer::Line;
+use crate::admin::request::Op;
+use crate::admin::{LINE_BYTES_MAX, VERSION};
+use crate::options::{DlqCommand, EventsOptions, ExplainOptions, Place, StatsOptions};
+use crate::state_directory;
+
+/// How long the gateway may take for an answer; longer than it gives its shards.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+const _: () = assert!(PATIENCE.as_secs() > crate::admin::shards::ANSWER_PATIENCE.as_secs());
+
+/// Why a question has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// The default state directory is unknown.
+    #[error("there is no home directory, so --state-dir is needed")]
+    NoHome,
+    /// Nobody is there to be asked.
+    #[error(
+        "no gateway runs in state directory {}; start one with `openclaw gateway run`, or give --state-dir",
+        directory.display()
+    )]
+    NoGateway {
+        /// The state directory.
+        directory: PathBuf,
+    },
+    /// The state directory is somebody else's.
+    #[error(
+        "not allowed to ask the gateway in state directory {}: only the user who runs it is",
+        directory.display()
+    )]
+    NotAllowed {
+        /// The state directory.
+        directory: PathBuf,
+    },
+    /// The connection does not work.
+    #[error("the gateway cannot be asked")]
+    Connection(#[source] std::io::Error),
+    /// The gateway says nothing.
+    #[error("the gateway did not answer within {} s", PATIENCE.as_secs())]
+    Silent,
+    /// The gateway ended the connection.
+    #[error("the gateway ended the connection")]
+    Ended,
+    /// What the gateway says is not what this command understands.
+    #[error("the gateway is of another version: its answer cannot be read")]
+    Unreadable(#[source] serde_json::Error),
+    /// The gateway refuses.
+    #[error("{message} ({code})")]
+    Refused {
+        /// Which error.
+        code: String,
+        /// As a sentence.
+        message: String,
+    },
+    /// No message is known so.
+    #[error(
+        "nothing is known of {what}; the gateway remembers the last messages of each shard, and only those since its start"
+    )]
+    Unknown {
+        /// What was asked for.
+        what: String,
+    },
+    /// The answer could not be printed.
+    #[error("the answer cannot be printed")]
+    Print(#[source] std::io::Error),
+}
+
+/// Shows what happened to a message.
+pub fn explain(options: &ExplainOptions) -> Result<ExitCode, AskError> {
+    ended(explain::run(options))
+}
+
+/// Does what one of the `dlq` commands says.
+pub fn dead_letters(command: &DlqCommand) -> Result<ExitCode, AskError> {
+    ended(dead_letters::run(command))
+}
+
+/// Prints counters.
+pub fn stats(options: &StatsOptions) -> Result<ExitCode, AskError> {
+    ended(stats::run(options))
+}
+
+/// Prints events.
+pub fn events(options: &EventsOptions) -> Result<ExitCode, AskError> {
+    ended(events::run(options))
+}
+
+fn ended(done: Result<(), AskError>) -> Result<ExitCode, AskError> {
+    match done {
+        // Whoever read along has seen enough: `dlq list | head`.
+        Err(AskError::Print(error)) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        done => done,
+    }?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A gateway that is asked.
+struct Gateway {
+    stream: BufReader<UnixStream>,
+}
+
+impl Gateway {
+    fn connect(place: &Place) -> Result<Self, AskError> {
+        let directory = state_directory::chosen(place.state_dir.as_deref()).ok_or(AskError::NoHome)?;
+        let stream = match UnixStream::connect(state_directory::admin_socket(&directory)) {
+            Ok(stream) => stream,
+            Err(error) => {
+                return Err(match error.kind() {
+                    ErrorKind::NotFound | ErrorKind::ConnectionRefused => AskError::NoGateway { directory },
+                    ErrorKind::PermissionDenied => AskError::NotAllowed { directory },
+                    _ => AskError::Connection(error),
+                });
+            }
+        };
+        for set in [UnixStream::set_read_timeout, UnixStream::set_write_timeout] {
+            set(&stream, Some(PATIENCE)).map_err(AskError::Connection)?;
+        }
+        Ok(Self { stream: BufReader::new(stream) })
+    }
+
+    /// Asks for something. Fields that are null are left out.
+    fn ask<T: DeserializeOwned>(&mut self, op: Op, fields: Value) -> Result<T, AskError> {
+        let mut request = Map::new();
+        request.insert("v".into(), VERSION.into());
+        request.insert("op".into(), op.name().into());
+        if let Value::Object(fields) = fields {
+            request.extend(fields.into_iter().filter(|(_, value)| !value.is_null()));
+        }
+        let sent = writeln!(self.stream.get_mut(), "{}", Value::Object(request));
+        // A gateway that has too many connections says so and does not read.
+        let sent = sent.map_err(failed);
+        let line = match self.line() {
+            Ok(line) => line,
+            Err(error) => return Err(sent.err().unwrap_or(error)),
+        };
+        let Line { ok, error, .. }: Line<T> = serde_json::from_slice(&line).map_err(AskError::Unreadable)?;
+        match (ok, error) {
+            (Some(answer), _) => Ok(answer),
+            (None, Some(error)) => Err(AskError::Refused { code: error.code, message: error.message }),
+            (None, None) => Err(AskError::Ended),
+        }
+    }
+
+    /// The next line, with its end.
+    fn line(&mut self) -> Result<Vec<u8>, AskError> {
+        let mut line = Vec::new();
+        let limited = &mut (&mut self.stream).take(LINE_BYTES_MAX as u64);
+        limited.read_until(b'\n', &mut line).map_err(failed)?;
+        if line.last() == Some(&b'\n') { Ok(line) } else { Err(AskError::Ended) }
+    }
+
+    /// Waits for lines for as long as it takes.
+    fn wait_forever(&mut self) -> Result<(), AskError> {
+        self.stream.get_mut().set_read_timeout(None).map_err(AskError::Connection)
+    }
+}
+
+fn failed(error: std::io::Error) -> AskError {
+    match error.kind() {
+        ErrorKind::WouldBlock | ErrorKind::TimedOut => AskError::Silent,
+        ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => AskError::Ended,
+        _ => AskError::Connection(error),
+    }
+}
+
+/// How long ago that was, for people.
+fn age(at_ms: u64) -> String {
+    let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+    let seconds = u64::try_from(now_ms).unwrap_or(u64::MAX).saturating_sub(at_ms) / 1000;
+    match seconds {
+        0..120 => format!("{seconds} s ago"),
+        120..7_200 => format!("{} min ago", seconds / 60),
+        7_200..172_800 => format!("{} h ago", seconds / 3600),
+        _ => format!("{} days ago", seconds / 86_400),
+    }
+}
+
+/// Microseconds in the unit in which they are read most easily.
+fn duration(micros: f64) -> String {
+    match micros {
+        micros if micros < 10_000.0 => format!("{micros:.1} us"),
+        micros if micros < 10_000_000.0 => format!("{:.1} ms", micros / 1e3),
+        micros => format!("{:.1} s", micros / 1e6),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Durations change their unit where numbers get long. One row for each side of a change.
+    #[test]
+    fn durations_are_short() {
+        let check = |micros, text| assert_eq!(duration(micros), text);
+        check(0.0, "0.0 us");
+        check(9_999.9, "9999.9 us");
+        check(10_000.0, "10.0 ms");
+        check(9_999_900.0, "9999.9 ms");
+        check(10_000_000.0, "10.0 s");
+    }
+}
