@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::core;
 use crate::machine;
 use crate::ring::{Measured, Plan, Scenario, Subject, measure};
 
@@ -34,6 +35,8 @@ struct Limits {
     round_trip_p50_over_bare_max: f64,
     /// One way, 64 bytes, sixteen at a time: rate of the link over the rate of the bare ring, at least.
     one_way_batch16_over_bare_min: f64,
+    /// Time of a message's whole life in the core over the time of the yardstick, at most.
+    core_whole_life_over_yardstick_max: f64,
 }
 
 /// One figure and whether it is within its limit.
@@ -68,7 +71,9 @@ pub fn run(options: &Options) -> io::Result<bool> {
     let mut findings = Vec::new();
     for attempt in 1..=ATTEMPTS_MAX {
         let measured = measure(&plan)?;
-        findings = judge(&measured, limits);
+        machine::unpin()?;
+        let core = core::whole_life_over_yardstick(ROUNDS, ROUND);
+        findings = judge(&measured, core, limits);
         for finding in &findings {
             println!("attempt {attempt}: {} {:.2}, limit {:.2}", finding.name, finding.value, finding.limit);
         }
@@ -83,7 +88,7 @@ pub fn run(options: &Options) -> io::Result<bool> {
     Ok(false)
 }
 
-fn judge(measured: &Measured, limits: Limits) -> Vec<Finding> {
+fn judge(measured: &Measured, core: f64, limits: Limits) -> Vec<Finding> {
     let ratio = |scenario, metric| {
         let cell = |subject| (scenario, SIZE_BYTES, subject);
         measured.ratio(cell(Subject::ShmTransport), cell(Subject::Bare), metric).unwrap_or(f64::NAN)
@@ -103,6 +108,12 @@ fn judge(measured: &Measured, limits: Limits) -> Vec<Finding> {
             value: one_way,
             limit: limits.one_way_batch16_over_bare_min,
             passed: one_way >= limits.one_way_batch16_over_bare_min,
+        },
+        Finding {
+            name: "core_whole_life_over_yardstick",
+            value: core,
+            limit: limits.core_whole_life_over_yardstick_max,
+            passed: core <= limits.core_whole_life_over_yardstick_max,
         },
     ]
 }
@@ -128,16 +139,23 @@ mod tests {
     /// Both sides of each limit; what was not measured does not pass.
     #[test]
     fn limits_are_inclusive() {
-        let limits = Limits { round_trip_p50_over_bare_max: 2.0, one_way_batch16_over_bare_min: 0.5 };
-        for (round_trip, rate, expected) in
-            [(200.0, 50.0, [true, true]), (201.0, 50.0, [false, true]), (200.0, 49.0, [true, false])]
-        {
+        let limits = Limits {
+            round_trip_p50_over_bare_max: 2.0,
+            one_way_batch16_over_bare_min: 0.5,
+            core_whole_life_over_yardstick_max: 9.0,
+        };
+        for (round_trip, rate, core, expected) in [
+            (200.0, 50.0, 9.0, [true, true, true]),
+            (201.0, 50.0, 9.0, [false, true, true]),
+            (200.0, 49.0, 9.0, [true, false, true]),
+            (200.0, 50.0, 9.1, [true, true, false]),
+        ] {
             let passed: Vec<_> =
-                judge(&measured(round_trip, rate), limits).iter().map(|f| f.passed).collect();
-            assert_eq!(passed, expected, "{round_trip} {rate}");
+                judge(&measured(round_trip, rate), core, limits).iter().map(|f| f.passed).collect();
+            assert_eq!(passed, expected, "{round_trip} {rate} {core}");
         }
         let nothing = Measured { calibration_ns: None, cells: Default::default() };
-        assert!(judge(&nothing, limits).iter().all(|finding| !finding.passed));
+        assert!(judge(&nothing, f64::NAN, limits).iter().all(|finding| !finding.passed));
     }
 
     /// The built-in limits parse.
@@ -145,5 +163,6 @@ mod tests {
     fn the_committed_limits_are_usable() {
         let limits: Limits = serde_json::from_str(LIMITS).unwrap();
         assert!(limits.round_trip_p50_over_bare_max >= 1.0 && limits.one_way_batch16_over_bare_min > 0.0);
+        assert!(limits.core_whole_life_over_yardstick_max >= 1.0);
     }
 }

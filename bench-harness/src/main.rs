@@ -1,11 +1,16 @@
 //! Benchmarks, side-by-side peers and the regression gates.
 #![forbid(unsafe_code)]
 
+mod bell;
 mod compare;
+mod core;
 mod figures;
 mod gate;
+mod journal;
 mod machine;
 mod note;
+mod pipeline;
+mod place;
 mod plot;
 mod results;
 mod ring;
@@ -18,6 +23,9 @@ mod ws_echo;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const EXAMPLES: &str = "\
 EXAMPLES
@@ -32,6 +40,13 @@ EXAMPLES
   Hundreds of agents asleep, one asked at random; the start of a pair of rings
       bench-harness sleepers --agents 500 --json sleepers.json
       bench-harness segment --json segment.json
+
+  The core of a shard alone; a whole shard with journal and agent; the journal alone, and reading it back
+      bench-harness core --rounds 9 --seconds-per-cell 4 --memory --json core.json
+      bench-harness core --sessions 1000 --agents 1 --instructions
+      bench-harness engine --rounds 5 --seconds-per-cell 10 --json engine.json
+      bench-harness engine --driver epoll --class memory --window 64 --idle-agents 1000
+      bench-harness journal --rounds 5 --seconds-per-cell 5 --directory /var/tmp --json journal.json
 
   Pictures of a run
       bench-harness plot --json ring.json --out results/plots
@@ -70,6 +85,12 @@ enum SubjectCommand {
     Ring(ring::Options),
     /// Hundreds of agent processes asleep on their rings, of which a random one is asked.
     Sleepers(sleepers::Options),
+    /// The core of a shard alone on one thread: messages a second, and bytes of idle sessions.
+    Core(core::Options),
+    /// One shard with its driver, a journal and an agent, under the load of an edge.
+    Engine(pipeline::Options),
+    /// The thread that writes the journal, alone; and how fast a log is read back.
+    Journal(journal::Options),
     /// From nothing to the first message: create, attach twice, send, receive.
     Segment(segment::Options),
     /// A gateway and the bare echo server side by side, under the same load.
@@ -88,6 +109,9 @@ enum SubjectCommand {
         #[arg(long)]
         cpu: Option<usize>,
     },
+    /// A cell of `core` of a fixed number of messages, to count the instructions of.
+    #[command(name = core::instructions::SUBCOMMAND, hide = true)]
+    CoreCell(core::instructions::CellOptions),
     /// One of the agents of `sleepers`.
     #[command(name = sleepers::agent::SUBCOMMAND, hide = true)]
     SleepersAgent,
@@ -108,6 +132,10 @@ fn run(subject: SubjectCommand) -> anyhow::Result<ExitCode> {
         SubjectCommand::Ring(options) => ring::run(&options)?,
         SubjectCommand::Sleepers(options) => sleepers::run(&options)?,
         SubjectCommand::SleepersAgent => sleepers::agent::serve()?,
+        SubjectCommand::Core(options) => core::run(&options)?,
+        SubjectCommand::Engine(options) => pipeline::run(&options)?,
+        SubjectCommand::Journal(options) => journal::run(&options)?,
+        SubjectCommand::CoreCell(options) => core::instructions::serve(&options),
         SubjectCommand::Segment(options) => segment::run(&options)?,
         SubjectCommand::Plot(options) => plot::run(&options)?,
         SubjectCommand::Ws(options) => return Ok(exit_code(ws::run(&options)?)),
@@ -155,6 +183,19 @@ mod tests {
             ("compare a.json b.json --metric p50,p99 --threshold 1.2", true),
             ("compare a.json b.json --threshold 0.9", false),
             ("ws-echo --port 0 --threads 2", true),
+            (
+                "core --rounds 9 --seconds-per-cell 4 --sessions 1000 --agents 1,10 --group 64 --memory --json f",
+                true,
+            ),
+            ("core --sessions 1000001", false),
+            ("core --agents 0", false),
+            (
+                "engine --driver uring,epoll --class memory,durable --window 1,64 --idle-agents 9 --directory d",
+                true,
+            ),
+            ("engine --window 0", false),
+            ("journal --sizes 64,16384 --executor uring,files --log-mib 0 --directory d --json f", true),
+            ("journal --sizes 0", false),
             ("gate", true),
         ] {
             let words = std::iter::once("bench-harness").chain(line.split(' '));

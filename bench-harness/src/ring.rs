@@ -82,7 +82,7 @@ pub struct Options {
     json: Option<PathBuf>,
 }
 
-fn parse_seconds(text: &str) -> Result<f64, String> {
+pub fn parse_seconds(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(seconds) if (0.03..=600.0).contains(&seconds) => Ok(seconds),
         _ => Err("must be a number between 0.03 and 600".to_owned()),

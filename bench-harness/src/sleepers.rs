@@ -155,7 +155,7 @@ fn report(engines: &[Engine], histograms: &[Histogram<u64>], agents: u64) -> Vec
 }
 
 /// Raises the number of descriptors that this process may have, as far as it may do so itself.
-fn allow_files(needed: u64) -> io::Result<()> {
+pub fn allow_files(needed: u64) -> io::Result<()> {
     let limit = getrlimit(Resource::Nofile);
     if limit.current.is_none_or(|current| current >= needed) {
         return Ok(());
