@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use crate::figures::median;
 use crate::machine::{self, Machine};
-use crate::results::{Report, Row};
+use crate::results::{Row, publish};
 use crate::table::{Table, ns, rate};
 use rig::{Rig, Shape};
 
@@ -94,12 +94,7 @@ pub fn run(options: &Options) -> io::Result<()> {
     if options.instructions {
         rows.extend(instructions::count(&shapes)?);
     }
-    if let Some(path) = &options.json {
-        let (commit, command) = (machine::commit(), machine::command());
-        let calibration_ns = calibration_ns.unwrap_or(0.0);
-        Report { calibration_ns, machine, commit, command, rows }.write(path)?;
-    }
-    Ok(())
+    publish(options.json.as_deref(), machine, calibration_ns, rows)
 }
 
 impl Options {

@@ -12,9 +12,9 @@ use std::time::Duration;
 use clap::ValueEnum;
 
 use crate::figures::median;
-use crate::machine::{self, Machine};
+use crate::machine::Machine;
 use crate::place::Place;
-use crate::results::{Report, Row};
+use crate::results::{Row, publish};
 use crate::ring::name;
 use crate::table::{Table, ns, rate};
 use running::Executor;
@@ -76,12 +76,7 @@ pub fn run(options: &Options) -> io::Result<()> {
     if options.log_mib > 0 {
         rows.extend(recovery::measure(&place, options.log_mib, options.rounds, &file_system)?);
     }
-    if let Some(path) = &options.json {
-        let (commit, command) = (machine::commit(), machine::command());
-        let calibration_ns = calibration_ns.unwrap_or(0.0);
-        Report { calibration_ns, machine, commit, command, rows }.write(path)?;
-    }
-    Ok(())
+    publish(options.json.as_deref(), machine, calibration_ns, rows)
 }
 
 impl Options {

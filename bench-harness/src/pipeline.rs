@@ -16,9 +16,9 @@ use engine::driver::{self, Choice, Runtime};
 use shm_transport::envelope::DurabilityClass;
 
 use crate::figures::{latency_metrics, median};
-use crate::machine::{self, Machine};
+use crate::machine::Machine;
 use crate::place::Place;
-use crate::results::{Report, Row};
+use crate::results::{Row, publish};
 use crate::ring::name;
 use crate::table::{Table, ns, rate};
 use load::{Edge, Outcome};
@@ -134,12 +134,7 @@ pub fn run(options: &Options) -> io::Result<()> {
         }
     }
     let rows = report(&cells, options.idle_agents, &place.file_system()?);
-    if let Some(path) = &options.json {
-        let (commit, command) = (machine::commit(), machine::command());
-        let calibration_ns = calibration_ns.unwrap_or(0.0);
-        Report { calibration_ns, machine, commit, command, rows }.write(path)?;
-    }
-    Ok(())
+    publish(options.json.as_deref(), machine, calibration_ns, rows)
 }
 
 impl Options {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::machine::Machine;
+use crate::machine::{self, Machine};
 
 /// One run.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -39,6 +39,18 @@ pub struct Row {
     pub unit: String,
     /// Its value.
     pub value: f64,
+}
+
+/// Writes the figures of a run to the file that `--json` names, if it does.
+pub fn publish(
+    json: Option<&Path>,
+    machine: Machine,
+    calibration_ns: Option<f64>,
+    rows: Vec<Row>,
+) -> io::Result<()> {
+    let Some(path) = json else { return Ok(()) };
+    let (commit, command) = (machine::commit(), machine::command());
+    Report { calibration_ns: calibration_ns.unwrap_or(0.0), machine, commit, command, rows }.write(path)
 }
 
 impl Report {

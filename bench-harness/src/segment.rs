@@ -9,8 +9,8 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use crate::figures::quantile_of_sorted;
-use crate::machine::{self, Machine};
-use crate::results::{Report, Row};
+use crate::machine::Machine;
+use crate::results::{Row, publish};
 use crate::ring::endpoint::Endpoint;
 use crate::ring::linked::LinkEnd;
 use crate::table::{Table, ns};
@@ -75,12 +75,7 @@ pub fn run(options: &Options) -> io::Result<()> {
         samples.first().and_then(|steps| steps.last()).map_or(f64::NAN, |all| quantile_of_sorted(all, 0.5));
     let verdict = if smallest < TARGET_NS { "met" } else { "missed" };
     println!("target: all of it at {} bytes, p50 below {}: {verdict}", CAPACITIES[0], ns(Some(TARGET_NS)));
-    if let Some(path) = &options.json {
-        let (commit, command) = (machine::commit(), machine::command());
-        let calibration_ns = calibration_ns.unwrap_or(0.0);
-        Report { calibration_ns, machine, commit, command, rows }.write(path)?;
-    }
-    Ok(())
+    publish(options.json.as_deref(), machine, calibration_ns, rows)
 }
 
 /// Nanoseconds of each step, for one new pair of segments.

@@ -19,9 +19,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::figures::latency_metrics;
-use crate::machine::{self, Machine};
+use crate::machine::Machine;
 use crate::note;
-use crate::results::{Report, Row};
+use crate::results::{Row, publish};
 use crate::ring::endpoint::{Endpoint, nanoseconds, new_histogram, put_sequence};
 use crate::ring::linked::LinkEnd;
 use crate::ring::name;
@@ -110,12 +110,7 @@ pub fn run(options: &Options) -> io::Result<()> {
     let mut rows =
         vec![row("sleepers-start", options.agents, "start_all", "ns", start_all.as_nanos() as f64)];
     rows.extend(report(engines, &histograms, options.agents));
-    if let Some(path) = &options.json {
-        let (commit, command) = (machine::commit(), machine::command());
-        let calibration_ns = calibration_ns.unwrap_or(0.0);
-        Report { calibration_ns, machine, commit, command, rows }.write(path)?;
-    }
-    Ok(())
+    publish(options.json.as_deref(), machine, calibration_ns, rows)
 }
 
 fn row(scenario: &str, agents: u64, metric: &str, unit: &str, value: f64) -> Row {

@@ -111,6 +111,7 @@ impl ShardCore {
             let context = self.enrich(now, hash, archive, effects)?;
             self.recorder.stamp(flight, Stage::Enrich, now);
             let agent = self.route(now, context.session, archive)?;
+            self.settle(context.session, agent);
             self.recorder.stamp(flight, Stage::Route, now);
             let turn =
                 self.open(now, listener, hash, archive, body, flight, (fresh, context, agent), effects);
@@ -231,19 +232,21 @@ impl ShardCore {
         Ok(Context { session, urgency: urgency(archive) })
     }
 
+    /// The session stays with that agent from now on.
+    pub(super) fn settle(&mut self, session: SessionIndex, agent: AgentIndex) {
+        self.rotation = self.rotation.wrapping_add(1);
+        self.sessions.set_agent(session, Some(agent));
+    }
+
     /// Which agent gets the messages of a session, as things stand.
     pub(super) fn route(
-        &mut self,
+        &self,
         now: Moment,
         session: SessionIndex,
         archive: &ArchivedMessageV2,
     ) -> Result<AgentIndex, Refusal> {
         match self.candidate(now, session, archive, true) {
-            Ok(agent) => {
-                self.rotation = self.rotation.wrapping_add(1);
-                self.sessions.set_agent(session, Some(agent));
-                Ok(agent)
-            }
+            Ok(agent) => Ok(agent),
             Err(Unroutable::UnknownAgent) => {
                 let text = format!("no agent is named \"{}\"", archive.agent.as_str());
                 Err(Refusal::new(FailureCode::UnknownAgent, text))

@@ -1,10 +1,11 @@
 //! Dead letters: turns that have failed as often as they may. They keep their place, id and message until somebody
 //! has them tried again, or drops them.
 
-use shm_transport::envelope::{Body, FailureCode, FailureV1, Kind, Opened, Priority, Route, SessionMode};
+use shm_transport::envelope::{Body, FailureCode, FailureV1, Kind, Priority, SessionMode};
 
 use super::accept::session_key;
 use super::awaiting::Outcome;
+use super::dispatch::message_of;
 use super::turns::State;
 use super::{Due, Effects, Moves, ShardCore};
 use crate::classes::share_for;
@@ -150,11 +151,7 @@ impl ShardCore {
             self.dead.remove(turn);
             return true;
         };
-        let body = open.body.clone();
-        let message = body.as_message(Route::default());
-        let Opened::Message(archive) = message.open() else {
-            unreachable!("the body of a turn is a message");
-        };
+        let archive = message_of(&open.body);
         let mode = SessionMode::from_number(archive.mode);
         let hash = open.session_hash;
         // Its session may have been forgotten meanwhile.

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use shm_transport::envelope::{Body, FailureCode, FailureV1, Message, Opened, Priority, Route};
+use shm_transport::envelope::{
+    ArchivedMessageV2, Body, FailureCode, FailureV1, Message, Opened, Priority, Route, StoredBody,
+};
 
 use super::accept::Refusal;
 use super::agents::{Admission, Standing};
@@ -38,6 +40,14 @@ fn unpack(word: u64) -> (AgentIndex, Urgency) {
     let [.., class, rank, _, _] = word.to_le_bytes();
     let urgency = Urgency { class: Priority::from_number(class), rank: AddressRank::from_number(rank) };
     (AgentIndex((word & u64::from(u32::MAX)) as u32), urgency)
+}
+
+/// The message of a turn.
+pub(super) fn message_of(body: &StoredBody) -> &ArchivedMessageV2 {
+    match body.as_message(Route::default()).open() {
+        Opened::Message(archive) => archive,
+        _ => unreachable!("the body of a turn is a message"),
+    }
 }
 
 fn code_of(cause: FailureCause) -> FailureCode {
@@ -135,18 +145,18 @@ impl ShardCore {
     fn dispatch(&mut self, now: Moment, turn: u64, effects: &mut Effects<'_>) {
         let Some(open) = self.turns.get(turn) else { return };
         let mut agent = open.agent;
-        let blocked = |core: &mut Self| {
-            !core.can_take(agent) || matches!(core.breakers.allow(agent, now), Allow::No { .. })
-        };
-        if blocked(self) {
-            match self.route_again(now, turn) {
+        if !self.can_take(agent) || matches!(self.breakers.allow(agent, now), Allow::No { .. }) {
+            let Some(open) = self.turns.get(turn) else { return };
+            let session = open.session;
+            match self.taker(now, open) {
                 Ok(other) => {
+                    self.settle(session, other);
                     // Takes the probe, if its breaker asks for one; it was asked whether it would.
                     let _ = self.breakers.allow(other, now);
                     agent = other;
                 }
                 // Breakers are open: nothing has been tried, so nothing has failed.
-                Err(_) if self.somebody_exists(now, turn) => {
+                Err(_) if self.turns.get(turn).is_some_and(|open| self.somebody_exists(now, open)) => {
                     return self.wait_and_retry(now, turn, NOBODY_FREE, false);
                 }
                 Err(refusal) => return self.die(now, turn, refusal.code, &refusal.text, effects),
@@ -173,26 +183,11 @@ impl ShardCore {
         let route = Route { turn, session, origin: 0, sequence: 0, attempt };
         let (body, attempts) = (open.body.as_body(), open.attempt);
         let admission = agents.submit(now, agent, route, urgency, body, true, effects);
-        match admission {
-            Admission::Given => {
-                latencies.dispatch.record(waited);
-                recorder.dispatched(flight, agent, attempts, now);
-            }
-            Admission::Queued => {}
-            Admission::Full { retry_after } => {
-                self.given_back(
-                    now,
-                    turn,
-                    attempt,
-                    GIVEN_BACK_FULL,
-                    &retry_after.as_millis().to_string(),
-                    effects,
-                );
-            }
-            Admission::Unavailable(detail) => {
-                self.given_back(now, turn, attempt, GIVEN_BACK_UNAVAILABLE, &detail, effects);
-            }
+        if admission == Admission::Given {
+            latencies.dispatch.record(waited);
+            recorder.dispatched(flight, agent, attempts, now);
         }
+        self.turned_away(now, turn, attempt, admission, effects);
     }
 
     fn can_take(&self, agent: AgentIndex) -> bool {
@@ -200,29 +195,41 @@ impl ShardCore {
     }
 
     /// Whether those who could take the turn exist, and their breakers are open.
-    fn nobody_is_free(&mut self, now: Moment, turn: u64) -> bool {
+    fn nobody_is_free(&self, now: Moment, turn: u64) -> bool {
         let Some(open) = self.turns.get(turn) else { return false };
         let own = self.can_take(open.agent) && self.breakers.would_allow(open.agent, now);
-        !own && self.route_again(now, turn).is_err() && self.somebody_exists(now, turn)
+        !own && self.taker(now, open).is_err() && self.somebody_exists(now, open)
     }
 
-    /// Who answers the message, as things stand now.
-    fn route_again(&mut self, now: Moment, turn: u64) -> Result<AgentIndex, Refusal> {
-        let Some(open) = self.turns.get(turn) else { return Ok(AgentIndex::NONE) };
-        let session = open.session;
-        let body = open.body.clone();
-        match body.as_message(Route::default()).open() {
-            Opened::Message(archive) => self.route(now, session, archive),
-            _ => unreachable!("the body of a turn is a message"),
-        }
+    /// Who answers the message of a turn, as things stand now.
+    fn taker(&self, now: Moment, open: &Turn) -> Result<AgentIndex, Refusal> {
+        self.route(now, open.session, message_of(&open.body))
     }
 
     /// Whether there is an agent for the message, if breakers are not asked.
-    fn somebody_exists(&self, now: Moment, turn: u64) -> bool {
-        self.turns.get(turn).is_some_and(|open| match open.body.as_message(Route::default()).open() {
-            Opened::Message(archive) => self.candidate(now, open.session, archive, false).is_ok(),
-            _ => false,
-        })
+    fn somebody_exists(&self, now: Moment, open: &Turn) -> bool {
+        self.candidate(now, open.session, message_of(&open.body), false).is_ok()
+    }
+
+    /// A turn was not taken by its agent's queue.
+    fn turned_away(
+        &mut self,
+        now: Moment,
+        turn: u64,
+        attempt: u32,
+        admission: Admission,
+        effects: &mut Effects<'_>,
+    ) {
+        match admission {
+            Admission::Given | Admission::Queued => {}
+            Admission::Full { retry_after } => {
+                let text = retry_after.as_millis().to_string();
+                self.give_back(now, turn, attempt, GIVEN_BACK_FULL, &text, effects);
+            }
+            Admission::Unavailable(detail) => {
+                self.give_back(now, turn, attempt, GIVEN_BACK_UNAVAILABLE, &detail, effects);
+            }
+        }
     }
 
     /// Agent role: takes a turn of another shard for an agent of this one.
@@ -237,16 +244,8 @@ impl ShardCore {
         let (agent, urgency) = unpack(origin);
         let route = Route { turn, session, origin: 0, sequence: 0, attempt };
         debug_assert_eq!(turns::owner(turn), shard);
-        match self.agents.submit(now, agent, route, urgency, message.body(), false, effects) {
-            Admission::Given | Admission::Queued => {}
-            Admission::Full { retry_after } => {
-                let text = retry_after.as_millis().to_string();
-                self.give_back(now, turn, attempt, GIVEN_BACK_FULL, &text, effects);
-            }
-            Admission::Unavailable(detail) => {
-                self.give_back(now, turn, attempt, GIVEN_BACK_UNAVAILABLE, &detail, effects);
-            }
-        }
+        let admission = self.agents.submit(now, agent, route, urgency, message.body(), false, effects);
+        self.turned_away(now, turn, attempt, admission, effects);
     }
 
     /// Either role: something from another shard.
@@ -404,10 +403,11 @@ impl ShardCore {
         };
         // An agent that is gone for a while can be replaced by another one of its pool, at once.
         if cause == FailureCause::AgentUnavailable {
-            return match self.route_again(now, turn) {
-                Ok(_) => self.prepare(turn, effects),
-                Err(_) => self.die(now, turn, code, text, effects),
-            };
+            let replaced = self.turns.get(turn).is_some_and(|open| self.taker(now, open).is_ok());
+            if replaced {
+                return self.prepare(turn, effects);
+            }
+            return self.die(now, turn, code, text, effects);
         }
         match decision {
             Decision::RetryNow => self.prepare(turn, effects),

@@ -25,6 +25,14 @@ struct Bench {
 }
 
 impl Bench {
+    /// An edge hands over a message for the one agent.
+    fn ask(&mut self) {
+        let message = MessageV2 { agent: "echo".into(), ..MessageV2::default() };
+        let route = Route { session: session_hash("", "", ""), origin: 3, sequence: 7, ..Route::default() };
+        self.edge.sender.send(&route, &message).unwrap();
+        self.edge.sender.flush().unwrap();
+    }
+
     /// Turns of the shard with the journal's answers between them, until it has nothing more to write.
     fn turns(&mut self, now: Moment) {
         loop {
@@ -53,6 +61,13 @@ impl Bench {
         assert_eq!(self.shard.turn(at(0)), Progress::Busy);
         theirs
     }
+}
+
+/// The routing words of what the agent says of the message it has been given.
+fn given(agent: &mut Link) -> Route {
+    let mut turn = 0;
+    agent.receiver.receive(1, |m| turn = m.route.turn).unwrap();
+    Route { turn, ..Route::default() }
 }
 
 fn bench() -> Bench {
@@ -114,14 +129,9 @@ fn rings_without_cause_are_throttled() {
 fn the_last_words_are_heard_to_the_end() {
     let mut bench = bench();
     let mut agent = bench.attach(InstanceId(1));
-    let message = MessageV2 { agent: "echo".into(), ..MessageV2::default() };
-    let route = Route { session: session_hash("", "", ""), origin: 3, sequence: 7, ..Route::default() };
-    bench.edge.sender.send(&route, &message).unwrap();
-    bench.edge.sender.flush().unwrap();
+    bench.ask();
     bench.turns(at(1));
-    let mut turn = 0;
-    agent.receiver.receive(1, |m| turn = m.route.turn).unwrap();
-    let route = Route { turn, ..Route::default() };
+    let route = given(&mut agent);
     for n in 0..3 * RECORDS_PER_TURN {
         // The first by descriptor.
         let content = "x".repeat(if n == 0 { 40_000 } else { 1 });
@@ -149,14 +159,9 @@ fn the_last_words_are_heard_to_the_end() {
 fn who_is_held_back_is_read_later() {
     let mut bench = bench();
     let mut agent = bench.attach(InstanceId(1));
-    let message = MessageV2 { agent: "echo".into(), ..MessageV2::default() };
-    let route = Route { session: session_hash("", "", ""), origin: 3, sequence: 7, ..Route::default() };
-    bench.edge.sender.send(&route, &message).unwrap();
-    bench.edge.sender.flush().unwrap();
+    bench.ask();
     bench.turns(at(1));
-    let mut turn = 0;
-    agent.receiver.receive(1, |m| turn = m.route.turn).unwrap();
-    let route = Route { turn, ..Route::default() };
+    let route = given(&mut agent);
     while !bench.shard.outputs.edges_behind() {
         let block = BlockV1 { block_type: 0, content: "x".repeat(8000) };
         agent.sender.send(&route, &block).unwrap();
@@ -210,10 +215,7 @@ fn an_agent_that_cannot_take_a_message_is_fenced() {
 #[test]
 fn a_turn_carries_effects_to_the_edge() {
     let mut bench = bench();
-    let message = MessageV2 { agent: "echo".into(), ..MessageV2::default() };
-    let route = Route { session: session_hash("", "", ""), origin: 3, sequence: 7, ..Route::default() };
-    bench.edge.sender.send(&route, &message).unwrap();
-    bench.edge.sender.flush().unwrap();
+    bench.ask();
     bench.turns(at(0));
     assert_eq!(bench.shard.turn(at(1)), Progress::Idle);
     assert!(bench.shard.prepare_sleep());
