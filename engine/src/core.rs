@@ -34,7 +34,7 @@ mod awaiting;
 mod dead;
 mod dispatch;
 mod given;
-mod hash;
+
 mod log;
 mod recovery;
 pub mod replies;
@@ -314,7 +314,7 @@ impl ShardCore {
             Input::DropDeadLetters(selection) => self.drop_dead(selection, effects),
             // Reading has no effects: a log that is being read is not shortened yet.
             Input::Recovered(found) => return self.recovered(now, found),
-            Input::RecoveryEnds => self.recovery_ends(effects),
+            Input::RecoveryEnds => self.recovery_ends(now, effects),
             Input::StopAgents => {
                 self.stopping = true;
                 self.agents.stop(effects);

@@ -42,6 +42,8 @@ const NUMBER_BITS: u32 = 48;
 const MARKS: u32 = u64::BITS - NUMBER_BITS;
 /// The first number. Those below, zero among them, were never given.
 const FIRST_NUMBER: u64 = CHUNK_SLOTS as u64;
+/// Entries of a journal that are inserted as a group.
+const LOAD_GROUP: usize = 32;
 /// How many expired ids one insert forgets at most, so that no insert takes long.
 const FORGOTTEN_PER_INSERT: usize = 4;
 
@@ -254,15 +256,34 @@ impl DedupWindow {
     }
 
     /// Takes what a journal remembers, oldest first. Of several entries with one id the first counts.
-    /// Each comes with what is noted for it.
-    pub fn load(&mut self, now_s: u32, entries: impl IntoIterator<Item = (IdEntry, u64)>) {
-        for (IdEntry { session, id, check, at_s }, reference) in entries {
-            let Some(id) = NonZeroU64::new(id) else { continue };
-            if self.find(session, id).is_none() {
-                self.forget(now_s);
-                self.append(session, id.get(), Known { check, reference, at_s });
+    /// Each comes with what is noted for it. Many at once are several times as fast as one by one.
+    pub fn load(&mut self, now_s: u32, entries: &[(IdEntry, u64)]) {
+        for group in entries.chunks(LOAD_GROUP) {
+            self.touch(group);
+            for &(IdEntry { session, id, check, at_s }, reference) in group {
+                let Some(id) = NonZeroU64::new(id) else { continue };
+                if self.find(session, id).is_none() {
+                    self.forget(now_s);
+                    self.append(session, id.get(), Known { check, reference, at_s });
+                }
             }
         }
+    }
+
+    /// Reads what inserts of these entries will read, so that memory is waited for once and not once for each.
+    fn touch(&self, entries: &[(IdEntry, u64)]) {
+        let mut read = 0;
+        for (entry, _) in entries {
+            read |= self.head(self.bucket(self.hash(entry.session, entry.id))).0;
+        }
+        // Nearly every insert splits a bucket.
+        for bucket in self.split..(self.split + entries.len()).min(self.round) {
+            let newest = self.head(bucket).newest();
+            if newest >= self.first {
+                read |= self.slot(newest).next;
+            }
+        }
+        std::hint::black_box(read);
     }
 
     /// Where an entry lies: its chunk, and its place in it.

@@ -137,6 +137,18 @@ pub enum Recovered<'a> {
         /// The body. Checked: a file is input.
         message: Message<'a>,
     },
+    /// A record of a turn that began and ended longer ago than replies are kept: its id and its place in the session's
+    /// stream are what is left of it.
+    Settled {
+        /// Its number.
+        sequence: u64,
+        /// When it was written, Unix milliseconds.
+        at_ms: u64,
+        /// What it says.
+        entry: Entry,
+        /// Bytes of its body.
+        body_bytes: usize,
+    },
     /// First of all: what follows is of logs that are replaced. What is still needed is written to the new one.
     Replaced,
     /// The id of a message that has been answered.

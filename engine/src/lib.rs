@@ -36,6 +36,7 @@ pub mod driver;
 pub mod event;
 pub mod events;
 pub mod flight;
+mod hash;
 pub mod histogram;
 pub mod journal;
 mod paged;

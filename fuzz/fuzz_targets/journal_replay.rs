@@ -15,6 +15,8 @@ use libfuzzer_sys::fuzz_target;
 const RAW_HEADER: u8 = 1;
 /// Choice: the segment is one of ids.
 const IDS: u8 = 2;
+/// Choice: nothing is retained, so what began and ended in the segment is settled.
+const SETTLED: u8 = 4;
 /// Piece: raw bytes. Otherwise a record, whose sequence is so much more than the number of pieces before it.
 const RAW: u8 = 0x80;
 
@@ -58,6 +60,7 @@ fn replay(part: Part, contents: Vec<u8>, choices: u8) {
     let result = recover(
         &mut disk,
         0,
+        if choices & SETTLED == 0 { u64::MAX } else { 0 },
         |found| {
             sequences.push(found.sequence);
             let words = found.entry.to_route().encode();

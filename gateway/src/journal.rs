@@ -3,9 +3,12 @@
 use std::cell::RefCell;
 use std::fs::File;
 use std::io::{self, Write};
+use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, OwnedFd};
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
 use engine::core::ShardCore;
@@ -125,6 +128,7 @@ pub fn open(
         source,
     })?;
     let run = next_run(&root)?;
+    let retain_bytes = config.limits.log.retain_bytes;
     let failed = |source| JournalStartError::Set { directory: root.clone(), source };
     let options = |set: &Set| JournalOptions {
         directory: set.directory(),
@@ -135,16 +139,10 @@ pub fn open(
     };
     let set = match set::open(&root, shard_count).map_err(failed)? {
         Opened::Current(set) => set,
-        Opened::New(pending) => replace(&root, pending, options, run, make_core)?,
+        Opened::New(pending) => replace(&root, pending, options, (run, retain_bytes), make_core)?,
     };
     let mut cores: Vec<_> = (0..shard_count).map(|shard| make_core(shard, run)).collect();
-    let mut resume = Vec::with_capacity(shard_count);
-    for (shard, core) in cores.iter_mut().enumerate() {
-        let found = read_log(&set, shard, &mut |each| {
-            core.on(Moment::ZERO, Input::Recovered(each), &mut none);
-        })?;
-        resume.push(found);
-    }
+    let resume = read_logs(&set, &mut cores, retain_bytes)?;
     // Nothing is changed before everything has been read.
     keep_run(&root, run)?;
     Ok(OpenJournal { options: options(&set), set, resume, cores })
@@ -197,10 +195,38 @@ fn none(effect: Effect<'_>) {
     debug_assert!(false, "reading a journal has no effects: {effect:?}");
 }
 
+/// Tells each core what its log holds: as many at once as there are CPUs.
+fn read_logs(
+    set: &Set,
+    cores: &mut [ShardCore],
+    retain_bytes: u64,
+) -> Result<Vec<LogResume>, JournalStartError> {
+    let at_once = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let mut resume = Vec::with_capacity(cores.len());
+    for (first, cores) in (0..).step_by(at_once).zip(cores.chunks_mut(at_once)) {
+        let read = |(core, shard): (&mut ShardCore, usize)| {
+            read_log(set, shard, retain_bytes, &mut |each| {
+                core.on(Moment::ZERO, Input::Recovered(each), &mut none);
+            })
+        };
+        let found = std::thread::scope(|scope| {
+            let readers: Vec<_> =
+                cores.iter_mut().zip(first..).map(|each| scope.spawn(move || read(each))).collect();
+            // One that panicked has ended the process already.
+            let join =
+                |reader: ScopedJoinHandle<'_, _>| reader.join().unwrap_or_else(|panic| resume_unwind(panic));
+            readers.into_iter().map(join).collect::<Result<Vec<_>, _>>()
+        });
+        resume.extend(found?);
+    }
+    Ok(resume)
+}
+
 /// Tells `each` what the log of a shard holds, and the operator what is missing.
 fn read_log(
     set: &Set,
     shard: usize,
+    retain_bytes: u64,
     each: &mut dyn FnMut(Recovered<'_>),
 ) -> Result<LogResume, JournalStartError> {
     let directory = log_directory(&set.directory(), shard);
@@ -212,15 +238,18 @@ fn read_log(
     let each = RefCell::new(each);
     let tell = |found: Recovered<'_>| (*each.borrow_mut())(found);
     let record = |record: RecoveredRecord<'_>| {
-        let RecoveredRecord { sequence, at_ms, entry, kind, body } = record;
+        let RecoveredRecord { sequence, at_ms, entry, kind, body, is_settled } = record;
         records += 1;
+        if is_settled {
+            return tell(Recovered::Settled { sequence, at_ms, entry, body_bytes: body.len() });
+        }
         // The checksum says that it is what was written; a later build may have written what this one cannot read.
         match Message::checked(kind, entry.to_route(), body) {
             Ok(message) => tell(Recovered::Record { sequence, at_ms, entry, message }),
             Err(_) => invalid += 1,
         }
     };
-    let report = recover(&mut files, log_index, record, |id| tell(Recovered::Id(id)))
+    let report = recover(&mut files, log_index, retain_bytes, record, |id| tell(Recovered::Id(id)))
         .map_err(|source| JournalStartError::Recover { directory: directory.clone(), source })?;
     tell(Recovered::NextSequence(report.next_sequence));
     // Before anybody is told of what was found.
@@ -261,7 +290,7 @@ fn replace(
     root: &Path,
     pending: Pending,
     options: impl Fn(&Set) -> JournalOptions,
-    run_number: u32,
+    (run_number, retain_bytes): (u32, u64),
     make_core: &dyn Fn(usize, u32) -> ShardCore,
 ) -> Result<Set, JournalStartError> {
     let shard_count = pending.new_set().shard_count();
@@ -276,9 +305,9 @@ fn replace(
             core.on(Moment::ZERO, Input::Recovered(Recovered::Replaced), &mut none);
         }
         for shard in 0..old.shard_count() {
-            read_log(old, shard, &mut |each| {
+            read_log(old, shard, retain_bytes, &mut |each| {
                 let session = match each {
-                    Recovered::Record { entry, .. } => entry.session,
+                    Recovered::Record { entry, .. } | Recovered::Settled { entry, .. } => entry.session,
                     Recovered::Id(id) => id.session,
                     Recovered::NextSequence(_) | Recovered::Replaced => return,
                 };

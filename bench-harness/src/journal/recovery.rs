@@ -175,8 +175,13 @@ fn read(directory: &Path, by: By, pages: Pages, messages: u64) -> io::Result<f64
     let report = recover(
         &mut log,
         0,
+        CoreLimits::default().log.retain_bytes,
         |record| {
             let (sequence, at_ms, entry) = (record.sequence, record.at_ms, record.entry);
+            if record.is_settled {
+                let found = Recovered::Settled { sequence, at_ms, entry, body_bytes: record.body.len() };
+                return (*told.borrow_mut())(found);
+            }
             match Message::checked(record.kind, entry.to_route(), record.body) {
                 Ok(message) => (*told.borrow_mut())(Recovered::Record { sequence, at_ms, entry, message }),
                 Err(_) => invalid += 1,

@@ -5,11 +5,11 @@ use std::time::Duration;
 use hashbrown::HashMap;
 use shm_transport::envelope::{Body, Route, StoredBody};
 
-use super::hash::WordHash;
 use super::turns::{Turns, Urgency};
 use super::{AgentDefinition, CoreLimits, Effects};
 use crate::classes::{ClassQueue, Full};
 use crate::event::{AgentIndex, Effect, InstanceId};
+use crate::hash::WordHash;
 use crate::planted::{self, Bug};
 use crate::scaling::{Scaling, ScalingSignal};
 use crate::time::Moment;

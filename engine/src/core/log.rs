@@ -98,6 +98,12 @@ impl Log {
         self.bytes += RECORD_BYTES + body_bytes as u64;
     }
 
+    /// Counts a record that was found in the log, and of which nothing is needed any more.
+    pub fn pass(&mut self, sequence: u64, body_bytes: usize) {
+        // As a record that opens nothing.
+        self.count(sequence, EntryKind::Dropped, 0, body_bytes);
+    }
+
     /// What is due. `open_count` and `open_bytes` are those of all turns that have not ended; `place` says of one of them
     /// at which sequence the log has it, and whether it may be written again.
     pub fn upkeep(

@@ -12,16 +12,19 @@ use shm_transport::envelope::{
 use super::accept::{session_key, urgency};
 use super::awaiting::Outcome;
 use super::dead::NO_PLACE;
-use super::hash::WordHash;
 use super::replies::Word;
 use super::turns::{Listeners, State, Turn};
 use super::{Due, Effects, ShardCore};
 use crate::dead_letters::FailedAttempt;
 use crate::dedup::NO_REFERENCE;
 use crate::event::{AgentIndex, Recovered};
+use crate::hash::WordHash;
 use crate::journal::entry::{Entry, EntryKind, IdEntry};
 use crate::session::{Begin, SessionRecord, StoredKey, StreamPosition};
 use crate::time::Moment;
+
+/// Ids that the window is told of at once.
+const LOADED_AT_ONCE: usize = 256;
 
 /// What is known while the journal is read.
 #[derive(Debug, Default)]
@@ -30,6 +33,8 @@ pub(super) struct Recovering {
     renamed: HashMap<u64, u64, WordHash>,
     /// Ids of answered messages, if the log is replaced by another one.
     ids: Vec<IdEntry>,
+    /// Ids of answered messages that the window is told of as a group.
+    to_load: Vec<(IdEntry, u64)>,
     /// The turns of one session that were written again at the very end of what was found: more were to follow, if
     /// more are open.
     together: Vec<u64>,
@@ -44,7 +49,18 @@ impl ShardCore {
         match found {
             Recovered::Replaced => self.recovering.replaced = true,
             Recovered::Id(id) => self.known(now, id),
-            Recovered::NextSequence(sequence) => self.log.resume_at(sequence),
+            Recovered::NextSequence(sequence) => {
+                self.load_ids(now);
+                self.log.resume_at(sequence);
+            }
+            Recovered::Settled { sequence, at_ms, entry, body_bytes } => {
+                self.counters.recovered += 1;
+                self.recovering.together.clear();
+                self.recovered_settled(now, at_ms, entry);
+                if !self.recovering.replaced {
+                    self.log.pass(sequence, body_bytes);
+                }
+            }
             Recovered::Record { sequence, at_ms, entry, message } => {
                 self.counters.recovered += 1;
                 let turn = self.recovering.renamed.get(&entry.turn).copied().unwrap_or(entry.turn);
@@ -54,9 +70,7 @@ impl ShardCore {
                         self.recovered_message(now, at_ms, entry, turn, &message, sequence)
                     }
                     EntryKind::Known => {
-                        let at_s = u32::try_from(at_ms / 1000).unwrap_or(u32::MAX);
-                        let id = IdEntry { session: entry.session, id: entry.word, check: entry.check, at_s };
-                        self.known(now, id);
+                        self.known(now, id_of(&entry, at_ms));
                         turn
                     }
                     _ => {
@@ -92,7 +106,34 @@ impl ShardCore {
         if self.recovering.replaced {
             self.recovering.ids.push(id);
         }
-        self.ids.load(self.unix_s(now), [(id, NO_REFERENCE)]);
+        self.recovering.to_load.push((id, NO_REFERENCE));
+        if self.recovering.to_load.len() >= LOADED_AT_ONCE {
+            self.load_ids(now);
+        }
+    }
+
+    /// Tells the window of the ids that wait; before it is told of any other.
+    fn load_ids(&mut self, now: Moment) {
+        self.ids.load(self.unix_s(now), &self.recovering.to_load);
+        self.recovering.to_load.clear();
+    }
+
+    /// A record of a turn that has ended, and whose reply is not kept any more.
+    fn recovered_settled(&mut self, now: Moment, at_ms: u64, entry: Entry) {
+        match entry.kind {
+            EntryKind::Accepted if entry.word != 0 => self.known(now, id_of(&entry, at_ms)),
+            EntryKind::Block | EntryKind::Done => self.note_place(&entry),
+            _ => {}
+        }
+    }
+
+    /// The stream of a session goes on behind this word.
+    fn note_place(&mut self, entry: &Entry) {
+        let position = StreamPosition::from_word(entry.word);
+        if position != NO_PLACE {
+            let next = self.recovering.streams.entry(entry.session).or_default();
+            *next = position.next().max(*next);
+        }
     }
 
     fn recovered_message(
@@ -122,9 +163,8 @@ impl ShardCore {
             open.deadline = Some(self.timers.insert(now.plus(left), Due::Deadline(turn)));
         }
         if entry.word != 0 {
-            let at_s = u32::try_from(at_ms / 1000).unwrap_or(u32::MAX);
-            let id = IdEntry { session: entry.session, id: entry.word, check: entry.check, at_s };
-            self.ids.load(self.unix_s(now), [(id, turn)]);
+            self.load_ids(now);
+            self.ids.load(self.unix_s(now), &[(id_of(&entry, at_ms), turn)]);
             if let Some(known) = NonZeroU64::new(entry.word) {
                 // Its first place may have been given up, and its id be known from there.
                 self.ids.set_reference(entry.session, known, turn);
@@ -191,12 +231,10 @@ impl ShardCore {
 
     fn recovered_step(&mut self, now: Moment, at_ms: u64, entry: Entry, message: &Message<'_>) {
         let turn = entry.turn;
-        let is_word = matches!(entry.kind, EntryKind::Block | EntryKind::Done | EntryKind::Dead);
         let position = StreamPosition::from_word(entry.word);
-        if is_word && position != NO_PLACE {
+        if matches!(entry.kind, EntryKind::Block | EntryKind::Done | EntryKind::Dead) {
             // Also of words whose message has been given up: the stream goes on behind them.
-            let next = self.recovering.streams.entry(entry.session).or_default();
-            *next = position.next().max(*next);
+            self.note_place(&entry);
         }
         let Some(open) = self.turns.get_mut(turn) else {
             // Its message has been given up already: only the last words of a reply are left of it.
@@ -281,7 +319,8 @@ impl ShardCore {
     }
 
     /// All has been read: what is open goes to its agents again, in the order of acceptance.
-    pub(super) fn recovery_ends(&mut self, effects: &mut Effects<'_>) {
+    pub(super) fn recovery_ends(&mut self, now: Moment, effects: &mut Effects<'_>) {
+        self.load_ids(now);
         let Recovering { replaced, ids, together, streams, .. } = std::mem::take(&mut self.recovering);
         for (session, next) in streams {
             self.sessions.set_place(session, next);
@@ -345,6 +384,12 @@ impl ShardCore {
             self.write_again(turn, effects);
         }
     }
+}
+
+/// The id that a message was accepted under, as it is remembered.
+fn id_of(entry: &Entry, at_ms: u64) -> IdEntry {
+    let at_s = u32::try_from(at_ms / 1000).unwrap_or(u32::MAX);
+    IdEntry { session: entry.session, id: entry.word, check: entry.check, at_s }
 }
 
 /// How long until nobody wants the reply any more, if that ever comes.

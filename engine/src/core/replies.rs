@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use hashbrown::HashMap;
 use shm_transport::envelope::StoredBody;
 
-use super::hash::WordHash;
+use crate::hash::WordHash;
 use crate::session::StreamPosition;
 
 /// Bytes of a kept word beside its body, about.

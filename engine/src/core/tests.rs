@@ -187,6 +187,15 @@ impl Bench {
 
     /// Another core that is told what the journal of this one holds.
     fn restarted(&self, limits: CoreLimits) -> (Self, Vec<Seen>) {
+        self.restarted_without(limits, |_| false)
+    }
+
+    /// The same where the turns of some entries ended longer ago than replies are kept.
+    fn restarted_without(
+        &self,
+        limits: CoreLimits,
+        is_settled: impl Fn(&Entry) -> bool,
+    ) -> (Self, Vec<Seen>) {
         let mut next = Self::new(limits, 0, 1);
         let (definitions, routes) = definitions(1);
         let setting = CoreSetting {
@@ -199,11 +208,12 @@ impl Bench {
         next.core = ShardCore::new(setting, definitions, routes, limits);
         next.log = self.log.clone();
         for ((entry, packet), sequence) in self.log.iter().zip(0u64..) {
-            let found = Recovered::Record {
-                sequence,
-                at_ms: 1_700_000_000_000,
-                entry: *entry,
-                message: packet.message(),
+            let (at_ms, message) = (1_700_000_000_000, packet.message());
+            let found = if is_settled(entry) {
+                let body_bytes = message.body().bytes().len();
+                Recovered::Settled { sequence, at_ms, entry: *entry, body_bytes }
+            } else {
+                Recovered::Record { sequence, at_ms, entry: *entry, message }
             };
             next.core.on(Moment::ZERO, Input::Recovered(found), &mut |_| panic!("recovery has no effects"));
         }

@@ -100,7 +100,7 @@ fn ids_come_back_from_a_journal() {
     let mut window = window(10, 2, 3);
     let entry = |number, check| IdEntry { session: 1, id: number, check, at_s: 100 };
     let entries = [entry(1, 1), entry(0, 9), entry(1, 2), entry(2, 2), entry(3, 3), entry(4, 4)];
-    window.load(105, entries.map(|entry| (entry, NO_REFERENCE)));
+    window.load(105, &entries.map(|entry| (entry, NO_REFERENCE)));
     assert_eq!((window.len(), window.forgotten_early()), (3, 1));
     assert_eq!(window.get(1, id(1)), None);
     assert_eq!(
@@ -150,6 +150,26 @@ fn behaves_like_a_list() {
             let found = (0..50).filter(|&session| window.get(session, id(number)).is_some()).count();
             assert_eq!(found, usize::from(number >= first), "seed {seed}, {number}");
         }
+    }
+}
+
+/// Many that are taken at once are what they are one by one, through splits and what is forgotten.
+#[test]
+fn groups_are_taken_like_single_entries() {
+    let mut random = fastrand::Rng::with_seed(7);
+    let entry = |random: &mut fastrand::Rng| IdEntry {
+        session: random.u64(..9),
+        id: random.u64(..4000),
+        check: random.u32(..),
+        at_s: random.u32(..200),
+    };
+    let entries: Vec<_> = (0..20_000).map(|number| (entry(&mut random), number)).collect();
+    let (mut together, mut single) = (window(10, 3000, 5000), window(10, 3000, 5000));
+    together.load(205, &entries);
+    entries.iter().for_each(|entry| single.load(205, std::slice::from_ref(entry)));
+    assert_eq!((together.len(), together.forgotten_early()), (single.len(), single.forgotten_early()));
+    for (session, number) in (0..9).flat_map(|session| (1..4000).map(move |number| (session, number))) {
+        assert_eq!(together.get(session, id(number)), single.get(session, id(number)));
     }
 }
 

@@ -19,11 +19,15 @@ mod walk;
 use std::io;
 use std::ops::Range;
 
+use hashbrown::HashSet;
+
 use super::disk::{Part, SegmentName};
 use super::entry::{Entry, EntryKind, IdEntry};
 use super::ids::{ID_BYTES, IdSegment};
+use super::record::{self, Record};
 use super::segment::HeaderError;
 use super::writer::{LiveSegment, LogResume, Resume, UnusedFile, id_of};
+use crate::hash::WordHash;
 use shm_transport::envelope::Route;
 use walk::{Segment, Walk};
 
@@ -50,6 +54,9 @@ pub struct RecoveredRecord<'a> {
     pub kind: u16,
     /// The body, 16-aligned. Proved by its checksum, but not validated as an archive.
     pub body: &'a [u8],
+    /// Whether its turn began and ended in one segment behind which come as many bytes as are retained: then only its id
+    /// and its place in the session's stream count.
+    pub is_settled: bool,
 }
 
 /// What was found.
@@ -132,65 +139,58 @@ pub enum RecoverError {
 }
 
 /// Reads both logs of a shard: first the ids, which are older, then the entries. Bodies are borrowed for the call only.
+/// `retain_bytes` says how many bytes of log replies are kept for ([`crate::core::LogLimits::retain_bytes`]).
 pub fn recover(
     reader: &mut impl Reader,
     log_index: u32,
+    retain_bytes: u64,
     mut each_record: impl FnMut(RecoveredRecord<'_>),
     mut each_id: impl FnMut(IdEntry),
 ) -> Result<Report, RecoverError> {
     let mut report = Report::default();
     let mut id_segments: Vec<IdSegment> = Vec::new();
-    let walk = Walk::over(reader, Part::Ids, log_index, &mut |file, record| {
-        let (ids, rest) = record.body.as_chunks::<ID_BYTES>();
-        if !rest.is_empty() {
-            let (sequence, found) = (record.head.sequence, record.body.len());
-            return Err(RecoverError::Ids { file: file.name, sequence, found });
-        }
+    let walk = Walk::over(reader, Part::Ids, log_index, u64::MAX, &mut |file, records| {
         let (number, bytes) = (file.name.number, file.bytes);
-        if id_segments.last().is_none_or(|last| last.number != number) {
-            id_segments.push(IdSegment { number, bytes, end_sequence: 0, id_count: 0, newest_s: 0 });
-        }
-        for id in ids.iter().map(IdEntry::decode) {
-            if let Some(last) = id_segments.last_mut() {
-                last.id_count += 1;
-                last.newest_s = last.newest_s.max(id.at_s);
+        let mut segment = IdSegment { number, bytes, end_sequence: 0, id_count: 0, newest_s: 0 };
+        for record in records {
+            let (ids, rest) = record.body.as_chunks::<ID_BYTES>();
+            if !rest.is_empty() {
+                let (sequence, found) = (record.head.sequence, record.body.len());
+                return Err(RecoverError::Ids { file: file.name, sequence, found });
             }
-            report.ids += 1;
-            each_id(id);
+            for id in ids.iter().map(IdEntry::decode) {
+                segment.id_count += 1;
+                segment.newest_s = segment.newest_s.max(id.at_s);
+                report.ids += 1;
+                each_id(id);
+            }
         }
+        id_segments.push(segment);
         Ok(())
     })?;
-    for (file, end_sequence) in &walk.segments {
-        let (number, bytes) = (file.name.number, file.bytes);
-        let at = id_segments.partition_point(|segment| segment.number < number);
-        if id_segments.get(at).is_none_or(|segment| segment.number != number) {
-            let empty = IdSegment { number, bytes, end_sequence: 0, id_count: 0, newest_s: 0 };
-            id_segments.insert(at, empty);
-        }
-        id_segments[at].end_sequence = *end_sequence;
+    for (segment, (_, end_sequence)) in id_segments.iter_mut().zip(&walk.segments) {
+        segment.end_sequence = *end_sequence;
     }
     report.resume.ids = resume(&walk, id_segments);
     report.lost_ids = walk.lost;
 
     let mut segments = Vec::new();
-    let walk = Walk::over(reader, Part::Entries, log_index, &mut |file, record| {
-        let words = Route::decode(&record.head.words);
-        let known = Entry::from_route(words).filter(|entry| entry.kind != EntryKind::Trim);
-        let sequence = record.head.sequence;
-        let [found, ..] = words.sequence.to_le_bytes();
-        let entry = known.ok_or(RecoverError::Kind { file: file.name, sequence, found })?;
-        let at_ms = record.head.at_ms;
-        last_of(&mut segments, file).ids.extend(id_of(&entry, at_ms));
-        each_record(RecoveredRecord { sequence, at_ms, entry, kind: record.head.kind, body: record.body });
+    let mut settled = Settled::default();
+    let walk = Walk::over(reader, Part::Entries, log_index, retain_bytes, &mut |file, records| {
+        settled.find(if file.is_far { records } else { &[] });
+        let mut ids = Vec::new();
+        for record in records {
+            let record::Head { sequence, at_ms, kind, .. } = record.head;
+            let entry = known_entry(record).ok_or_else(|| unknown(file, record))?;
+            ids.extend(id_of(&entry, at_ms));
+            let is_settled = settled.ended.contains(&entry.turn);
+            each_record(RecoveredRecord { sequence, at_ms, entry, kind, body: record.body, is_settled });
+        }
+        segments.push(LiveSegment { number: file.name.number, bytes: file.bytes, end_sequence: 0, ids });
         Ok(())
     })?;
-    for (file, end_sequence) in &walk.segments {
-        // Also those without a record: their numbers are taken.
-        let at = segments.partition_point(|segment: &LiveSegment| segment.number < file.name.number);
-        if segments.get(at).is_none_or(|segment| segment.number != file.name.number) {
-            segments.insert(at, live(file));
-        }
-        segments[at].end_sequence = *end_sequence;
+    for (segment, (_, end_sequence)) in segments.iter_mut().zip(&walk.segments) {
+        segment.end_sequence = *end_sequence;
     }
     (report.records, report.bytes, report.torn_bytes) = (walk.records, walk.bytes, walk.torn_bytes);
     report.next_sequence = walk.expected.unwrap_or(0);
@@ -199,16 +199,35 @@ pub fn recover(
     Ok(report)
 }
 
-fn live(file: &Segment) -> LiveSegment {
-    LiveSegment { number: file.name.number, bytes: file.bytes, end_sequence: 0, ids: Vec::new() }
+/// What a record says, if this build knows it.
+fn known_entry(record: &Record<'_>) -> Option<Entry> {
+    Entry::from_route(Route::decode(&record.head.words)).filter(|entry| entry.kind != EntryKind::Trim)
 }
 
-fn last_of<'a>(segments: &'a mut Vec<LiveSegment>, file: &Segment) -> &'a mut LiveSegment {
-    if segments.last().is_none_or(|last| last.number != file.name.number) {
-        segments.push(live(file));
+fn unknown(file: &Segment, record: &Record<'_>) -> RecoverError {
+    let [found, ..] = Route::decode(&record.head.words).sequence.to_le_bytes();
+    RecoverError::Kind { file: file.name, sequence: record.head.sequence, found }
+}
+
+/// The turns that begin and end in one segment. Kept from segment to segment for its memory.
+#[derive(Default)]
+struct Settled {
+    begun: HashSet<u64, WordHash>,
+    ended: HashSet<u64, WordHash>,
+}
+
+impl Settled {
+    fn find(&mut self, records: &[Record<'_>]) {
+        self.begun.clear();
+        self.ended.clear();
+        for entry in records.iter().filter_map(known_entry) {
+            match entry.kind {
+                EntryKind::Accepted => drop(self.begun.insert(entry.turn)),
+                EntryKind::Done if self.begun.contains(&entry.turn) => drop(self.ended.insert(entry.turn)),
+                _ => {}
+            }
+        }
     }
-    let last = segments.len() - 1;
-    &mut segments[last]
 }
 
 fn resume<T>(walk: &Walk, segments: Vec<T>) -> Resume<T> {

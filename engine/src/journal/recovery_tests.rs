@@ -1,6 +1,6 @@
 //! What recovery makes of damaged logs: cut, holed, flipped, stale, forged.
 
-use super::super::rig::{OPTIONS, Rig, name, read};
+use super::super::rig::{OPTIONS, Rig, entry, name, read};
 use super::*;
 use crate::journal::record::{Head, RECORD_HEADER_BYTES, Stamp, encode, span};
 use crate::journal::segment::{HEADER_BYTES, HEADER_PAGE_BYTES};
@@ -84,6 +84,39 @@ fn a_missing_segment_is_a_hole() {
     assert_eq!((found.report.lost, found.report.next_sequence), (vec![Range { start: 10, end: 20 }], 25));
 }
 
+/// A turn is settled if it began and ended in one segment, behind which comes as much as is retained.
+#[test]
+fn what_ended_long_ago_is_settled() {
+    use EntryKind::{Accepted, Attempt, Block, Done};
+    let first =
+        [(Accepted, 1), (Done, 1), (Accepted, 2), (Accepted, 3), (Block, 3), (Done, 3), (Accepted, 4)];
+    let second = [(Attempt, 4), (Done, 2), (Accepted, 5), (Done, 5), (Done, 4)];
+    let third = [(Accepted, 6), (Done, 6)];
+    let mut rig = Rig::new();
+    // Segments have room for ten of these.
+    let fill = |count| std::iter::repeat_n((Accepted, 100), count);
+    let all = first.into_iter().chain(fill(3)).chain(second).chain(fill(5)).chain(third);
+    for ((kind, turn), sequence) in all.zip(0u64..) {
+        rig.writer.append(&Entry { turn, ..entry(kind, true, sequence) }, 8, &[0; 100_000], 1);
+    }
+    rig.settle();
+    let mut settled = |retain_bytes| {
+        let mut turns = Vec::new();
+        let mut each = |record: RecoveredRecord<'_>| {
+            if record.is_settled {
+                turns.push(record.entry.turn);
+            }
+        };
+        recover(&mut rig.disk, OPTIONS.log_index, retain_bytes, &mut each, |_| {}).unwrap();
+        turns
+    };
+    let third_bytes = 2 * span(100_000) as u64;
+    assert_eq!(settled(u64::MAX), [0; 0]);
+    assert_eq!(settled(third_bytes + 1), [1, 1, 3, 3, 3]);
+    assert_eq!(settled(third_bytes), [1, 1, 3, 3, 3, 5, 5]);
+    assert_eq!(settled(0), [1, 1, 3, 3, 3, 5, 5, 6, 6]);
+}
+
 /// A file whose header was lost with the power may hold records of any generation that nobody sees: the next one is
 /// above all of them. Names that were taken are not given again.
 #[test]
@@ -115,7 +148,7 @@ fn a_flipped_bit_is_never_delivered() {
     rig.disk = disk_of(used);
     for bit in (0..HEADER_BYTES * 8).chain(start_of(0) * 8..size * 8) {
         assert!(rig.disk.flip_bit(FIRST, bit as u64));
-        let result = recover(&mut rig.disk, OPTIONS.log_index, |_| {}, |_| {});
+        let result = recover(&mut rig.disk, OPTIONS.log_index, u64::MAX, |_| {}, |_| {});
         if bit < HEADER_BYTES * 8 {
             let error = result.unwrap_err();
             assert!(matches!(error, RecoverError::Header { file: FIRST, .. }), "bit {bit}: {error}");
@@ -189,7 +222,8 @@ fn unknown_contents_are_refused_by_name() {
         encode(&mut contents, Stamp { generation: 1, salt: OPTIONS.salt }, &head, b"");
         contents
     };
-    let refusal = |contents| recover(&mut disk_of(contents), OPTIONS.log_index, |_| {}, |_| {}).unwrap_err();
+    let refusal =
+        |contents| recover(&mut disk_of(contents), OPTIONS.log_index, u64::MAX, |_| {}, |_| {}).unwrap_err();
     for found in [0, 9, 10, 255] {
         let error = refusal(segment_of(found));
         assert!(
@@ -206,7 +240,7 @@ fn unknown_contents_are_refused_by_name() {
     );
     let mut foreign = SimulatedDisk::default();
     foreign.put(FIRST, segment_of(1));
-    let error = recover(&mut foreign, 4, |_| {}, |_| {}).unwrap_err();
+    let error = recover(&mut foreign, 4, u64::MAX, |_| {}, |_| {}).unwrap_err();
     let RecoverError::Header { source, .. } = error else { panic!("{error}") };
     assert_eq!(source, HeaderError::LogIndex { found: OPTIONS.log_index, expected: 4 });
 }

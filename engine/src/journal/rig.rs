@@ -52,7 +52,7 @@ pub(super) fn read(disk: &mut SimulatedDisk) -> Read {
         assert!(record.body.as_ptr().addr().is_multiple_of(16));
         records.push((record.sequence, Kept { entry: record.entry, body: record.body.to_vec() }));
     };
-    let report = recover(disk, OPTIONS.log_index, each, |id| ids.push(id)).unwrap();
+    let report = recover(disk, OPTIONS.log_index, u64::MAX, each, |id| ids.push(id)).unwrap();
     Read { records, ids, report }
 }
 

@@ -88,6 +88,7 @@ fn found(directory: &Path, shard: usize) -> (Vec<(u64, u64, usize)>, Report) {
     let report = recover(
         &mut log,
         u32::try_from(shard).unwrap(),
+        u64::MAX,
         |record| {
             let message = Message::checked(record.kind, Route::default(), record.body).unwrap();
             let Opened::End(end) = message.open() else { panic!("kind {}", record.kind) };

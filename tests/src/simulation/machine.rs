@@ -7,6 +7,7 @@ use engine::core::{CoreSetting, ShardCore};
 use engine::event::{Input, Recovered, ShardIndex};
 use engine::journal::disk::Operation;
 use engine::journal::entry::{Entry, EntryKind, Progress};
+use engine::journal::recovery::RecoveredRecord;
 use engine::journal::writer::LogWriter;
 use engine::time::Moment;
 use shm_transport::envelope::{Message, Route};
@@ -156,8 +157,14 @@ fn recovered(
     let mut durable = false;
     let (report, missing) = store.recover(
         shard,
+        constants.swarm.limits.log.retain_bytes,
         |record| {
             durable |= record.entry.durable;
+            if record.is_settled {
+                let RecoveredRecord { sequence, at_ms, entry, body, .. } = record;
+                let found = Recovered::Settled { sequence, at_ms, entry, body_bytes: body.len() };
+                return feed(&mut core.borrow_mut(), found);
+            }
             let message = Message::checked(record.kind, Route::default(), record.body);
             let message = message.unwrap_or_else(|poison| panic!("the log gave back what is none: {poison}"));
             let found = Recovered::Record {

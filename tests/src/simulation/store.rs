@@ -86,6 +86,7 @@ impl Store {
     pub(super) fn recover(
         &mut self,
         log_index: usize,
+        retain_bytes: u64,
         mut each: impl FnMut(RecoveredRecord<'_>),
         each_id: impl FnMut(IdEntry),
     ) -> (Report, Vec<Missing>) {
@@ -95,6 +96,7 @@ impl Store {
         let report = recover(
             &mut self.disk,
             log_index,
+            retain_bytes,
             |record| {
                 assert!(found.insert(record.sequence), "record {} is delivered twice", record.sequence);
                 let asked = asked.get(usize::try_from(record.sequence).expect("it fits"));

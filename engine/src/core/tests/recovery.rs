@@ -69,6 +69,29 @@ fn streams_are_resumed_by_place() {
     assert_eq!(resume(&mut poor, 3), [true]);
 }
 
+/// Of what was answered long ago the id is known, and the stream goes on behind it; what is open is not touched by it.
+#[test]
+fn what_is_settled_is_known_by_its_id() {
+    let mut bench = Bench::new(CoreLimits::default(), 0, 1);
+    bench.up();
+    let answered = turn_of(&bench.message("a", 1, |m| m.client_id = "m-1".into()));
+    bench.agent_says(Kind::Block, answered);
+    bench.agent_says(Kind::End, answered);
+    let open = turn_of(&bench.message("a", 2, |m| m.client_id = "m-2".into()));
+    let is_old = |entry: &Entry| entry.turn == answered;
+    let (mut next, seen) = bench.restarted_without(CoreLimits::default(), is_old);
+    assert_eq!(turn_of(&seen), open);
+    let again = next.message("a", 3, |m| m.client_id = "m-1".into());
+    assert_eq!(again, [Seen::Edge(Kind::Failure, 9, 3, Some("already_answered"))]);
+    let other = next.message("a", 4, |m| (m.client_id, m.content) = ("m-1".into(), "ho".into()));
+    assert_eq!(other, [Seen::Edge(Kind::Failure, 9, 4, Some("conflict"))]);
+    next.agent_says(Kind::End, open);
+    let (entry, _) = next.log.last().expect("the end was written");
+    // Behind the block and the end of the one before.
+    assert_eq!(StreamPosition::from_word(entry.word).offset, 2);
+    assert_eq!(next.core.log.next(), next.log.len() as u64);
+}
+
 /// What is written for another number of shards is what was open, and the ids of what was answered, as often as that
 /// happens; no attempt is made of it.
 #[test]

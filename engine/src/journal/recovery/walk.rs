@@ -14,6 +14,8 @@ pub(super) struct Segment {
     header: SegmentHeader,
     /// Records from this number on are in later segments.
     limit: u64,
+    /// Whether so many bytes of records are in later segments as are retained.
+    pub(super) is_far: bool,
 }
 
 /// What a pass has found.
@@ -32,29 +34,31 @@ pub(super) struct Walk {
     pub(super) unused: Vec<UnusedFile>,
 }
 
-type Each<'a> = dyn FnMut(&Segment, Record<'_>) -> Result<(), RecoverError> + 'a;
+/// Is given a segment and its records.
+type Each<'a> = dyn FnMut(&Segment, &[Record<'_>]) -> Result<(), RecoverError> + 'a;
 
 impl Walk {
-    /// Hands every record to `each`.
+    /// Hands every segment with its records to `each`.
     pub(super) fn over(
         reader: &mut impl Reader,
         part: Part,
         log_index: u32,
+        retain_bytes: u64,
         each: &mut Each<'_>,
     ) -> Result<Self, RecoverError> {
         let mut walk = Self::default();
-        let segments = walk.headers(reader, part, log_index)?;
+        let mut segments = walk.headers(reader, part, log_index)?;
         let mut buffer = Aligned::default();
+        mark_far(&mut segments, reader, retain_bytes, &mut buffer)?;
+        let mut spare = Vec::new();
         for (index, segment) in segments.iter().enumerate() {
             if let Some(next) = segments.get(index + 1) {
                 reader.will_read(next.name);
             }
-            let size = usize::try_from(segment.bytes).unwrap_or(usize::MAX);
-            let space = buffer.space(size);
-            let filled = reader
-                .read(segment.name, space)
-                .map_err(|source| RecoverError::Read { file: segment.name, source })?;
-            walk.segment(segment, &buffer.space(size)[..filled], each)?;
+            let mut records = emptied(spare);
+            walk.segment(segment, buffer.fill(reader, segment)?, &mut records);
+            each(segment, &records)?;
+            spare = emptied(records);
         }
         Ok(walk)
     }
@@ -85,14 +89,21 @@ impl Walk {
                     for earlier in &mut segments {
                         earlier.limit = earlier.limit.min(header.first_sequence);
                     }
-                    segments.push(Segment { name, bytes: file.bytes, header, limit: u64::MAX });
+                    segments.push(Segment {
+                        name,
+                        bytes: file.bytes,
+                        header,
+                        limit: u64::MAX,
+                        is_far: false,
+                    });
                 }
             }
         }
         Ok(segments)
     }
 
-    fn segment(&mut self, segment: &Segment, bytes: &[u8], each: &mut Each<'_>) -> Result<(), RecoverError> {
+    /// Adds the records of a segment.
+    fn segment<'a>(&mut self, segment: &Segment, bytes: &'a [u8], records: &mut Vec<Record<'a>>) {
         let first = segment.header.first_sequence;
         let mut due = self.expected.unwrap_or(first);
         self.miss(due..first);
@@ -108,7 +119,7 @@ impl Walk {
                     self.bytes += span as u64;
                     // A later record says that what seemed to be the tail was none.
                     self.torn_bytes = 0;
-                    each(segment, record)?;
+                    records.push(record);
                     due = sequence + 1;
                     at = begin + span;
                 }
@@ -121,7 +132,6 @@ impl Walk {
         }
         self.expected = Some(due);
         self.segments.push((*segment, due));
-        Ok(())
     }
 
     fn miss(&mut self, numbers: Range<u64>) {
@@ -129,6 +139,35 @@ impl Walk {
             self.lost.push(numbers);
         }
     }
+}
+
+/// Finds the segments behind which so many bytes of records come. Files may be nearly empty, so it looks into them,
+/// the last first.
+fn mark_far(
+    segments: &mut [Segment],
+    reader: &mut impl Reader,
+    retain_bytes: u64,
+    buffer: &mut Aligned,
+) -> Result<(), RecoverError> {
+    let mut behind = Walk::default();
+    let mut spare = Vec::new();
+    for segment in segments.iter_mut().rev() {
+        segment.is_far = behind.bytes >= retain_bytes;
+        if !segment.is_far {
+            behind.expected = None;
+            let mut records = emptied(spare);
+            behind.segment(segment, buffer.fill(reader, segment)?, &mut records);
+            spare = emptied(records);
+        }
+    }
+    Ok(())
+}
+
+/// The same memory for the records of another segment: a segment has a hundred thousand.
+fn emptied<'a>(mut records: Vec<Record<'_>>) -> Vec<Record<'a>> {
+    records.clear();
+    // Collected in place, as nothing is longer than before.
+    records.into_iter().map(|_| unreachable!("it is empty")).collect()
 }
 
 enum Found<'a> {
@@ -179,6 +218,14 @@ struct Aligned {
 }
 
 impl Aligned {
+    /// All of a segment's file.
+    fn fill(&mut self, reader: &mut impl Reader, segment: &Segment) -> Result<&[u8], RecoverError> {
+        let space = self.space(usize::try_from(segment.bytes).unwrap_or(usize::MAX));
+        let read = reader.read(segment.name, space);
+        let filled = read.map_err(|source| RecoverError::Read { file: segment.name, source })?;
+        Ok(&space[..filled])
+    }
+
     fn space(&mut self, size: usize) -> &mut [u8] {
         if self.bytes.len() < size + RECORD_ALIGN {
             // Not resized: the old contents need no copy, and fresh zeros cost nothing.
