@@ -232,6 +232,11 @@ fn read_log(
     let directory = log_directory(&set.directory(), shard);
     let mut files = LogDirectory::open(&directory)?;
     let started = Instant::now();
+    let disk = |step| failed(step, &directory);
+    if files.has_failed().map_err(disk("looking into"))? {
+        tracing::warn!(shard, "the journal has failed in an earlier run: its files are written again");
+        files.write_again().map_err(disk("writing again the files in"))?;
+    }
     let (mut records, mut invalid) = (0u64, 0u64);
     let log_index = u32::try_from(shard).unwrap_or(u32::MAX);
     // Told by two closures, never at the same time.
@@ -253,11 +258,7 @@ fn read_log(
         .map_err(|source| JournalStartError::Recover { directory: directory.clone(), source })?;
     tell(Recovered::NextSequence(report.next_sequence));
     // Before anybody is told of what was found.
-    files.sync_all().map_err(|source| JournalStartError::System {
-        step: "syncing the journal in",
-        path: directory.clone(),
-        source,
-    })?;
+    files.sync_all().map_err(disk("syncing the journal in"))?;
     let took_ms = started.elapsed().as_millis();
     if records > 0 {
         tracing::info!(shard, records, bytes = report.bytes, took_ms, "journal read");

@@ -6,12 +6,13 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{Advice, AtFlags, FallocateFlags, Mode, OFlags};
+use rustix::fs::{Access, Advice, AtFlags, FallocateFlags, Mode, OFlags};
 use rustix::io::Errno;
 use shm_transport::doorbell::silence;
 
@@ -22,6 +23,10 @@ use super::writer::UnusedFile;
 
 /// Name of the directory of the id log in that of the entries.
 const IDS_FOLDER: &str = "ids";
+/// Name of the file that says that a write or sync has failed.
+const FAILED_MARK: &str = "failed";
+/// Bytes that are written again at once.
+const REWRITE_BYTES: usize = 1 << 20;
 /// Files of one log that are open at the same time.
 pub(super) const OPEN_FILES_MAX: usize = 4;
 /// How often a call that was interrupted is repeated.
@@ -76,6 +81,48 @@ impl LogDirectory {
             rustix::fs::fsync(self.folder(part))?;
         }
         Ok(())
+    }
+
+    /// Notes that a write or sync has failed. The kernel may then count pages as clean that are not on disk, so that no
+    /// later sync says anything about them, also in the next run.
+    pub fn note_failure(&self) -> io::Result<()> {
+        let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC;
+        let mark = rustix::fs::openat(&self.entries, FAILED_MARK, flags, Mode::RUSR | Mode::WUSR)?;
+        rustix::fs::fsync(mark)?;
+        Ok(rustix::fs::fsync(&self.entries)?)
+    }
+
+    /// Whether a failure was noted.
+    pub fn has_failed(&self) -> io::Result<bool> {
+        match rustix::fs::accessat(&self.entries, FAILED_MARK, Access::EXISTS, AtFlags::empty()) {
+            Ok(()) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// After a failure: writes every file again as it is read, so that a sync says something about all of it, and has it
+    /// on disk.
+    pub fn write_again(&mut self) -> io::Result<()> {
+        let mut buffer = vec![0; REWRITE_BYTES];
+        for part in [Part::Entries, Part::Ids] {
+            for file in self.list(part)? {
+                let segment = SegmentName { part, number: file.number };
+                let file = std::fs::File::from(self.open_segment(segment, OFlags::RDWR)?);
+                let mut offset = 0;
+                loop {
+                    let read = file.read_at(&mut buffer, offset)?;
+                    if read == 0 {
+                        break;
+                    }
+                    file.write_all_at(&buffer[..read], offset)?;
+                    offset += read as u64;
+                }
+            }
+        }
+        self.sync_all()?;
+        rustix::fs::unlinkat(&self.entries, FAILED_MARK, AtFlags::empty())?;
+        Ok(rustix::fs::fsync(&self.entries)?)
     }
 
     fn folder(&self, part: Part) -> BorrowedFd<'_> {

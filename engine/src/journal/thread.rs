@@ -10,7 +10,7 @@
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -140,9 +140,11 @@ pub fn start(
     let logs = links.into_iter().zip(resume).zip(0u32..).map(|((link, resume), log_index)| {
         // Its keys come from the system's source of randomness.
         let salt = RandomState::new().hash_one(log_index);
-        let JournalOptions { segment_bytes, ids_keep, ids_max, .. } = *options;
+        let JournalOptions { segment_bytes, ids_keep, ids_max, ref directory, .. } = *options;
         let options = LogOptions { log_index, segment_bytes, ids_keep, ids_max, salt };
-        Log { link, writer: LogWriter::new(&options, resume), told: None, state: JournalState::Writing }
+        let directory = log_directory(&directory, log_index as usize);
+        let state = JournalState::Writing;
+        Log { link, writer: LogWriter::new(&options, resume), told: None, state, directory }
     });
     let (end, mailbox) = bounded(1);
     let journal = JournalThread {
@@ -192,6 +194,8 @@ struct Log {
     told: Option<Progress>,
     /// What the operator knows.
     state: JournalState,
+    /// Where its files are.
+    directory: PathBuf,
 }
 
 /// Whether the thread has been told to end.
@@ -309,9 +313,21 @@ impl Log {
         count
     }
 
-    /// Tells the shard how far its log is, and the operator if its state has changed.
+    /// Tells the operator, if the state of the log has changed, and the shard how far it is.
     fn tell(&mut self, shard: usize) {
         let progress = self.writer.progress();
+        if self.state != progress.state {
+            self.state = progress.state;
+            match (progress.state, self.writer.failure()) {
+                (JournalState::Writing, _) => tracing::info!(shard, "the journal has space again"),
+                (JournalState::Full, _) => tracing::warn!(shard, "the journal's disk is full"),
+                (JournalState::Failed, Some(error)) => {
+                    tracing::error!(shard, %error, "the journal has failed, nothing is acknowledged any more");
+                    note_failure(&self.directory, shard);
+                }
+                (JournalState::Failed, None) => {}
+            }
+        }
         // One at a time: a shard that does not listen needs the latest only.
         if self.told != Some(progress) && self.link.sender.backlog_bytes() == 0 {
             match self.link.sender.forward(&progress.to_route(), Body::JOURNALED) {
@@ -320,18 +336,6 @@ impl Log {
             }
         }
         trusted_sender(self.link.sender.flush(), shard);
-        if self.state == progress.state {
-            return;
-        }
-        self.state = progress.state;
-        match (progress.state, self.writer.failure()) {
-            (JournalState::Writing, _) => tracing::info!(shard, "the journal has space again"),
-            (JournalState::Full, _) => tracing::warn!(shard, "the journal's disk is full"),
-            (JournalState::Failed, Some(error)) => {
-                tracing::error!(shard, %error, "the journal has failed, nothing is acknowledged any more");
-            }
-            (JournalState::Failed, None) => {}
-        }
     }
 
     /// Whether an ending thread need not wait for this log.
@@ -344,6 +348,15 @@ impl Log {
         };
         // What was failing when the end came may still be with the executor, which waits for it when it is dropped.
         stuck || (self.writer.is_synced() && !self.writer.is_busy())
+    }
+}
+
+/// For the next start.
+fn note_failure(directory: &Path, shard: usize) {
+    let opened = LogDirectory::open(directory).map_err(|error| error.source);
+    if let Err(error) = opened.and_then(|log| log.note_failure()) {
+        let directory = directory.display();
+        tracing::error!(shard, %directory, %error, "the failure of the journal cannot be noted for the next start");
     }
 }
 

@@ -11,6 +11,7 @@ use shm_transport::segment::in_process;
 use super::*;
 use crate::journal::disk::{Operation, Part, SegmentName};
 use crate::journal::recovery::{Report, recover};
+use crate::journal::segment::file_name;
 
 const SHARDS: usize = 3;
 
@@ -199,6 +200,32 @@ fn executors_write_the_same() {
         written.push(files);
     }
     assert!(written.iter().all(|files| *files == written[0]));
+}
+
+/// A failure is noted for the next start, which writes everything again and forgets it.
+#[test]
+fn a_failure_is_noted_for_the_next_start() {
+    for executor in executors() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = log_directory(directory.path(), 1);
+        // Where a file is to be made, there is something else.
+        let in_the_way = log.join(file_name(1));
+        std::fs::create_dir_all(&in_the_way).unwrap();
+        let mut running = begin(directory.path(), executor, vec![LogResume::default(); SHARDS]);
+        running.send(1, entry(EntryKind::Done, false, 0), 50);
+        running.wait_for(1, |progress| progress.state == JournalState::Failed);
+        let failed =
+            |shard| LogDirectory::open(&log_directory(directory.path(), shard)).unwrap().has_failed();
+        assert_eq!([0, 1].map(|shard| failed(shard).unwrap()), [false, true], "{executor:?}");
+        running.handle.end().unwrap();
+
+        std::fs::remove_dir(in_the_way).unwrap();
+        let contents: Vec<u8> = (0..3_000_000u32).map(|at| at as u8).collect();
+        std::fs::write(log.join(file_name(7)), &contents).unwrap();
+        LogDirectory::open(&log).unwrap().write_again().unwrap();
+        assert!(!failed(1).unwrap());
+        assert!(std::fs::read(log.join(file_name(7))).unwrap() == contents, "the contents are another");
+    }
 }
 
 /// An operation that cannot be done completes with its error, in order, and a sync behind a failed write is skipped.

@@ -68,7 +68,7 @@ impl World {
                 store.disk.interrupt(operation, &mut below);
             }
             if host.writer.failure().is_some() {
-                store.suspect_from(host.writer.progress().synced, host.writer.next_sequence());
+                store.note_failure();
             }
             store.ended = if power { Ended::PowerLost } else { Ended::Killed };
             if power {

@@ -2,7 +2,6 @@
 //! is missing.
 
 use std::collections::BTreeSet;
-use std::ops::Range;
 
 use engine::journal::disk::{Operation, Part, SegmentName};
 use engine::journal::entry::{Entry, EntryKind, IdEntry, Progress};
@@ -53,9 +52,8 @@ pub(super) struct Store {
     /// Whether bits were changed since the last recovery.
     pub(super) flipped: bool,
     pub(super) ended: Ended,
-    /// Numbers of records whose sync has failed. The kernel counts their pages as clean afterwards, so that a later
-    /// sync of the file says nothing about them.
-    suspect: Vec<Range<u64>>,
+    /// Whether a write or sync has failed: pages may count as clean that are not on disk.
+    failed: bool,
 }
 
 impl Store {
@@ -73,9 +71,20 @@ impl Store {
         self.told.synced = self.told.synced.max(progress.synced);
     }
 
-    /// The log has failed: what was not synced then may be in the page cache only, for as long as it is there.
-    pub(super) fn suspect_from(&mut self, synced: u64, next: u64) {
-        self.suspect.push(synced..next);
+    /// A write or sync has failed, which the log notes for the next start.
+    pub(super) fn note_failure(&mut self) {
+        self.failed = true;
+    }
+
+    /// After a failure, everything is written again before it is read.
+    fn write_again(&mut self) {
+        let names = [Part::Entries, Part::Ids].map(|part| self.disk.names(part));
+        for segment in names.into_iter().flatten() {
+            let bytes = self.disk.contents(segment).expect("it was listed").to_vec();
+            let written = self.disk.execute(Operation::Write { segment, offset: 0, bytes }).result;
+            let synced = self.disk.execute(Operation::Sync { segment }).result;
+            assert_eq!((written, synced), (Ok(()), Ok(())), "the disk is fine at a start");
+        }
     }
 
     /// Reads the logs back.
@@ -90,6 +99,9 @@ impl Store {
         mut each: impl FnMut(RecoveredRecord<'_>),
         each_id: impl FnMut(IdEntry),
     ) -> (Report, Vec<Missing>) {
+        if std::mem::take(&mut self.failed) {
+            self.write_again();
+        }
         let log_index = u32::try_from(log_index).expect("there are few shards");
         let mut found = BTreeSet::new();
         let asked = &self.asked;
@@ -127,10 +139,7 @@ impl Store {
         let next = report.next_sequence;
         let kept_until = match self.ended {
             Ended::Killed => self.told.written,
-            Ended::PowerLost => {
-                let suspect = self.suspect.iter().map(|range| range.start);
-                suspect.chain([self.told.synced]).min().unwrap_or(0)
-            }
+            Ended::PowerLost => self.told.synced,
         };
         assert!(next >= kept_until, "the log ends at {next}, although {kept_until} was promised");
         let reported: BTreeSet<u64> = report.lost_sequences().collect();
@@ -154,10 +163,9 @@ impl Store {
             // What is lost from the beginning of a log cannot be told from what was given up.
             let at_an_end = sequence >= next || sequence < first_found;
             assert!(at_an_end || reported.contains(&sequence), "record {sequence} is skipped silently");
-            let suspect = self.suspect.iter().any(|range| range.contains(&sequence));
-            let excused = self.flipped || suspect || sequence >= kept_until;
+            let excused = self.flipped || sequence >= kept_until;
             assert!(excused, "record {sequence} is gone, although it was promised: {asked:?}");
-            let (damaged, elsewhere) = (self.flipped || suspect, messages.contains(&asked.turn));
+            let (damaged, elsewhere) = (self.flipped, messages.contains(&asked.turn));
             missing.push(Missing { asked, told: sequence < self.told.written, damaged, elsewhere });
         }
         let end = usize::try_from(next).expect("it fits");
