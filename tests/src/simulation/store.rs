@@ -170,6 +170,8 @@ impl Store {
         }
         let end = usize::try_from(next).expect("it fits");
         self.asked.truncate(end);
+        // A log that was lost as a whole begins anew.
+        self.trimmed = self.trimmed.min(next);
         self.flipped = false;
         self.told = Progress { written: next, synced: 0, ..Progress::default() };
         missing
