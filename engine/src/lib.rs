@@ -46,6 +46,7 @@ pub mod routing;
 pub mod scaling;
 pub mod session;
 pub mod shard;
+mod spread;
 pub mod stats;
 pub mod supervision;
 pub mod time;

@@ -10,6 +10,7 @@ use shm_transport::ports::session_hash;
 
 use super::threads::{AGENT, Threads};
 use crate::bell;
+use crate::machine;
 use crate::ring::endpoint::{nanoseconds, new_histogram};
 
 const RECEIVE_MAX: usize = 128;
@@ -17,8 +18,10 @@ const RECEIVE_MAX: usize = 128;
 const PATIENCE: Duration = Duration::from_secs(20);
 /// The longest sleep before a look at the clock.
 const SLEEP_MAX: Duration = Duration::from_millis(50);
-/// A message that is due so soon is waited for awake: a sleep takes about as long.
+/// A message that is due so soon is waited for awake, since a sleep takes about as long; but only where every thread of
+/// the pipeline has a CPU, or it would be the shard that waits.
 const AWAKE: Duration = Duration::from_micros(5);
+const AWAKE_CPUS: usize = 4;
 /// The part of a run that only warms up.
 const WARM_UP_PART: u32 = 5;
 /// How late the kernel may end a sleep; its default of 50 microseconds would be in every latency.
@@ -113,6 +116,7 @@ impl<'a> Edge<'a> {
     pub fn open(&mut self, per_s: f64, duration: Duration) -> io::Result<Outcome> {
         let mut taking = Taking::new(duration)?;
         let (start, interval) = (Instant::now(), Duration::from_secs_f64(1.0 / per_s));
+        let awake = if machine::usable_cpus().len() >= AWAKE_CPUS { AWAKE } else { Duration::ZERO };
         let mut due = start;
         let mut number = 0u64;
         loop {
@@ -134,7 +138,7 @@ impl<'a> Edge<'a> {
             let count = self.receive()?;
             self.take(&mut taking);
             let pause = due.saturating_duration_since(Instant::now());
-            if count == 0 && (pause > AWAKE || self.free.is_empty()) {
+            if count == 0 && (pause > awake || self.free.is_empty()) {
                 self.sleep(if self.free.is_empty() { SLEEP_MAX } else { pause.min(SLEEP_MAX) })?;
             }
         }

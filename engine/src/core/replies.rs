@@ -7,11 +7,10 @@
 
 use std::collections::VecDeque;
 
-use hashbrown::HashMap;
 use shm_transport::envelope::StoredBody;
 
-use crate::hash::WordHash;
 use crate::session::StreamPosition;
+use crate::spread::SpreadMap;
 
 /// Bytes of a kept word beside its body, about.
 const WORD_BYTES: usize = 64;
@@ -62,9 +61,9 @@ pub struct Since {
 /// The store.
 #[derive(Debug)]
 pub struct Replies {
-    by_turn: HashMap<u64, Reply, WordHash>,
+    by_turn: SpreadMap<Reply>,
     /// The turn that began to speak last, and the number of its reply, by session.
-    last: HashMap<u64, (u64, u64), WordHash>,
+    last: SpreadMap<(u64, u64)>,
     next_number: u64,
     /// Turns that have ended, oldest first.
     ended: VecDeque<u64>,
@@ -81,8 +80,8 @@ impl Replies {
     /// An empty store.
     pub fn new(bytes_max: usize) -> Self {
         Self {
-            by_turn: HashMap::default(),
-            last: HashMap::default(),
+            by_turn: SpreadMap::default(),
+            last: SpreadMap::default(),
             next_number: 1,
             ended: VecDeque::new(),
             spare: Vec::new(),
@@ -106,14 +105,14 @@ impl Replies {
     pub fn push(&mut self, turn: u64, session: u64, word: Word) {
         let bytes = WORD_BYTES + word.body.bytes_len();
         let Self { by_turn, last, spare, next_number, .. } = self;
-        let reply = by_turn.entry(turn).or_insert_with(|| {
+        let reply = by_turn.at_mut(turn).entry(turn).or_insert_with(|| {
             let number = *next_number;
             *next_number += 1;
             Reply {
                 words: spare.pop().unwrap_or_default(),
                 session,
                 number,
-                previous: last.insert(session, (turn, number)).unwrap_or_default(),
+                previous: last.at_mut(session).insert(session, (turn, number)).unwrap_or_default(),
                 ..Reply::default()
             }
         });
@@ -126,12 +125,12 @@ impl Replies {
 
     /// The words of a turn so far.
     pub fn get(&self, turn: u64) -> Option<&Reply> {
-        self.by_turn.get(&turn)
+        self.by_turn.at(turn).get(&turn)
     }
 
     /// The word at that place is in the journal now.
     pub fn keep(&mut self, turn: u64, position: StreamPosition) -> Option<&Word> {
-        let reply = self.by_turn.get_mut(&turn)?;
+        let reply = self.by_turn.at_mut(turn).get_mut(&turn)?;
         // The newest words are asked for.
         let word = reply.words.iter_mut().rev().find(|word| word.position == position)?;
         word.kept = true;
@@ -140,7 +139,7 @@ impl Replies {
 
     /// Its last word has been said; it may be given up from now on.
     pub fn end(&mut self, turn: u64) {
-        if let Some(reply) = self.by_turn.get_mut(&turn)
+        if let Some(reply) = self.by_turn.at_mut(turn).get_mut(&turn)
             && !std::mem::replace(&mut reply.ended, true)
         {
             self.ended.push_back(turn);
@@ -148,7 +147,7 @@ impl Replies {
         while self.bytes > self.bytes_max {
             let Some(turn) = self.ended.pop_front() else { return };
             // A dead letter had ended too, and says something else if it is replayed.
-            if self.by_turn.get(&turn).is_some_and(|reply| reply.ended) {
+            if self.by_turn.at(turn).get(&turn).is_some_and(|reply| reply.ended) {
                 self.forget(turn);
             }
         }
@@ -156,10 +155,10 @@ impl Replies {
 
     /// Gives a reply up.
     pub fn forget(&mut self, turn: u64) {
-        let Some(mut reply) = self.by_turn.remove(&turn) else { return };
+        let Some(mut reply) = self.by_turn.at_mut(turn).remove(&turn) else { return };
         self.bytes -= reply.bytes;
-        if self.last.get(&reply.session) == Some(&(turn, reply.number)) {
-            self.last.remove(&reply.session);
+        if self.last.at(reply.session).get(&reply.session) == Some(&(turn, reply.number)) {
+            self.last.at_mut(reply.session).remove(&reply.session);
         }
         if self.spare.len() < SPARE_MAX {
             reply.words.clear();
@@ -178,9 +177,9 @@ impl Replies {
             false => None,
         };
         let mut words = Vec::new();
-        let (mut turn, mut number) = self.last.get(&session).copied().unwrap_or_default();
+        let (mut turn, mut number) = self.last.at(session).get(&session).copied().unwrap_or_default();
         while expected != Some(words.len() as u64)
-            && let Some(reply) = self.by_turn.get(&turn).filter(|reply| reply.number == number)
+            && let Some(reply) = self.by_turn.at(turn).get(&turn).filter(|reply| reply.number == number)
         {
             words.extend(
                 reply.words.iter().filter(|word| word.position > after).map(|word| (word.position, turn)),
@@ -193,6 +192,6 @@ impl Replies {
 
     /// The word of a turn at a place.
     pub fn word(&self, turn: u64, position: StreamPosition) -> Option<&Word> {
-        self.by_turn.get(&turn)?.words.iter().find(|word| word.position == position)
+        self.by_turn.at(turn).get(&turn)?.words.iter().find(|word| word.position == position)
     }
 }
