@@ -39,6 +39,7 @@ pub mod flight;
 mod hash;
 pub mod histogram;
 pub mod journal;
+mod long_queue;
 mod paged;
 pub mod planted;
 pub mod retry;

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 
 use crate::journal::entry::EntryKind;
+use crate::long_queue::LongQueue;
 
 /// Bytes of a record beside its body, about.
 const RECORD_BYTES: u64 = 72;
@@ -57,14 +58,14 @@ pub struct Log {
     /// Places in the log, about every [`LogLimits::trim_every_bytes`].
     marks: VecDeque<Mark>,
     /// Turns by the place of their message, oldest first; some have ended or been moved since.
-    live: VecDeque<(u64, u64, u64)>,
+    live: LongQueue<(u64, u64, u64)>,
     trimmed: u64,
 }
 
 impl Log {
     /// A log whose next record has that sequence.
     pub fn new(next: u64, limits: LogLimits) -> Self {
-        Self { limits, next, bytes: 0, marks: VecDeque::new(), live: VecDeque::new(), trimmed: 0 }
+        Self { limits, next, bytes: 0, marks: VecDeque::new(), live: LongQueue::new(), trimmed: 0 }
     }
 
     /// The sequence of the next record.

@@ -5,10 +5,9 @@
 //! where the gateway cannot say any more what the last offset was. The store is bounded in bytes; whole replies are
 //! given up, oldest first, and only after they have ended.
 
-use std::collections::VecDeque;
-
 use shm_transport::envelope::StoredBody;
 
+use crate::long_queue::LongQueue;
 use crate::session::StreamPosition;
 use crate::spread::SpreadMap;
 
@@ -66,7 +65,7 @@ pub struct Replies {
     last: SpreadMap<(u64, u64)>,
     next_number: u64,
     /// Turns that have ended, oldest first.
-    ended: VecDeque<u64>,
+    ended: LongQueue<u64>,
     /// Emptied lists, for the next replies.
     spare: Vec<Vec<Word>>,
     bytes: usize,
@@ -83,7 +82,7 @@ impl Replies {
             by_turn: SpreadMap::default(),
             last: SpreadMap::default(),
             next_number: 1,
-            ended: VecDeque::new(),
+            ended: LongQueue::new(),
             spare: Vec::new(),
             bytes: 0,
             bytes_max,
