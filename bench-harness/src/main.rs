@@ -16,6 +16,7 @@ mod results;
 mod ring;
 mod segment;
 mod sleepers;
+mod spawn;
 mod table;
 mod ws;
 mod ws_echo;
@@ -47,6 +48,9 @@ EXAMPLES
       bench-harness engine --rounds 5 --seconds-per-cell 10 --json engine.json
       bench-harness engine --driver epoll --class memory --window 64 --idle-agents 1000
       bench-harness journal --rounds 5 --seconds-per-cell 5 --directory /var/tmp --json journal.json
+
+  How long an agent takes to start: alone, beside 500, and with Python in a host
+      bench-harness spawn --hosted 'python3 examples/streaming_agent.py' --json spawn.json
 
   Pictures of a run
       bench-harness plot --json ring.json --out results/plots
@@ -91,6 +95,8 @@ enum SubjectCommand {
     Engine(pipeline::Options),
     /// The thread that writes the journal, alone; and how fast a log is read back.
     Journal(journal::Options),
+    /// From the request to a keeper until an agent's first words, alone and beside hundreds.
+    Spawn(spawn::Options),
     /// From nothing to the first message: create, attach twice, send, receive.
     Segment(segment::Options),
     /// A gateway and the bare echo server side by side, under the same load.
@@ -136,6 +142,7 @@ fn run(subject: SubjectCommand) -> anyhow::Result<ExitCode> {
         SubjectCommand::Engine(options) => pipeline::run(&options)?,
         SubjectCommand::Journal(options) => journal::run(&options)?,
         SubjectCommand::CoreCell(options) => core::instructions::serve(&options),
+        SubjectCommand::Spawn(options) => spawn::run(&options)?,
         SubjectCommand::Segment(options) => segment::run(&options)?,
         SubjectCommand::Plot(options) => plot::run(&options)?,
         SubjectCommand::Ws(options) => return Ok(exit_code(ws::run(&options)?)),
