@@ -6,7 +6,7 @@ mod rig;
 
 use std::hint::black_box;
 use std::num::NonZeroU64;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use engine::dedup::{Admit, DedupLimits, DedupWindow, NO_REFERENCE};
@@ -57,14 +57,10 @@ fn time(rig: &mut Rig, half: Half, messages: u64) -> Duration {
     let groups = messages.div_ceil(GROUP as u64);
     let mut spent = Duration::ZERO;
     for _ in 0..groups {
-        rig.prepare();
-        let start = Instant::now();
-        rig.route();
-        let given = Instant::now();
-        rig.finish();
+        let (routed, finished) = rig.timed();
         spent += match half {
-            Half::Routed => given - start,
-            Half::Finished => given.elapsed(),
+            Half::Routed => routed,
+            Half::Finished => finished,
         };
     }
     spent.mul_f64(messages as f64 / (groups * GROUP as u64) as f64)

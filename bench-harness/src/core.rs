@@ -164,13 +164,9 @@ pub fn one_round(rig: &mut Rig, round: Duration) -> Costs {
     while routed_ns.is_empty() || Instant::now() < end {
         let (mut routed, mut finished) = (Duration::ZERO, Duration::ZERO);
         for _ in 0..groups {
-            rig.prepare();
-            let start = Instant::now();
-            rig.route();
-            let given = Instant::now();
-            rig.finish();
-            finished += given.elapsed();
-            routed += given - start;
+            let halves = rig.timed();
+            routed += halves.0;
+            finished += halves.1;
         }
         routed_ns.push(routed.as_nanos() as f64 / messages);
         whole_ns.push((routed + finished).as_nanos() as f64 / messages);

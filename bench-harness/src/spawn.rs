@@ -136,7 +136,9 @@ fn report(all: &[Found]) -> Vec<Row> {
             let mut line = vec![(*kind).to_owned(), found.alive.to_string()];
             line.extend(metrics.iter().map(|&(.., value)| ns(Some(value))));
             table.push(line);
-            rows.extend(metrics.iter().map(|&(metric, unit, value)| row(kind, found.alive, metric, unit, value)));
+            rows.extend(
+                metrics.iter().map(|&(metric, unit, value)| row(kind, found.alive, metric, unit, value)),
+            );
             let limits = [("p50", MEDIAN_TARGET_NS), ("p99", P99_TARGET_NS)];
             for (wanted, limit) in limits.into_iter().filter(|_| *kind == "native") {
                 let value = metrics.iter().find(|found| found.0 == wanted).map_or(0.0, |found| found.2);
@@ -162,7 +164,10 @@ fn report(all: &[Found]) -> Vec<Row> {
         }
         if let Some(bytes) = found.agent_bytes {
             rows.push(row("native", alive, "private", "B", bytes));
-            println!("{alive} agents, each with its first words heard: {:.0} ms", found.start_all.as_secs_f64() * 1e3);
+            println!(
+                "{alive} agents, each with its first words heard: {:.0} ms",
+                found.start_all.as_secs_f64() * 1e3
+            );
         }
     }
     print!("{table}\n{targets}");

@@ -5,7 +5,7 @@
 //! replies go to the edge. Making the messages is apart, so that it need not be timed.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use engine::core::{AgentDefinition, CoreLimits, CoreSetting, ShardCore};
 use engine::dedup::DedupLimits;
@@ -178,6 +178,16 @@ impl Rig {
         }
         self.journal_answers();
         assert_eq!(self.replied - before, self.shape.group as u64, "every message is answered");
+    }
+
+    /// A group of messages: the time of either half of their lives.
+    pub fn timed(&mut self) -> (Duration, Duration) {
+        self.prepare();
+        let start = Instant::now();
+        self.route();
+        let given = Instant::now();
+        self.finish();
+        (given - start, given.elapsed())
     }
 
     fn journal_answers(&mut self) {

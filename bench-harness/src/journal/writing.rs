@@ -121,6 +121,15 @@ fn begin(
     Ok((journal, Shard::new(link, bell)))
 }
 
+impl Shard {
+    /// Sends a block, and says which number it has.
+    fn send_block(&mut self, class: Class, body: &StoredBody) -> io::Result<u64> {
+        let turn = self.sent;
+        self.send(entry(EntryKind::Block, class == Class::Durable, turn, 0), body.as_body())?;
+        Ok(turn)
+    }
+}
+
 fn body_of(size_bytes: usize) -> StoredBody {
     let block = BlockV1 { block_type: 0, content: "x".repeat(size_bytes) };
     Encoder::default().encode(&block).to_stored()
@@ -150,8 +159,7 @@ pub fn full_speed(
     let start = Instant::now();
     while start.elapsed() < duration {
         for _ in 0..batch {
-            let turn = shard.sent;
-            shard.send(entry(EntryKind::Block, class == Class::Durable, turn, 0), body.as_body())?;
+            shard.send_block(class, &body)?;
         }
         if shard.sent - trimmed > kept + trim_every {
             trimmed = shard.sent - kept;
@@ -186,11 +194,10 @@ pub fn one_by_one(
     let end_of_time = Instant::now() + duration;
     while latency_ns.is_empty() || Instant::now() < end_of_time {
         let start = Instant::now();
-        let turn = shard.sent;
-        shard.send(entry(EntryKind::Block, class == Class::Durable, turn, 0), body.as_body())?;
+        let number = shard.send_block(class, &body)?;
         shard.wait(class, 0)?;
         // The first ones meet files that are being made.
-        if turn >= 10 {
+        if number >= 10 {
             latency_ns.saturating_record(nanoseconds(start.elapsed()));
         }
     }

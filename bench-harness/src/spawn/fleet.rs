@@ -107,7 +107,9 @@ impl Fleet {
         if poll(&mut [PollFd::new(&self.client, PollFlags::IN)], Some(&timeout))? == 0 {
             return Err(io::Error::new(io::ErrorKind::TimedOut, "the keeper is silent"));
         }
-        let Some((event, descriptors)) = self.client.receive().map_err(io::Error::other)? else { return Ok(()) };
+        let Some((event, descriptors)) = self.client.receive().map_err(io::Error::other)? else {
+            return Ok(());
+        };
         match event {
             Event::Spawned { instance, process_id, .. } => {
                 let mut descriptors = descriptors.into_iter();

@@ -12,7 +12,10 @@ use crate::table::{Table, ns};
 /// What runs `true`, and how.
 const OTHERS: [(&str, &[&str]); 4] = [
     ("nothing", &["true"]),
-    ("unshare", &["unshare", "--user", "--map-root-user", "--pid", "--mount", "--ipc", "--uts", "--fork", "true"]),
+    (
+        "unshare",
+        &["unshare", "--user", "--map-root-user", "--pid", "--mount", "--ipc", "--uts", "--fork", "true"],
+    ),
     ("bwrap", &["bwrap", "--ro-bind", "/", "/", "--unshare-all", "true"]),
     ("systemd-nspawn", &["systemd-nspawn", "--quiet", "--directory=/", "--volatile=yes", "true"]),
 ];
