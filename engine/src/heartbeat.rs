@@ -13,8 +13,9 @@
 //! | has given a sign | nothing new | a miss: asked again, or [`Verdict::Hung`] |
 //!
 //! Questions and looks are the shard's, so while a shard does not run it asks nothing and misses nobody. A look that comes
-//! more than [`LATE`] after its time is no miss, and moves the end of every start: whatever kept the shard from looking may
-//! have kept an agent from answering the last question.
+//! more than [`LATE`] after its time is a tenth of a miss ([`LATE_LOOKS_PER_MISS`]), and moves the end of every start:
+//! whatever kept the shard from looking may have kept an agent from answering the last question. A shard that is always late
+//! finds who is hung, too, but takes its time.
 //!
 //! Looks fall on multiples of the interval, so that a shard wakes at most once in each, however many agents it has.
 
@@ -24,8 +25,11 @@ use std::time::Duration;
 use crate::event::InstanceId;
 use crate::time::Moment;
 
-/// How long after its time a look may come and still be a miss.
+/// How long after its time a look may come and still be a whole miss.
 pub const LATE: Duration = Duration::from_millis(50);
+
+/// How many late looks are a miss.
+pub const LATE_LOOKS_PER_MISS: u32 = 10;
 
 /// How patient a shard is with agents that say nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,8 +78,8 @@ struct Beats {
     beat: u64,
     /// When it was asked for the next one first.
     asked: Moment,
-    /// Looks in a row that found nothing.
-    misses: u32,
+    /// Looks in a row that found nothing: one for each that was late, [`LATE_LOOKS_PER_MISS`] for each that was not.
+    missed: u32,
     had_work: bool,
     /// When to look next if it has no work.
     due: Moment,
@@ -106,7 +110,7 @@ impl Heartbeats {
             start_ends: now.plus(start_timeout),
             beat: 0,
             asked: now,
-            misses: 0,
+            missed: 0,
             had_work: false,
             due,
         };
@@ -177,12 +181,12 @@ impl Heartbeats {
                 } else {
                     if found.beat != beats.beat || works != beats.had_work {
                         beats.beat = found.beat;
-                        beats.misses = 0;
+                        beats.missed = 0;
                         beats.asked = now;
-                    } else if !late {
-                        beats.misses += 1;
+                    } else {
+                        beats.missed += if late { 1 } else { LATE_LOOKS_PER_MISS };
                     }
-                    if beats.misses >= misses {
+                    if beats.missed >= misses.saturating_mul(LATE_LOOKS_PER_MISS) {
                         act(instance, Verdict::Hung(now.since(beats.asked)));
                         return false;
                     }

@@ -117,6 +117,8 @@ fn stories_end_as_they_should() {
         ("stopped while idle", Story { alive: |t| t < 7000, ..story }, 20_000, 25_500),
         ("more patient", Story { limits: limits(100, 10), alive: |t| t < 1010, ..busy }, 2000, 2110),
         ("less patient", Story { limits: limits(20, 1), alive: |t| t < 1010, ..busy }, 1030, 1050),
+        // Looks each 200 ms, all of them late.
+        ("shard is always late", Story { alive: |t| t < 1010, runs: |t| t % 200 == 180, ..busy }, 6000, 8000),
         (
             "shard stalls, too",
             Story { alive: |t| t < 1010, runs: |t| !(1150..4000).contains(&t), ..busy },
