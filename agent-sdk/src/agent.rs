@@ -1,9 +1,12 @@
 //! An attached agent: both directions of its link, before they are split.
 
+use std::sync::Arc;
+
 use shm_transport::envelope::{HelloV1, Route};
 use shm_transport::link::{Limits, MESSAGE_BYTES_MAX, SendError};
 use shm_transport::segment;
 
+use crate::heartbeat::Heartbeat;
 use crate::inherited::{InheritError, Inherited};
 use crate::{Inbox, Outbox};
 
@@ -38,6 +41,15 @@ pub enum AttachError {
         /// What the environment says.
         expected: u64,
     },
+    /// The thread that gives signs of life could not be started.
+    #[error("the heartbeat of agent {name} could not be started")]
+    Heartbeat {
+        /// The agent.
+        name: String,
+        /// The system's answer.
+        #[source]
+        source: std::io::Error,
+    },
     /// The gateway could not be greeted.
     #[error("the first message of agent {name} was not taken")]
     Hello {
@@ -60,6 +72,9 @@ pub struct Agent {
 
 impl Agent {
     /// Attaches to the rings this process was started with, and says hello. Works once per process.
+    ///
+    /// Starts a thread that gives the gateway signs of life until inbox and outbox are dropped. It inherits the signal
+    /// mask of the caller: who handles signals on a thread of its own blocks them before.
     pub fn attach() -> Result<Self, AttachError> {
         Self::attach_to(Inherited::take()?)
     }
@@ -77,6 +92,10 @@ impl Agent {
             return Err(AttachError::Generation { name, found, expected });
         }
         let mut sender = link.sender;
+        let heartbeat = match Heartbeat::start(sender.heart()) {
+            Ok(heartbeat) => Arc::new(heartbeat),
+            Err(source) => return Err(AttachError::Heartbeat { name, source }),
+        };
         let hello = HelloV1 {
             process_id: std::process::id(),
             software: concat!("agent-sdk/", env!("CARGO_PKG_VERSION")).to_owned(),
@@ -85,7 +104,8 @@ impl Agent {
         if let Err(source) = sent {
             return Err(AttachError::Hello { name, source });
         }
-        let (inbox, outbox) = (Inbox::new(link.receiver), Outbox::new(sender));
+        let (inbox, outbox) =
+            (Inbox::new(link.receiver, Arc::clone(&heartbeat)), Outbox::new(sender, heartbeat));
         Ok(Self { name, generation: found, inbox, outbox })
     }
 

@@ -1,10 +1,13 @@
 //! The receiving half of an agent: messages in place, one batch at a time.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use shm_transport::envelope::{ArchivedMessageV2, CONTENT_JSON, Opened, Route};
 use shm_transport::link::Receiver;
 use shm_transport::record::Poison;
+
+use crate::heartbeat::Heartbeat;
 
 /// The most records of one batch: bounds how long the first reply of a batch waits for its flush.
 const BATCH_RECORDS_MAX: usize = 64;
@@ -112,14 +115,17 @@ pub struct Inbox {
     stopped: bool,
     /// Turns cancelled in the last batch. At most [`BATCH_RECORDS_MAX`].
     cancelled: Vec<u64>,
+    // Arc: it beats until the outbox is gone, too.
+    _heartbeat: Arc<Heartbeat>,
 }
 
 impl Inbox {
-    pub(crate) fn new(receiver: Receiver) -> Self {
+    pub(crate) fn new(receiver: Receiver, heartbeat: Arc<Heartbeat>) -> Self {
         // An unknown number of cores counts as few: sleeping is always right, spinning is not.
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let spin_max = if cores >= SPIN_CORES_MIN { SPIN } else { Duration::ZERO };
-        Self { receiver, spin: spin_max, spin_max, stopped: false, cancelled: Vec::new() }
+        let (stopped, cancelled) = (false, Vec::new());
+        Self { receiver, spin: spin_max, spin_max, stopped, cancelled, _heartbeat: heartbeat }
     }
 
     /// The turns that the last [`Self::receive`] was told nobody waits for any more, by [`TurnId::turn`].

@@ -4,10 +4,15 @@
 //! streams its reply is `examples/words.rs`. Neither notices a restart of the gateway: the rings outlive it, and an agent
 //! sleeps until the next one wakes it.
 //!
+//! A thread of the SDK answers when the gateway asks for a sign of life, also while the agent is at work on a message. An
+//! agent that gives none, since its process is stopped or starved, is ended and its messages are given to the next one. A
+//! handler that works for ever is not found by this: the deadline of its message bounds it.
+//!
 //! What the keeper hands to an agent, descriptors and variables, is named in [`inherited`].
 #![deny(unsafe_code)]
 
 mod agent;
+mod heartbeat;
 mod inbox;
 #[allow(unsafe_code, reason = "inherited descriptors are numbers until somebody vouches for them")]
 pub mod inherited;

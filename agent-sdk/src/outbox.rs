@@ -1,5 +1,6 @@
 //! The sending half of an agent: blocks, the end of a reply, failures.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use shm_transport::envelope::{
@@ -9,6 +10,7 @@ use shm_transport::link::{SendError, Sender};
 use shm_transport::record::Poison;
 
 use crate::TurnId;
+use crate::heartbeat::Heartbeat;
 
 /// How long to sleep for room before looking again: a net under a lost ring.
 const ROOM_WAIT: Duration = Duration::from_secs(1);
@@ -47,11 +49,13 @@ pub enum ReplyError {
 #[derive(Debug)]
 pub struct Outbox {
     sender: Sender,
+    // Arc: it beats until the inbox is gone, too.
+    _heartbeat: Arc<Heartbeat>,
 }
 
 impl Outbox {
-    pub(crate) fn new(sender: Sender) -> Self {
-        Self { sender }
+    pub(crate) fn new(sender: Sender, heartbeat: Arc<Heartbeat>) -> Self {
+        Self { sender, _heartbeat: heartbeat }
     }
 
     /// Adds a block to a reply. Blocks arrive in the order in which they are sent.

@@ -22,6 +22,7 @@ use shm_transport::ports::EdgePorts;
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::core::ShardCore;
+use crate::heartbeat::HeartbeatLimits;
 use crate::shard::{Command, Notice, Progress, Shard};
 use crate::stats::SharedCounters;
 use crate::time::Clock;
@@ -197,6 +198,8 @@ pub struct StartOptions {
     pub cpu: Option<usize>,
     /// The clock of the gateway.
     pub clock: Clock,
+    /// How patient it is with agents that say nothing.
+    pub heartbeat: HeartbeatLimits,
 }
 
 /// Puts a core between its rings and starts its thread.
@@ -207,11 +210,11 @@ pub fn start(
     notices: UnboundedSender<Notice>,
     options: StartOptions,
 ) -> Result<ShardHandle, DriverError> {
-    let StartOptions { index, runtime, cpu, clock } = options;
+    let StartOptions { index, runtime, cpu, clock, heartbeat } = options;
     let (mailbox, commands) = crossbeam_channel::bounded(COMMANDS_MAX);
     let counters = Arc::new(SharedCounters::default());
     let bell = Arc::clone(&ports.bell);
-    let shard = Shard::new(core, ports, journal, commands, notices, Arc::clone(&counters));
+    let shard = Shard::new(core, ports, journal, commands, notices, Arc::clone(&counters), heartbeat);
     // Spinning pays only where nobody waits for the core.
     let spin = if allowed_cpus().len() > 2 { SPIN } else { Duration::ZERO };
     let thread = std::thread::Builder::new()

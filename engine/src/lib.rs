@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`event`] | what can wake a shard, and what it can do about it: two closed enums |
 //! | [`core`] | sessions, agents and turns of one shard; no IO, no clock, no randomness |
+//! | [`heartbeat`] | when an agent that gives no sign of life counts as hung |
 //! | [`supervision`] | when a dead agent is started again, and when no longer |
 //! | [`session`] | which sessions a shard has, what each remembers, and when it is forgotten |
 //! | [`routing`] | which agent a message goes to |
@@ -37,6 +38,7 @@ pub mod event;
 pub mod events;
 pub mod flight;
 mod hash;
+pub mod heartbeat;
 pub mod histogram;
 pub mod journal;
 mod long_queue;

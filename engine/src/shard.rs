@@ -16,8 +16,10 @@
 //! no two shards can wait for each other. While the journal is behind, nobody but the journal is read: each of the
 //! others could add to its backlog. What may be on its way to an agent is bounded by its credit.
 
+mod beats;
 mod commands;
 mod outputs;
+mod sleep;
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -33,6 +35,7 @@ use tokio::sync::mpsc::UnboundedSender as Notices;
 
 use crate::core::ShardCore;
 use crate::event::{EdgeIndex, Input, InstanceId, ShardIndex};
+use crate::heartbeat::{HeartbeatLimits, Heartbeats};
 use crate::journal::entry::{JournalState, Progress as JournalProgress};
 use crate::stats::SharedCounters;
 use crate::time::Moment;
@@ -105,6 +108,7 @@ pub struct Shard {
     shards: Vec<Option<Receiver>>,
     agents: HashMap<InstanceId, AgentInput>,
     hot: Vec<InstanceId>,
+    heartbeats: Heartbeats,
     outputs: Outputs,
     mailbox: Mailbox<Command>,
     new_doorbells: Vec<NewDoorbell>,
@@ -127,6 +131,7 @@ impl Shard {
         mailbox: Mailbox<Command>,
         notices: Notices<Notice>,
         counters: Arc<SharedCounters>,
+        heartbeat: HeartbeatLimits,
     ) -> Self {
         let (edge_senders, edges) = ports.edges.into_iter().map(|link| (link.sender, link.receiver)).unzip();
         let (shard_senders, shards) = ports
@@ -153,6 +158,7 @@ impl Shard {
             shards,
             agents: HashMap::new(),
             hot: Vec::new(),
+            heartbeats: Heartbeats::new(heartbeat),
             outputs,
             mailbox,
             new_doorbells: Vec::new(),
@@ -179,9 +185,9 @@ impl Shard {
         std::mem::take(&mut self.gone_doorbells)
     }
 
-    /// When the core wants to be called even if nothing happens.
+    /// When a turn is due even if nothing happens.
     pub fn next_deadline(&self) -> Option<Moment> {
-        self.core.next_deadline()
+        [self.core.next_deadline(), self.heartbeats.next_look()].into_iter().flatten().min()
     }
 
     /// One turn of the loop.
@@ -203,6 +209,9 @@ impl Shard {
         work += self.receive_internal(now);
         work += self.receive_agents(now);
         self.flush(now);
+        if self.heartbeats.next_look().is_some_and(|look| look <= now) {
+            self.look_at_beats(now);
+        }
         if work == 0 {
             return Progress::Idle;
         }
@@ -217,8 +226,11 @@ impl Shard {
             count += 1;
             match command {
                 Command::End => self.ended = true,
-                Command::StopAgents => self.input(now, Input::StopAgents),
-                Command::Attach { agent, instance, link, doorbell } => {
+                Command::StopAgents => {
+                    self.heartbeats.stop();
+                    self.input(now, Input::StopAgents);
+                }
+                Command::Attach { agent, instance, link, doorbell, start_timeout } => {
                     let Link { sender, receiver } = *link;
                     self.outputs.agents.insert(instance, sender);
                     let heard =
@@ -226,6 +238,7 @@ impl Shard {
                     self.agents.insert(instance, heard);
                     self.hot.push(instance);
                     self.new_doorbells.push(NewDoorbell { instance, doorbell });
+                    self.heartbeats.attach(now, instance, start_timeout);
                     self.input(now, Input::AgentUp { agent, instance });
                 }
                 Command::Down { agent, instance, detail } => {
@@ -266,6 +279,7 @@ impl Shard {
         self.agents.remove(&instance);
         self.outputs.agents.remove(&instance);
         self.hot.retain(|&hot| hot != instance);
+        self.heartbeats.detach(instance);
         self.gone_doorbells.push(instance);
     }
 
@@ -362,7 +376,7 @@ impl Shard {
     }
 
     /// Publishes and releases everything of this turn.
-    fn flush(&mut self, _now: Moment) {
+    fn flush(&mut self, now: Moment) {
         for sender in self.outputs.internal() {
             taken(sender.flush(), "a thread of this process");
         }
@@ -370,6 +384,7 @@ impl Shard {
         for instance in touched.drain(..) {
             self.flush_agent(instance);
             self.warm(instance);
+            self.heartbeats.work_given(now);
         }
         self.outputs.touched = touched;
         for receiver in self.internal() {
@@ -429,63 +444,6 @@ impl Shard {
         agent.empty_rings = 0;
         agent.deaf = (deaf * 2).min(DEAF_MAX);
         Some(deaf)
-    }
-
-    /// Arms the rings before the thread sleeps. `false`: something came meanwhile, take another turn.
-    ///
-    /// Who is held back by somebody that is behind is left out: what it has sent is no reason to stay awake, and the
-    /// one that is behind rings when it has made room.
-    pub fn prepare_sleep(&mut self) -> bool {
-        self.counters.publish(&self.core.counters());
-        let Self { journal, edges, shards, agents, hot, outputs, .. } = self;
-        let edges_behind = outputs.edges_behind();
-        let shards_behind = outputs.shards_behind();
-        let journal_behind = outputs.journal_behind();
-        let mut quiet = matches!(journal.arm(), Ok(false));
-        if !journal_behind && !shards_behind {
-            for receiver in edges {
-                quiet &= matches!(receiver.arm(), Ok(false));
-            }
-        }
-        if !journal_behind && !edges_behind {
-            for receiver in shards.iter_mut().flatten() {
-                quiet &= matches!(receiver.arm(), Ok(false));
-            }
-        }
-        if !journal_behind && !shards_behind && !edges_behind {
-            hot.retain(|instance| {
-                let Some(agent) = agents.get_mut(instance) else { return false };
-                match agent.receiver.arm() {
-                    Ok(false) => agent.quiet_sleeps += 1,
-                    // It has rung, if at all, for what is read in the next turn: it must not turn cold before.
-                    Ok(true) => quiet = false,
-                    Err(poison) => {
-                        outputs.fenced.push((*instance, poison));
-                        quiet = false;
-                    }
-                }
-                // A cold ring stays armed until its agent rings or is written to.
-                agent.hot = agent.quiet_sleeps < QUIET_SLEEPS_MAX;
-                agent.hot
-            });
-        }
-        quiet &= self.mailbox.is_empty();
-        if !quiet {
-            self.awake();
-        }
-        quiet
-    }
-
-    /// Disarms the rings that are looked at on every turn.
-    pub fn awake(&mut self) {
-        for receiver in self.internal() {
-            receiver.disarm();
-        }
-        for instance in &self.hot {
-            if let Some(agent) = self.agents.get_mut(instance) {
-                agent.receiver.disarm();
-            }
-        }
     }
 }
 

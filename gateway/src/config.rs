@@ -4,6 +4,7 @@
 //! rest of the program sees. Flags win over the file, the file over defaults.
 
 mod delivery;
+mod supervision;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,12 +13,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use engine::driver::Choice;
+use engine::heartbeat::HeartbeatLimits;
 use serde::Deserialize;
 
 use crate::options::{RunOptions, RuntimeChoice};
 use crate::state_directory;
 pub use delivery::{DeliveryConfig, RoutingConfig};
 use delivery::{FileDelivery, FileJournal, FileRouting};
+use supervision::FileSupervision;
 
 /// Default port, that of every OpenClaw gateway.
 const PORT_DEFAULT: u16 = 18789;
@@ -52,6 +55,8 @@ struct FileConfig {
     delivery: FileDelivery,
     #[serde(default)]
     routing: FileRouting,
+    #[serde(default)]
+    supervision: FileSupervision,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -87,6 +92,7 @@ struct FileAgent {
     working_directory: Option<PathBuf>,
     in_flight_max: Option<u64>,
     instances: Option<u64>,
+    start_timeout_ms: Option<u64>,
     #[serde(default)]
     capabilities: Vec<String>,
 }
@@ -117,6 +123,8 @@ pub struct AgentConfig {
     pub working_directory: Option<PathBuf>,
     /// How many messages it may have in its hands.
     pub in_flight_max: usize,
+    /// How long it may take to say its first words.
+    pub start_timeout: Duration,
 }
 
 /// All settings, checked.
@@ -140,6 +148,8 @@ pub struct Config {
     pub delivery: DeliveryConfig,
     /// Who gets what.
     pub routing: RoutingConfig,
+    /// How patient the gateway is with agents that say nothing.
+    pub heartbeat: HeartbeatLimits,
 }
 
 /// Settings that cannot be used.
@@ -228,6 +238,7 @@ fn validate(
     let runtime = runtime(&mut broken, options.runtime, file.engine.runtime.as_deref());
     let agents = agents(&mut broken, file.agents.entries, &options.agent);
     let delivery = delivery::check(&mut broken, &file.journal, &file.delivery);
+    let heartbeat = supervision::check(&mut broken, &file.supervision);
     let routing = delivery::check_routing(&mut broken, file.routing, &agents);
     if !broken.is_empty() {
         return Err(broken);
@@ -242,6 +253,7 @@ fn validate(
         agents,
         delivery,
         routing,
+        heartbeat,
     })
 }
 
@@ -351,6 +363,7 @@ fn check_agent(broken: &mut Vec<String>, name: String, agent: FileAgent) -> Vec<
         environment: agent.environment.into_iter().collect(),
         working_directory: agent.working_directory,
         in_flight_max: in_flight as usize,
+        start_timeout: supervision::check_start(broken, &key, agent.start_timeout_ms),
     };
     if instances == 1 {
         return vec![member];

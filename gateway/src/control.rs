@@ -6,6 +6,7 @@
 
 mod agents;
 mod shutdown;
+mod silent;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;

@@ -13,6 +13,7 @@ use adapters::edge::{EdgeShared, Phase};
 use engine::core::{AgentDefinition, CoreSetting, ShardCore};
 use engine::driver::{self, Chosen, DriverError, ShardHandle, StartOptions};
 use engine::event::{AgentIndex, ShardIndex};
+use engine::heartbeat::HeartbeatLimits;
 use engine::routing::{AgentSpec, RoutingTable, RuleError};
 use engine::shard::Notice;
 use engine::time::Clock;
@@ -139,7 +140,7 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
     let bells: Vec<_> = ports.shards.iter().map(|ports| Arc::clone(&ports.bell)).collect();
     let (journal, cores) = opened.start(&bells, &mut |ring| shower.show(ring))?;
     let RunningJournal { handle: journal, links } = journal;
-    let shards = start_shards(cores, ports.shards, links, &notices, &chosen, clock)?;
+    let shards = start_shards(cores, ports.shards, links, &notices, &chosen, clock, config.heartbeat)?;
 
     let agents = Arc::new(AgentBoard::default());
     let draining = Arc::new(AtomicBool::new(false));
@@ -256,13 +257,14 @@ fn start_shards(
     notices: &mpsc::UnboundedSender<Notice>,
     chosen: &Chosen,
     clock: Clock,
+    heartbeat: HeartbeatLimits,
 ) -> Result<Vec<ShardHandle>, GatewayError> {
     let cpus = driver::allowed_cpus();
     let mut shards = Vec::with_capacity(ports.len());
     for (index, ((core, ports), journal)) in cores.into_iter().zip(ports).zip(links).enumerate() {
         // From the last CPU down: interrupts and everybody else's work gather on the first.
         let cpu = (!cpus.is_empty()).then(|| cpus[cpus.len() - 1 - index % cpus.len()]);
-        let options = StartOptions { index, runtime: chosen.runtime, cpu, clock };
+        let options = StartOptions { index, runtime: chosen.runtime, cpu, clock, heartbeat };
         shards.push(driver::start(core, ports, journal, notices.clone(), options)?);
     }
     Ok(shards)

@@ -14,7 +14,8 @@
 //! # Who may touch what
 //!
 //! 1. Each control word has exactly one writer: the owner of the half. The other side only reads.
-//! 2. `tail` and `space_wanted` are the owner's as a producer; `head` and `sleep` its as a consumer.
+//! 2. `tail` and `space_wanted` are the owner's as a producer; `head` and `sleep` its as a consumer; `beat` is the
+//!    engine's as a producer, and in the agent's half its [`crate::heart::Heart`]'s.
 //! 3. The config page never changes after the segment is sealed.
 //! 4. Nothing a peer wrote is used before it has been bounded against our own copy of the geometry.
 //!
@@ -79,6 +80,9 @@ pub struct ControlWords {
     pub features: Line<AtomicU64>,
     /// Why the owner does not read the peer any more, as [`crate::record::Poison::code`]; zero while it does.
     pub poison: Line<AtomicU64>,
+    /// Signs of life. In the engine's half: how often it has asked for one. In the agent's half: how often one has been
+    /// given; zero from an agent that gives none, since it is of an older build or has not attached.
+    pub beat: Line<AtomicU64>,
 }
 
 /// Why a capacity cannot be used.

@@ -13,6 +13,7 @@
 //! | [`passage`], `sealed` | large messages in files of their own, and the side channel for their descriptors |
 //! | [`link`] | whole messages: fragments, reassembly, backlog, large ones by descriptor |
 //! | [`envelope`] | what the messages say |
+//! | [`heart`] | how an agent shows that it is scheduled |
 //! | [`roles`] | the ring between processes without messages: for other payloads than ours |
 //! | [`observe`] | what a ring looks like to somebody who takes no part in it |
 //! | `stop_point` | where a test may have the process killed; nothing without the feature `testing` |
@@ -37,6 +38,8 @@ mod copy;
 pub mod doorbell;
 #[cfg(not(loom))]
 pub mod envelope;
+#[cfg(not(loom))]
+pub mod heart;
 #[cfg(not(loom))]
 pub mod link;
 #[cfg(not(loom))]

@@ -19,6 +19,7 @@ use std::sync::Arc;
 use memmap2::{MmapOptions, MmapRaw};
 
 use crate::copy::copy_from_shared;
+use crate::heart::Heart;
 use crate::layout::{CONTROL_OFFSET, ControlWords, DATA_OFFSET, Geometry};
 use crate::ring::{Memory, Slot};
 
@@ -132,6 +133,11 @@ impl Halves {
     /// The view of a consumer: it reads from `peer`.
     pub(crate) fn of_consumer(own: &Arc<Half>, peer: &Arc<Half>) -> Self {
         Self { own: Arc::clone(own), peer: Arc::clone(peer), geometry: peer.geometry }
+    }
+
+    /// The control words of both sides, for as long as the result lives.
+    pub(crate) fn heart(&self) -> Heart {
+        Heart::new(Arc::clone(&self.own), Arc::clone(&self.peer))
     }
 
     /// Published payload bytes of the peer, in place.

@@ -65,6 +65,8 @@ pub struct Words {
     pub features: u64,
     /// Why it reads no more.
     pub poison: u64,
+    /// How often it has asked for a sign of life, or given one.
+    pub beat: u64,
 }
 
 impl Words {
@@ -228,6 +230,7 @@ impl Observer {
                 kinds: load(&words.kinds.0),
                 features: load(&words.features.0),
                 poison: load(&words.poison.0),
+                beat: load(&words.beat.0),
             }
         })
     }

@@ -9,7 +9,8 @@ use tests::process::Gateway;
 const DOCUMENT: &str = include_str!("../../docs/config.md");
 const SOURCE: &str = concat!(
     include_str!("../../gateway/src/config.rs"),
-    include_str!("../../gateway/src/config/delivery.rs")
+    include_str!("../../gateway/src/config/delivery.rs"),
+    include_str!("../../gateway/src/config/supervision.rs")
 );
 const KEYS: [&str; 5] = ["key", "default", "unit", "limits", "flag"];
 const OTHER_FLAGS: [&str; 4] = ["flag", "variable", "default", "what"];
@@ -115,6 +116,13 @@ fn numbers_are_those_of_the_source() {
         ("journal.dedupIds", both("DEDUP_DEFAULT_IDS", 1, "DEDUP_MAX_IDS")),
         ("delivery.attemptsMax", both("ATTEMPTS_DEFAULT", 1, "ATTEMPTS_MAX")),
         ("delivery.deadLettersMax", both("DEAD_LETTERS_DEFAULT", 1, "DEAD_LETTERS_MAX")),
+        ("agents.entries.<name>.startTimeoutMs", both("START_TIMEOUT_DEFAULT_MS", 1, "START_TIMEOUT_MAX_MS")),
+        ("supervision.heartbeat.intervalMs", both("HEARTBEAT_DEFAULT_MS", 10, "HEARTBEAT_MAX_MS")),
+        (
+            "supervision.heartbeat.idleIntervalMs",
+            both("HEARTBEAT_IDLE_DEFAULT_MS", 10, "HEARTBEAT_IDLE_MAX_MS"),
+        ),
+        ("supervision.heartbeat.misses", both("MISSES_DEFAULT", 1, "MISSES_MAX")),
     ];
     let rows = table(KEYS);
     for (key, numbers) in expected {

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use engine::core::{AgentDefinition, CoreLimits, CoreSetting, ShardCore};
 use engine::driver::{self, Choice, Runtime, ShardHandle, StartOptions};
 use engine::event::{AgentIndex, InstanceId, ShardIndex};
+use engine::heartbeat::HeartbeatLimits;
 use engine::journal::thread::{self, ExecutorChoice, JournalHandle, JournalOptions};
 use engine::journal::writer::LogResume;
 use engine::routing::{AgentSpec, RoutingTable};
@@ -65,7 +66,13 @@ impl Scene {
             CoreSetting { shard: ShardIndex(0), shard_count: 1, run: 1, unix_ms_at_zero: 0, seed: 0 };
         let core = ShardCore::new(setting, definitions.into(), routes, CoreLimits::default());
         let (sender, notices) = unbounded_channel();
-        let options = StartOptions { index: 0, runtime, cpu: None, clock: Clock::start() };
+        let options = StartOptions {
+            index: 0,
+            runtime,
+            cpu: None,
+            clock: Clock::start(),
+            heartbeat: HeartbeatLimits::default(),
+        };
         let bell = Arc::new(eventfd().unwrap());
         let limits = Limits::default();
         let (ours, theirs) = in_process(geometry, &ports.shards[0].bell, &bell, limits).unwrap();
@@ -140,6 +147,9 @@ impl Scene {
                     assert_eq!(found, InstanceId(instance), "another agent is fenced: {poison}");
                     return poison.to_string();
                 }
+                Ok(unexpected @ (Notice::AgentHung { .. } | Notice::AgentMute { .. })) => {
+                    panic!("{unexpected:?}")
+                }
                 Ok(Notice::AgentReady { .. } | Notice::Scale { .. } | Notice::Journal { .. }) => {}
                 Err(_) => assert!(Instant::now() < deadline, "instance {instance} is not fenced"),
             }
@@ -159,7 +169,7 @@ fn attach(
     let halves = (engine_half.writable.as_fd(), agent_half.read_only.as_fd());
     let link = attach_engine(halves.0, halves.1, None, Limits::default()).unwrap().link;
     let doorbell = bell.try_clone().unwrap();
-    shard.tell(Command::Attach { agent, instance, link: Box::new(link), doorbell });
+    shard.tell(Command::Attach { agent, instance, link: Box::new(link), doorbell, start_timeout: DEADLINE });
 }
 
 impl Hostile {

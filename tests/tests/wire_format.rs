@@ -155,9 +155,10 @@ fn control_words_table() {
             row([&offset_of!(ControlWords, kinds), &"kinds"]),
             row([&offset_of!(ControlWords, features), &"features"]),
             row([&offset_of!(ControlWords, poison), &"poison"]),
+            row([&offset_of!(ControlWords, beat), &"beat"]),
         ],
     );
-    assert_eq!(size_of::<ControlWords>(), 8 * layout::LINE_BYTES);
+    assert_eq!(size_of::<ControlWords>(), 9 * layout::LINE_BYTES);
     assert_eq!(layout::FEATURE_DESCRIPTORS, 1);
     assert_eq!(layout::KINDS_FIRST, (1..=7).map(|kind| 1u64 << kind).sum::<u64>());
     let reasons = (1..).map_while(|code| Some(row([&code, &record::Poison::name(code)?])));

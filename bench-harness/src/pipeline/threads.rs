@@ -10,6 +10,7 @@ use std::time::Duration;
 use engine::core::{AgentDefinition, CoreLimits, CoreSetting, ShardCore};
 use engine::driver::{self, Runtime, ShardHandle, StartOptions};
 use engine::event::{AgentIndex, InstanceId, ShardIndex};
+use engine::heartbeat::HeartbeatLimits;
 use engine::journal::thread::JournalHandle;
 use engine::routing::{AgentSpec, RoutingTable};
 use engine::shard::Command;
@@ -65,7 +66,13 @@ impl Threads {
         // What a shard tells the control thread: nobody listens here.
         let (notices, _) = tokio::sync::mpsc::unbounded_channel();
         let cpu = driver::allowed_cpus().last().copied();
-        let options = StartOptions { index: 0, runtime, cpu, clock: Clock::start() };
+        let options = StartOptions {
+            index: 0,
+            runtime,
+            cpu,
+            clock: Clock::start(),
+            heartbeat: HeartbeatLimits::default(),
+        };
         let core = core(idle_agents)?;
         let shard =
             driver::start(core, shard_ports, to_journal, notices, options).map_err(io::Error::other)?;
@@ -127,6 +134,8 @@ fn attach(shard: &ShardHandle, agent: u32, ring_bytes: u64) -> io::Result<Link> 
         instance: InstanceId(instance),
         link: Box::new(ours.link),
         doorbell,
+        // The idle ones never say anything.
+        start_timeout: Duration::MAX,
     });
     Ok(agent_end.link)
 }

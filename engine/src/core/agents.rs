@@ -134,6 +134,12 @@ impl Agents {
         self.by_instance.len()
     }
 
+    /// Whether that incarnation has turns in its hands.
+    pub fn has_work(&self, instance: InstanceId) -> bool {
+        let index = self.by_instance.get(&instance.0);
+        index.is_some_and(|index| !self.agents[index.0 as usize].in_flight.is_empty())
+    }
+
     /// How many turns an agent of this shard has in its hands or in its queue.
     pub fn load(&self, index: AgentIndex) -> u32 {
         let agent = &self.agents[index.0 as usize];

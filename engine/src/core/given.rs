@@ -9,6 +9,11 @@ use crate::event::{AgentIndex, Effect, InstanceId};
 use crate::time::Moment;
 
 impl ShardCore {
+    /// Whether that incarnation of an agent of this shard has been given what it has not ended.
+    pub fn has_work(&self, instance: InstanceId) -> bool {
+        self.agents.has_work(instance)
+    }
+
     /// Agent role: a new incarnation is given what waits.
     pub(super) fn agent_up(
         &mut self,

@@ -2,6 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use shm_transport::link::Link;
 use shm_transport::record::Poison;
@@ -59,6 +60,8 @@ pub enum Command {
         link: Box<Link>,
         /// The eventfd it rings.
         doorbell: OwnedFd,
+        /// How long it may take to say its first words.
+        start_timeout: Duration,
     },
     /// An incarnation is gone; another will follow.
     Down {
@@ -121,6 +124,20 @@ pub enum Notice {
         instance: InstanceId,
         /// What it did.
         poison: Poison,
+    },
+    /// An agent gives no sign of life, and is not listened to any more, whatever it says later.
+    AgentHung {
+        /// Which incarnation.
+        instance: InstanceId,
+        /// For how long it has given none, since it was asked.
+        silent: Duration,
+    },
+    /// An agent has not said its first words in time, and is not listened to any more.
+    AgentMute {
+        /// Which incarnation.
+        instance: InstanceId,
+        /// How long it has had.
+        waited: Duration,
     },
     /// A pool is too small, or larger than it need be.
     Scale {

@@ -39,6 +39,8 @@ struct Agent {
 pub(super) struct Agents {
     agents: Vec<Agent>,
     by_instance: HashMap<InstanceId, usize>,
+    /// Why we end those that are not dead yet.
+    ended_for: HashMap<InstanceId, String>,
     next_instance: u64,
 }
 
@@ -62,7 +64,7 @@ impl Agents {
                 due: None,
             })
             .collect();
-        Self { agents, by_instance: HashMap::new(), next_instance: 1 }
+        Self { agents, by_instance: HashMap::new(), ended_for: HashMap::new(), next_instance: 1 }
     }
 
     /// When the next supervisor wants to be woken.
@@ -121,7 +123,9 @@ impl Agents {
                 tracing::info!(agent = name, process_id, "agent started");
                 let agent = AgentIndex(u32::try_from(index).unwrap_or(u32::MAX));
                 let link = Box::new(attached.link);
-                tell_home(parts, index, Command::Attach { agent, instance, link, doorbell });
+                let start_timeout = self.agents[index].config.start_timeout;
+                let attach = Command::Attach { agent, instance, link, doorbell, start_timeout };
+                tell_home(parts, index, attach);
             }
             Err(error) => {
                 tracing::error!(agent = name, %error, "the rings of the agent are refused; it is ended");
@@ -141,7 +145,7 @@ impl Agents {
     pub(super) fn died(&mut self, parts: &mut Parts, instance: u64, exit: Exit) {
         let instance = InstanceId(instance);
         let Some(index) = self.forget(instance) else { return };
-        let detail = describe(exit);
+        let detail = self.ended_for.remove(&instance).unwrap_or_else(|| describe(exit));
         let agent = AgentIndex(u32::try_from(index).unwrap_or(u32::MAX));
         tell_home(parts, index, Command::Down { agent, instance, detail: detail.clone() });
         self.on(parts, index, Event::Died(detail));
@@ -170,6 +174,8 @@ impl Agents {
                     kill(parts, instance);
                 }
             }
+            Notice::AgentHung { instance, silent } => self.hung(parts, instance, silent),
+            Notice::AgentMute { instance, waited } => self.mute(parts, instance, waited),
             Notice::Scale { agent, signal, depth } => {
                 if let Some(agent) = self.agents.get(agent.0 as usize) {
                     let (pool, signal) = (&agent.config.pool, signal.name());
@@ -195,6 +201,14 @@ impl Agents {
                 }
             }
         }
+    }
+
+    /// Ends an incarnation for this reason, which is what its death is put down to.
+    pub(super) fn end(&mut self, parts: &mut Parts, instance: InstanceId, cause: String) {
+        let Some(&index) = self.by_instance.get(&instance) else { return };
+        tracing::error!(agent = self.agents[index].config.name, cause, "the agent is ended");
+        self.ended_for.insert(instance, cause);
+        kill(parts, instance);
     }
 
     /// How many incarnations live.

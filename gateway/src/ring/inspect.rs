@@ -67,13 +67,14 @@ struct ControlWords {
     kinds: String,
     features: String,
     poison: u64,
+    beat: u64,
 }
 
 impl From<&Words> for ControlWords {
     fn from(words: &Words) -> Self {
-        let Words { tail, head, sleep, space_wanted, epoch, kinds, features, poison } = *words;
+        let Words { tail, head, sleep, space_wanted, epoch, kinds, features, poison, beat } = *words;
         let (kinds, features) = (format!("{kinds:#x}"), format!("{features:#x}"));
-        Self { tail, head, sleep, space_wanted, epoch, kinds, features, poison }
+        Self { tail, head, sleep, space_wanted, epoch, kinds, features, poison, beat }
     }
 }
 
@@ -231,6 +232,7 @@ fn half_text(writer: &str, words: &Words, page: &ConfigPage) -> String {
         ("kinds", format!("{:#x}", words.kinds), kinds(words.kinds)),
         ("features", format!("{:#x}", words.features), String::new()),
         ("poison", words.poison.to_string(), poison),
+        ("beat", words.beat.to_string(), String::new()),
     ];
     let mut text = format!("\nwritten by {writer}\n");
     for (name, value, meaning) in rows {

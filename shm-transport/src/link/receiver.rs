@@ -13,6 +13,7 @@ use crate::passage::Passage;
 use crate::record::{FLAG_CONTINUED, FLAG_DESCRIPTOR, FLAG_FRAGMENT, HEADER_BYTES, Header, Poison};
 use crate::ring::{Consumer, Memory, Wake};
 use crate::sealed::Sealed;
+use crate::sync::Ordering;
 
 /// A private copy above this is not kept for the next message.
 const ARENA_KEPT_BYTES_MAX: usize = 256 * 1024;
@@ -293,6 +294,18 @@ impl Receiver {
     /// Whether the peer said that nothing more will come.
     pub fn peer_closed(&self) -> bool {
         self.consumer.peer_closed()
+    }
+
+    /// The peer's signs of life: a change is one, whatever the value. Zero from a peer that gives none.
+    pub fn beat(&self) -> u64 {
+        // Relaxed: it is only compared with itself.
+        self.consumer.memory().peer().beat.0.load(Ordering::Relaxed)
+    }
+
+    /// Whether the peer has published anything, ever.
+    pub fn peer_has_spoken(&self) -> bool {
+        // Relaxed: only whether; what it has published is acquired when it is read.
+        self.consumer.memory().peer().tail.0.load(Ordering::Relaxed) != 0
     }
 
     /// Where the next record stands. While a message is unfinished, where its first one does: the position behind the

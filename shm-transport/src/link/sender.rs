@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::{DESCRIPTOR_BYTES, FRAGMENTED_BYTES_MAX, Limits, SendError, fragments_bytes_max, poisoned};
 use crate::doorbell::{Bell, futex_wait};
 use crate::envelope::{Body, Content, Encoder, Kind, ROUTE_BYTES, Route, archive_into, archive_to};
+use crate::heart::Heart;
 use crate::layout::{FEATURE_DESCRIPTORS, KINDS_FIRST};
 use crate::mapping::Halves;
 use crate::passage::{IN_FLIGHT_MAX, Passage};
@@ -437,6 +438,19 @@ impl Sender {
         self.bell.ring(&own.tail.0);
         self.bell.ring(&own.head.0);
         stop_point("adopt.after");
+    }
+
+    /// Asks the peer for a sign of life: see [`Receiver::beat`](super::Receiver::beat).
+    pub fn ask_for_beat(&mut self) {
+        let word = &self.producer.memory().own().beat.0;
+        // Relaxed, both: only we write it, and what follows from it is another word that is only compared.
+        word.store(word.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+        self.bell.ring(word);
+    }
+
+    /// What gives signs of life to the peer, as long as somebody asks it to.
+    pub fn heart(&self) -> Heart {
+        self.producer.memory().heart()
     }
 
     /// Publishes what is in the ring, says that nothing more will come, and wakes the peer so that it
