@@ -143,7 +143,7 @@ fn directory_and_manifest_tables() {
     let Opened::New(pending) = set::open(root.path(), 3).unwrap() else { panic!("it is new") };
     let set = pending.commit().unwrap();
     let log = set::log_directory(&set.directory(), 0);
-    drop(LogDirectory::open(&log).unwrap());
+    LogDirectory::open(&log).unwrap().note_failure().unwrap();
     let name = SegmentName { part: Part::Entries, number: 1 };
     std::fs::write(log.join(name.to_string()), "").unwrap();
     for row in table("Directory") {
