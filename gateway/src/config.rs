@@ -4,6 +4,7 @@
 //! rest of the program sees. Flags win over the file, the file over defaults.
 
 mod delivery;
+pub mod limits;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,6 +19,8 @@ use crate::options::{RunOptions, RuntimeChoice};
 use crate::state_directory;
 pub use delivery::{DeliveryConfig, RoutingConfig};
 use delivery::{FileDelivery, FileJournal, FileRouting};
+use keeper::control::Limits;
+use limits::{FileDefaults, FileLimits};
 
 /// Default port, that of every OpenClaw gateway.
 const PORT_DEFAULT: u16 = 18789;
@@ -74,6 +77,8 @@ struct FileEngine {
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct FileAgents {
     #[serde(default)]
+    defaults: FileDefaults,
+    #[serde(default)]
     entries: BTreeMap<String, FileAgent>,
 }
 
@@ -89,6 +94,8 @@ struct FileAgent {
     instances: Option<u64>,
     #[serde(default)]
     capabilities: Vec<String>,
+    #[serde(default)]
+    limits: FileLimits,
 }
 
 /// What an agent runs.
@@ -117,6 +124,8 @@ pub struct AgentConfig {
     pub working_directory: Option<PathBuf>,
     /// How many messages it may have in its hands.
     pub in_flight_max: usize,
+    /// What each of its processes may take, with all that it starts.
+    pub limits: Limits,
 }
 
 /// All settings, checked.
@@ -193,7 +202,10 @@ pub fn load(options: &RunOptions) -> Result<Config, ConfigError> {
         }
     };
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u64;
-    validate(file, options, state_directory, cores).map_err(|rules| ConfigError::Rules(BrokenRules(rules)))
+    let broken = |rules| ConfigError::Rules(BrokenRules(rules));
+    let config = validate(file, options, state_directory, cores).map_err(broken)?;
+    let unmet = limits::unmet(&config.agents, &limits::enforcement(&config));
+    if unmet.is_empty() { Ok(config) } else { Err(broken(unmet)) }
 }
 
 fn read(path: &Path) -> Result<FileConfig, ConfigError> {
@@ -226,7 +238,7 @@ fn validate(
         options.drain_timeout_ms.or(file.gateway.drain_timeout_ms).unwrap_or(DRAIN_TIMEOUT_DEFAULT_MS);
     range(&mut broken, "gateway.drainTimeoutMs", drain, 0, DRAIN_TIMEOUT_MAX_MS);
     let runtime = runtime(&mut broken, options.runtime, file.engine.runtime.as_deref());
-    let agents = agents(&mut broken, file.agents.entries, &options.agent);
+    let agents = agents(&mut broken, file.agents, &options.agent, cores);
     let delivery = delivery::check(&mut broken, &file.journal, &file.delivery);
     let routing = delivery::check_routing(&mut broken, file.routing, &agents);
     if !broken.is_empty() {
@@ -264,11 +276,9 @@ fn runtime(broken: &mut Vec<String>, flag: Option<RuntimeChoice>, file: Option<&
 }
 
 /// The agents of the file and of the flags, and the built-in one.
-fn agents(
-    broken: &mut Vec<String>,
-    mut entries: BTreeMap<String, FileAgent>,
-    flags: &[String],
-) -> Vec<AgentConfig> {
+fn agents(broken: &mut Vec<String>, file: FileAgents, flags: &[String], cores: u64) -> Vec<AgentConfig> {
+    let FileAgents { defaults, mut entries } = file;
+    let limits = defaults.check(broken, cores);
     for flag in flags {
         let Some((name, command)) = flag.split_once('=') else {
             broken.push(format!("--agent {flag}: must be NAME=COMMAND"));
@@ -281,8 +291,11 @@ fn agents(
         }
     }
     entries.entry(ECHO_AGENT.to_owned()).or_default();
-    let agents: Vec<_> =
-        entries.into_iter().flat_map(|(name, agent)| check_agent(broken, name, agent)).collect();
+    let mut agents = Vec::new();
+    for (name, agent) in entries {
+        let limits = agent.limits.of_agent(broken, &format!("agents.entries.{name}"), &limits, cores);
+        agents.extend(check_agent(broken, name, agent, limits));
+    }
     if agents.len() > AGENTS_MAX {
         broken.push(format!("agents.entries has {} agents: at most {AGENTS_MAX} are possible", agents.len()));
     }
@@ -290,7 +303,7 @@ fn agents(
 }
 
 /// The members of a pool; most pools have one.
-fn check_agent(broken: &mut Vec<String>, name: String, agent: FileAgent) -> Vec<AgentConfig> {
+fn check_agent(broken: &mut Vec<String>, name: String, agent: FileAgent, limits: Limits) -> Vec<AgentConfig> {
     let key = format!("agents.entries.{name}");
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     if name.is_empty()
@@ -351,6 +364,7 @@ fn check_agent(broken: &mut Vec<String>, name: String, agent: FileAgent) -> Vec<
         environment: agent.environment.into_iter().collect(),
         working_directory: agent.working_directory,
         in_flight_max: in_flight as usize,
+        limits,
     };
     if instances == 1 {
         return vec![member];

@@ -13,6 +13,7 @@ use rustix::process::{Pid, PidfdFlags, Rlimit, Signal, WaitOptions};
 use shm_transport::layout::{ConfigPage, Geometry, GeometryError};
 use shm_transport::segment::{self, CreateError, Segment};
 
+use crate::cgroup::AgentCgroup;
 use crate::control::{KEPT_VARIABLES, Spawn};
 use crate::spawn::{self, Reservation};
 
@@ -89,6 +90,12 @@ pub(crate) enum LaunchError {
         #[source]
         source: io::Error,
     },
+    #[error("the cgroup of agent {name} cannot be entered")]
+    Cgroup {
+        name: String,
+        #[source]
+        source: io::Error,
+    },
     #[error("working directory {} cannot be used", path.display())]
     WorkingDirectory {
         path: PathBuf,
@@ -118,6 +125,7 @@ impl LaunchError {
                 "rings"
             }
             Self::Log { .. } => "log",
+            Self::Cgroup { .. } => "cgroup",
             Self::WorkingDirectory { .. } => "working directory",
             Self::Run { .. } => "run",
             Self::Watch { .. } => "watch",
@@ -130,10 +138,13 @@ pub(crate) fn launch(
     request: &Spawn,
     reservation: &Reservation,
     open_files: Rlimit,
+    cgroup: &AgentCgroup,
 ) -> Result<Launched, LaunchError> {
     let held = Arc::new(hold(request)?);
     let (mut command, program) = command(request)?;
-    let child = spawn::start(reservation, &mut command, &held, open_files)
+    let cgroups =
+        cgroup.attach_fds().map_err(|source| LaunchError::Cgroup { name: request.name.clone(), source })?;
+    let child = spawn::start(reservation, &mut command, &held, open_files, cgroups)
         .map_err(|source| LaunchError::Run { program: program.to_owned(), source })?;
     let process = Pid::from_child(&child);
     match rustix::process::pidfd_open(process, PidfdFlags::empty()) {
