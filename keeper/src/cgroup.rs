@@ -34,6 +34,8 @@
 //!
 //! - The freezer. A frozen process of version 1 does not die before it is thawed. Instead the limit of
 //!   processes is set to 0 before the members are killed, so that there are no new ones.
+//! - Reclaiming the page cache of the dead. A memory cgroup that is removed is kept by the kernel, unseen, until the last
+//!   page that was charged to it is; waiting for that would hold up the keeper.
 //! - Limits of reading, of the network, of swap alone. Memory and swap have one limit together.
 
 mod agent;

@@ -201,6 +201,15 @@ fn bomb() -> Child {
     Command::new("sh").args(["-c", script]).stdin(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap()
 }
 
+/// Ends what is in a cgroup, also when its test fails.
+struct Ending<'a>(&'a AgentCgroup);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.kill();
+    }
+}
+
 /// The cgroups of this machine without one of the versions, or why the test cannot run.
 fn real(version: Holder) -> Result<Cgroups, String> {
     let mut cgroups = Cgroups::of_this_process(&[]);
@@ -242,6 +251,7 @@ fn nothing_survives_its_cgroup() {
             ..Limits::default()
         };
         let agent = subtree.create("bomb", 1, &limits).unwrap();
+        let _ending = Ending(&agent);
         let mut child = bomb();
         agent.attach(Pid::from_child(&child)).unwrap();
         child.stdin.take().unwrap().write_all(b"go\n").unwrap();
@@ -276,6 +286,7 @@ fn leftovers_are_found() {
     let subtree = Subtree::open(&cgroups, state.path());
     let full = subtree.create("full", 1, &Limits::default()).unwrap();
     let empty = subtree.create("empty", 2, &Limits::default()).unwrap();
+    let _ending = Ending(&full);
     let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
     full.attach(Pid::from_child(&child)).unwrap();
     let is_there = |cgroup: &AgentCgroup| cgroup.directories().into_iter().any(Path::exists);
