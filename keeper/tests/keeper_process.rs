@@ -1,5 +1,7 @@
 //! The keeper as a process of its own, with agents as processes of their own.
 
+#[path = "keeper_process/limits.rs"]
+mod limits;
 #[path = "keeper_process/observers.rs"]
 mod observers;
 
@@ -77,8 +79,13 @@ impl Fixture {
 
     /// Spawns a probe agent and attaches to it.
     fn spawn(&mut self, instance: u64) -> Probe {
-        let request = Request::Spawn(self.probe(instance));
-        self.client.send(&request).unwrap();
+        self.spawn_as(self.probe(instance))
+    }
+
+    /// As [`Self::spawn`], as the request says.
+    fn spawn_as(&mut self, request: Spawn) -> Probe {
+        let instance = request.instance;
+        self.client.send(&Request::Spawn(request)).unwrap();
         let (event, fds) = self.event();
         let Event::Spawned { instance: found, generation: 2, process_id } = event else {
             panic!("{event:?}");

@@ -279,14 +279,15 @@ fn hand_down(own: &Path, base: &Path, controller: Controller, own_processes: &[u
 
 /// Makes a directory and locks it. `None` if that is refused, or another process has the lock.
 fn lock(directory: &Path) -> Option<File> {
-    (0..LOCK_TRIES_MAX).find_map(|number| {
-        if number > 0 {
-            std::thread::sleep(LOCK_PAUSE);
-        }
+    for _ in 0..LOCK_TRIES_MAX {
         // Another keeper may remove the directory between the two steps, since it is empty.
         std::fs::create_dir_all(directory).ok()?; // It is said that there is no lock.
-        try_lock(directory)
-    })
+        if let Some(file) = try_lock(directory) {
+            return Some(file);
+        }
+        std::thread::sleep(LOCK_PAUSE);
+    }
+    None
 }
 
 /// Locks a directory that is there.
