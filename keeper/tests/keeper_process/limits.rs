@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
-use keeper::cgroup::Cgroups;
-use keeper::cgroup::layout::Controller;
+use keeper::cgroup::layout::{self, Controller, Place};
+use keeper::cgroup::{Cgroups, subtree_name};
 use keeper::control::{Cause, Event, Exit, Limits, Request, Spawn};
 use shm_transport::envelope::{MessageV2, Opened, Route};
 
@@ -85,4 +85,28 @@ fn want_of_memory_is_a_cause() {
     let expected = Cause::OutOfMemory { limit_bytes: Some(16 * MIB) };
     assert_eq!((exit, cause), (Exit::Signal(9), Some(expected)));
     assert!(usage.memory_peak_bytes.is_some_and(|bytes| bytes > 8 * MIB), "{usage:?}");
+}
+
+/// Where the kernel refuses to have an agent in its cgroup, an agent runs without if it may, and is refused if not.
+#[test]
+fn a_cgroup_that_refuses_is_no_end() {
+    let read = |path| std::fs::read_to_string(path).unwrap();
+    let place = layout::parse(&read("/proc/self/cgroup"), &read("/proc/self/mountinfo")).v2;
+    let Place::At(own) = place else { return println!("not run: version 2 is not mounted") };
+    let mut fixture = Fixture::start();
+    let base = own.join(subtree_name(&fixture.directory.path().canonicalize().unwrap()));
+    if !base.is_dir() {
+        return println!("not run: {} is not there", base.display());
+    }
+    // Beside a cgroup of threads there may be none of processes.
+    let threads = base.join("threads");
+    std::fs::create_dir(&threads).unwrap();
+    std::fs::write(threads.join("cgroup.type"), "threaded").unwrap();
+    let require = Spawn { limits: Limits { require: true, ..Limits::default() }, ..fixture.probe(1) };
+    fixture.client.send(&Request::Spawn(require)).unwrap();
+    let refused = fixture.event().0;
+    let Event::SpawnFailed { step, reason, .. } = &refused else { panic!("{refused:?}") };
+    assert!(step == "run" && reason.contains("not supported"), "{refused:?}");
+    assert_eq!(fixture.spawn(1).ask("x"), "echo x");
+    std::fs::remove_dir(&threads).unwrap();
 }
