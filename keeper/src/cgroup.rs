@@ -48,6 +48,6 @@ mod subtree;
 mod tests;
 
 pub use agent::{AgentCgroup, Usage};
-pub use detect::{Cgroups, Obstacle};
+pub use detect::{Cgroups, Holder, Obstacle};
 pub use limits::{Device, Limits};
 pub use subtree::{LimitError, Subtree, subtree_name};

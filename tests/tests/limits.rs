@@ -12,7 +12,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use keeper::cgroup::enforcement::{Feature, State};
-use keeper::cgroup::{Cgroups, Device, subtree_name};
+use keeper::cgroup::layout::Controller;
+use keeper::cgroup::{Cgroups, Device, Holder, subtree_name};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -275,6 +276,41 @@ async fn leftovers_of_a_crash_are_ended() {
     scene.end();
 }
 
+/// What runs a program in a mount namespace of its own, in which this directory is empty.
+fn covering(directory: &str) -> Option<impl Fn(&Path) -> Command + use<>> {
+    let script = format!("mount -t tmpfs none {directory} && exec \"$0\" \"$@\"");
+    let covered = move |program: &Path| {
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", &script]).arg(program);
+        command
+    };
+    if !covered(Path::new("true")).status().is_ok_and(|status| status.success()) {
+        println!("not run: no mount namespace can be made");
+        return None;
+    }
+    Some(covered)
+}
+
+/// Version 1 alone, where nothing can be killed as one, contains them too: these tests once more, without version 2.
+#[test]
+fn version_1_alone_is_enough() {
+    let cgroups = Cgroups::of_this_process(&[]);
+    if cgroups.holder(Controller::Processes) != Ok(Holder::Version1) {
+        return println!("not run: version 1 does not limit processes here");
+    }
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let unified = mounts.lines().find(|line| line.contains(" - cgroup2 "));
+    let Some(point) = unified.and_then(|line| line.split(' ').nth(4)) else {
+        return println!("not run: version 2 is not mounted, so the other tests have shown it");
+    };
+    let Some(covered) = covering(point) else { return };
+    let again =
+        ["a_fork_bomb_is_contained", "leftovers_of_a_crash_are_ended", "cycles::nothing_is_left_behind"];
+    let output = covered(&std::env::current_exe().unwrap()).arg("--exact").args(again).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("3 passed"), "{text}");
+}
+
 /// A limit that makes no sense, and one that is required and cannot hold, are refused by key before anything starts;
 /// what is not required is told, and the gateway runs without.
 #[test]
@@ -293,16 +329,7 @@ fn what_cannot_hold_is_refused() {
         let rule = format!("agents.defaults.limits.{rule}");
         assert!(refused.stderr.contains(&rule), "{rule}: {}", refused.stderr);
     }
-    // Without cgroups: what is mounted there is covered, in a mount namespace of its own.
-    let covered = |program: &Path| {
-        let mut command = Command::new("unshare");
-        let script = "mount -t tmpfs none /sys/fs/cgroup && exec \"$0\" \"$@\"";
-        command.args(["--mount", "sh", "-c", script]).arg(program);
-        command
-    };
-    if !covered(Path::new("true")).status().is_ok_and(|status| status.success()) {
-        return println!("not run: no mount namespace can be made");
-    }
+    let Some(covered) = covering("/sys/fs/cgroup") else { return };
     let openclaw = binary("openclaw");
     let refused = start(&json!({"memoryMib": 64, "require": true}), covered(&openclaw)).unwrap_err();
     let rule =
