@@ -1,6 +1,7 @@
 //! Agents come and go, and nothing of them stays: no cgroup, descriptor, shared memory or zombie.
 
 use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use keeper::cgroup::enforcement::Feature;
@@ -24,12 +25,12 @@ struct Counts {
     children: usize,
 }
 
-fn counts(keeper: u32, state: &std::path::Path) -> Counts {
+fn counts(keeper: u32, state: &Path) -> Counts {
     let descriptors: Vec<_> = std::fs::read_dir(format!("/proc/{keeper}/fd"))
         .unwrap()
         .filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok())
         .collect();
-    let is_memfd = |path: &&std::path::PathBuf| path.to_string_lossy().starts_with("/memfd:");
+    let is_memfd = |path: &&PathBuf| path.to_string_lossy().starts_with("/memfd:");
     Counts {
         cgroups: super::cgroups_of(state).len(),
         descriptors: descriptors.len(),
@@ -53,7 +54,7 @@ fn event(client: &mut Client) -> Event {
 }
 
 /// Starts an agent with a descendant in a session of its own, and kills it.
-fn cycle(client: &mut Client, instance: u64, mark: &str) {
+fn cycle(client: &mut Client, instance: u64, mark: &str, log: &Path) {
     let script = format!("setsid sleep {mark} & exec sleep {mark}");
     let request = Spawn {
         instance,
@@ -64,7 +65,8 @@ fn cycle(client: &mut Client, instance: u64, mark: &str) {
         working_directory: None,
         to_agent_bytes: 65_536,
         from_agent_bytes: 65_536,
-        log_path: None,
+        // A survivor that had the output of this test would keep its caller waiting.
+        log_path: Some(log.to_owned()),
         limits: Limits {
             processes: Some(16),
             memory_bytes: Some(64 << 20),
@@ -92,12 +94,12 @@ fn nothing_is_left_behind() {
     let state = tempfile::tempdir().unwrap();
     let mut client = Client::start(&binary("openclaw"), &state.path().join("keeper.sock")).unwrap();
     let keeper = client.process_id();
-    let mark = format!("1007{}", std::process::id());
-    (1..=WARM_UP).for_each(|instance| cycle(&mut client, instance, &mark));
+    let (mark, log) = (format!("1007{}", std::process::id()), state.path().join("cycle.log"));
+    (1..=WARM_UP).for_each(|instance| cycle(&mut client, instance, &mark, &log));
     let quiet = Counts { cgroups: 0, children: 0, memfds: 0, ..counts(keeper, state.path()) };
     until("the first are gone", || (counts(keeper, state.path()) == quiet).then_some(()));
     let start = Instant::now();
-    (WARM_UP + 1..=WARM_UP + cycles).for_each(|instance| cycle(&mut client, instance, &mark));
+    (WARM_UP + 1..=WARM_UP + cycles).for_each(|instance| cycle(&mut client, instance, &mark, &log));
     let took = start.elapsed();
     until("all are gone", || (counts(keeper, state.path()) == quiet).then_some(()));
     let survivors = processes().iter().filter(|process| process.arguments.contains(&mark)).count();
