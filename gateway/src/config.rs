@@ -4,6 +4,7 @@
 //! rest of the program sees. Flags win over the file, the file over defaults.
 
 mod delivery;
+pub mod limits;
 mod supervision;
 
 use std::collections::BTreeMap;
@@ -20,6 +21,8 @@ use crate::options::{RunOptions, RuntimeChoice};
 use crate::state_directory;
 pub use delivery::{DeliveryConfig, RoutingConfig};
 use delivery::{FileDelivery, FileJournal, FileRouting};
+use keeper::control::Limits;
+use limits::{FileDefaults, FileLimits};
 use supervision::FileSupervision;
 
 /// Default port, that of every OpenClaw gateway.
@@ -79,6 +82,8 @@ struct FileEngine {
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct FileAgents {
     #[serde(default)]
+    defaults: FileDefaults,
+    #[serde(default)]
     entries: BTreeMap<String, FileAgent>,
 }
 
@@ -95,6 +100,8 @@ struct FileAgent {
     start_timeout_ms: Option<u64>,
     #[serde(default)]
     capabilities: Vec<String>,
+    #[serde(default)]
+    limits: FileLimits,
 }
 
 /// What an agent runs.
@@ -125,6 +132,8 @@ pub struct AgentConfig {
     pub in_flight_max: usize,
     /// How long it may take to say its first words.
     pub start_timeout: Duration,
+    /// What each of its processes may take, with all that it starts.
+    pub limits: Limits,
 }
 
 /// All settings, checked.
@@ -203,7 +212,10 @@ pub fn load(options: &RunOptions) -> Result<Config, ConfigError> {
         }
     };
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u64;
-    validate(file, options, state_directory, cores).map_err(|rules| ConfigError::Rules(BrokenRules(rules)))
+    let broken = |rules| ConfigError::Rules(BrokenRules(rules));
+    let config = validate(file, options, state_directory, cores).map_err(broken)?;
+    let unmet = limits::unmet(&config.agents, &limits::enforcement(&config));
+    if unmet.is_empty() { Ok(config) } else { Err(broken(unmet)) }
 }
 
 fn read(path: &Path) -> Result<FileConfig, ConfigError> {
@@ -236,7 +248,7 @@ fn validate(
         options.drain_timeout_ms.or(file.gateway.drain_timeout_ms).unwrap_or(DRAIN_TIMEOUT_DEFAULT_MS);
     range(&mut broken, "gateway.drainTimeoutMs", drain, 0, DRAIN_TIMEOUT_MAX_MS);
     let runtime = runtime(&mut broken, options.runtime, file.engine.runtime.as_deref());
-    let agents = agents(&mut broken, file.agents.entries, &options.agent);
+    let agents = agents(&mut broken, file.agents, &options.agent, cores);
     let delivery = delivery::check(&mut broken, &file.journal, &file.delivery);
     let heartbeat = supervision::check(&mut broken, &file.supervision);
     let routing = delivery::check_routing(&mut broken, file.routing, &agents);
@@ -276,11 +288,9 @@ fn runtime(broken: &mut Vec<String>, flag: Option<RuntimeChoice>, file: Option<&
 }
 
 /// The agents of the file and of the flags, and the built-in one.
-fn agents(
-    broken: &mut Vec<String>,
-    mut entries: BTreeMap<String, FileAgent>,
-    flags: &[String],
-) -> Vec<AgentConfig> {
+fn agents(broken: &mut Vec<String>, file: FileAgents, flags: &[String], cores: u64) -> Vec<AgentConfig> {
+    let FileAgents { defaults, mut entries } = file;
+    let limits = defaults.check(broken, cores);
     for flag in flags {
         let Some((name, command)) = flag.split_once('=') else {
             broken.push(format!("--agent {flag}: must be NAME=COMMAND"));
@@ -293,8 +303,11 @@ fn agents(
         }
     }
     entries.entry(ECHO_AGENT.to_owned()).or_default();
-    let agents: Vec<_> =
-        entries.into_iter().flat_map(|(name, agent)| check_agent(broken, name, agent)).collect();
+    let mut agents = Vec::new();
+    for (name, agent) in entries {
+        let limits = agent.limits.of_agent(broken, &format!("agents.entries.{name}"), &limits, cores);
+        agents.extend(check_agent(broken, name, agent, limits));
+    }
     if agents.len() > AGENTS_MAX {
         broken.push(format!("agents.entries has {} agents: at most {AGENTS_MAX} are possible", agents.len()));
     }
@@ -302,7 +315,7 @@ fn agents(
 }
 
 /// The members of a pool; most pools have one.
-fn check_agent(broken: &mut Vec<String>, name: String, agent: FileAgent) -> Vec<AgentConfig> {
+fn check_agent(broken: &mut Vec<String>, name: String, agent: FileAgent, limits: Limits) -> Vec<AgentConfig> {
     let key = format!("agents.entries.{name}");
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     if name.is_empty()
@@ -364,6 +377,7 @@ fn check_agent(broken: &mut Vec<String>, name: String, agent: FileAgent) -> Vec<
         working_directory: agent.working_directory,
         in_flight_max: in_flight as usize,
         start_timeout: supervision::check_start(broken, &key, agent.start_timeout_ms),
+        limits,
     };
     if instances == 1 {
         return vec![member];

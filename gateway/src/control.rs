@@ -210,8 +210,8 @@ impl Control {
             KeeperEvent::SpawnFailed { instance, step, reason, .. } => {
                 self.agents.spawn_failed(&mut self.parts, instance, format!("{step}: {reason}"));
             }
-            KeeperEvent::Died { instance, exit, .. } => {
-                self.agents.died(&mut self.parts, instance, exit);
+            KeeperEvent::Died { instance, exit, cause, usage, .. } => {
+                self.agents.died(&mut self.parts, instance, exit, cause, usage);
             }
             KeeperEvent::Welcome { .. } | KeeperEvent::Stopped => {}
             KeeperEvent::NotShown { reason } => {

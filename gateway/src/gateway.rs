@@ -118,6 +118,7 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
     start_logging(&options.log_level)?;
     end_on_panic();
     let config = config::load(options)?;
+    config::limits::report(&config);
     let state = StateDirectory::open(&config.state_directory)?;
     let listener = listen(config.address)?;
     let address = listener.local_addr().unwrap_or(config.address);

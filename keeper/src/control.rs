@@ -8,6 +8,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::cgroup::Limits;
+
 /// The version this build speaks.
 pub const VERSION: u32 = 1;
 /// The largest datagram.
@@ -95,6 +97,9 @@ pub struct Spawn {
     pub from_agent_bytes: u64,
     /// Where its output is appended; the keeper's standard error if absent.
     pub log_path: Option<PathBuf>,
+    /// What it may take.
+    #[serde(default)]
+    pub limits: Limits,
 }
 
 /// Variables of the gateway's environment that every agent gets. All others, secrets among them, it gets
@@ -145,7 +150,7 @@ pub enum Event {
         /// A sentence that names the thing.
         reason: String,
     },
-    /// An agent is dead, and so is its process group.
+    /// An agent is dead, and so is its process group; all that is left in its cgroup has been killed.
     Died {
         /// Which agent.
         instance: u64,
@@ -155,6 +160,12 @@ pub enum Event {
         process_id: u32,
         /// How it ended.
         exit: Exit,
+        /// Why, if more is known than that.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        cause: Option<Cause>,
+        /// What it has taken with all its descendants.
+        #[serde(default, skip_serializing_if = "Usage::is_unknown")]
+        usage: Usage,
     },
     /// All agents are dead, the socket is removed, and the keeper exits.
     Stopped,
@@ -168,6 +179,33 @@ pub enum Exit {
     Code(i32),
     /// This signal ended it.
     Signal(i32),
+}
+
+/// Why a process ended.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// The kernel killed it, since its memory was used up.
+    OutOfMemory {
+        /// Its limit; without one it was the memory of the machine, or of a cgroup above.
+        limit_bytes: Option<u64>,
+    },
+}
+
+/// What an agent has taken with all its descendants; `None` where it was not counted.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// CPU time in microseconds.
+    pub cpu_us: Option<u64>,
+    /// The most memory at once, in bytes.
+    pub memory_peak_bytes: Option<u64>,
+}
+
+impl Usage {
+    /// Whether nothing was counted.
+    pub fn is_unknown(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// The version to speak with a gateway that speaks `version_min..=version_max`, if there is one.
@@ -192,7 +230,20 @@ mod tests {
     /// The text form, which another build must read.
     #[test]
     fn messages_have_this_form() {
-        let died = Event::Died { instance: 1, generation: 2, process_id: 3, exit: Exit::Signal(9) };
+        let died = |cause, usage| Event::Died {
+            instance: 1,
+            generation: 2,
+            process_id: 3,
+            exit: Exit::Signal(9),
+            cause,
+            usage,
+        };
+        let cause = Some(Cause::OutOfMemory { limit_bytes: Some(64) });
+        let known = died(cause, Usage { cpu_us: Some(5), memory_peak_bytes: None });
+        let text = r#"{"type":"died","instance":1,"generation":2,"process_id":3,"exit":{"signal":9},"cause":{"out_of_memory":{"limit_bytes":64}},"usage":{"cpu_us":5,"memory_peak_bytes":null}}"#;
+        assert_eq!(serde_json::to_string(&known).unwrap(), text);
+        assert_eq!(serde_json::from_str::<Event>(text).unwrap(), known);
+        let died = died(None, Usage::default());
         let text = r#"{"type":"died","instance":1,"generation":2,"process_id":3,"exit":{"signal":9}}"#;
         assert_eq!(serde_json::to_string(&died).unwrap(), text);
         assert_eq!(serde_json::from_str::<Event>(text).unwrap(), died);

@@ -13,6 +13,8 @@ use rustix::process::{Pid, PidfdFlags, Rlimit, Signal, WaitOptions};
 use shm_transport::layout::{ConfigPage, Geometry, GeometryError};
 use shm_transport::segment::{self, CreateError, Segment};
 
+use crate::cgroup::AgentCgroup;
+use crate::channel::sentence;
 use crate::control::{KEPT_VARIABLES, Spawn};
 use crate::spawn::{self, Reservation};
 
@@ -89,6 +91,12 @@ pub(crate) enum LaunchError {
         #[source]
         source: io::Error,
     },
+    #[error("the cgroup of agent {name} cannot be entered")]
+    Cgroup {
+        name: String,
+        #[source]
+        source: io::Error,
+    },
     #[error("working directory {} cannot be used", path.display())]
     WorkingDirectory {
         path: PathBuf,
@@ -118,6 +126,7 @@ impl LaunchError {
                 "rings"
             }
             Self::Log { .. } => "log",
+            Self::Cgroup { .. } => "cgroup",
             Self::WorkingDirectory { .. } => "working directory",
             Self::Run { .. } => "run",
             Self::Watch { .. } => "watch",
@@ -130,11 +139,27 @@ pub(crate) fn launch(
     request: &Spawn,
     reservation: &Reservation,
     open_files: Rlimit,
+    cgroup: &AgentCgroup,
 ) -> Result<Launched, LaunchError> {
     let held = Arc::new(hold(request)?);
-    let (mut command, program) = command(request)?;
-    let child = spawn::start(reservation, &mut command, &held, open_files)
-        .map_err(|source| LaunchError::Run { program: program.to_owned(), source })?;
+    let cgroups =
+        cgroup.attach_fds().map_err(|source| LaunchError::Cgroup { name: request.name.clone(), source })?;
+    let is_optional = !cgroups.is_empty() && !request.limits.require;
+    let start = |cgroups| {
+        let (mut command, program) = command(request)?;
+        spawn::start(reservation, &mut command, &held, open_files, cgroups)
+            .map(|child| (child, program))
+            .map_err(|source| LaunchError::Run { program: program.to_owned(), source })
+    };
+    let (child, program) = match start(cgroups) {
+        // It is not told whether its program or its cgroup refused it. Nothing has run yet.
+        Err(refused) if is_optional => {
+            let started = start(Vec::new())?;
+            eprintln!("keeper: agent {} is in no cgroup: {}", request.name, sentence(&refused));
+            started
+        }
+        started => started?,
+    };
     let process = Pid::from_child(&child);
     match rustix::process::pidfd_open(process, PidfdFlags::empty()) {
         Ok(pidfd) => Ok(Launched { process, pidfd, held }),

@@ -13,6 +13,7 @@
 //! | `connection` | the keeper's end: one gateway at a time, bounded queue |
 //! | `guests` | those that are not the gateway: strangers and observers |
 //! | `shown` | which rings observers see, and through what |
+//! | [`cgroup`] | limits and counters of agents, and their end with all descendants |
 //! | `launch` | rings, log file, environment and command of a new agent |
 //! | `spawn` | what happens between fork and exec; the only unsafe code |
 //! | `roster` | the agents alive, and what is left of the dead |
@@ -28,11 +29,12 @@
 //! - Adoption. A keeper whose gateway is gone without [`control::Request::Shutdown`] ends its agents
 //!   (SIGTERM, one second, SIGKILL) and exits. Since nobody could take them over, agents also die with
 //!   the keeper.
-//! - The sandbox: agents run as the user of the gateway, with its limits. A descendant of an agent that
+//! - The sandbox: agents run as the user of the gateway. Where no cgroup can be made, a descendant of an agent that
 //!   makes a session of its own is not found; the agent's process group is.
 //! - Restarting the gateway.
 #![deny(unsafe_code)]
 
+pub mod cgroup;
 mod channel;
 pub mod client;
 mod connection;

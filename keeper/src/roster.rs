@@ -4,7 +4,7 @@
 //!
 //! 1. The keeper waits for one process at a time, by number; never for "any child": that would take the
 //!    status of an agent away from [`Roster::bury`].
-//! 2. The group of a dead agent is killed before the agent is reaped: until then its number cannot have
+//! 2. The group and the cgroup of a dead agent is killed before the agent is reaped: until then its number cannot have
 //!    been given to another process.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitOptions};
 
+use crate::cgroup::AgentCgroup;
 use crate::control::{Event, Exit};
 use crate::launch::Held;
 
@@ -37,6 +38,8 @@ pub(crate) struct Agent {
     pub(crate) ring_bytes: [u64; 2],
     /// Kept while the agent lives. Arc: an event under way holds them, too.
     pub(crate) held: Arc<Held>,
+    /// Removed when all that is in it has died.
+    pub(crate) cgroup: AgentCgroup,
 }
 
 /// A killed process group, of which the keeper may inherit members.
@@ -46,17 +49,35 @@ struct DeadGroup {
     until: Instant,
 }
 
+/// A killed cgroup that may hold processes which have not died yet.
+#[derive(Debug)]
+struct DeadCgroup {
+    cgroup: AgentCgroup,
+    until: Instant,
+}
+
 /// The agents of this keeper by instance.
 #[derive(Debug)]
 pub(crate) struct Roster {
     agents: BTreeMap<u64, Agent>,
     dead_groups: Vec<DeadGroup>,
+    dead_cgroups: Vec<DeadCgroup>,
     sweep_at: Instant,
 }
 
 impl Roster {
     pub(crate) fn new(now: Instant) -> Self {
-        Self { agents: BTreeMap::new(), dead_groups: Vec::new(), sweep_at: now + SWEEP_TICK }
+        Self {
+            agents: BTreeMap::new(),
+            dead_groups: Vec::new(),
+            dead_cgroups: Vec::new(),
+            sweep_at: now + SWEEP_TICK,
+        }
+    }
+
+    /// Whether all agents are dead, and all that they have started.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.agents.is_empty() && self.dead_cgroups.is_empty()
     }
 
     pub(crate) fn agents(&self) -> &BTreeMap<u64, Agent> {
@@ -93,30 +114,46 @@ impl Roster {
             Ok(None) | Err(_) => return None,
         }
         signal_group(agent.process, Signal::KILL); // Rule 2.
+        agent.cgroup.kill();
         let reaped = rustix::process::waitpid(Some(agent.process), WaitOptions::NOHANG);
         let (_, status) = reaped.ok()??; // It was there above, and nobody else waits (rule 1).
         let exit = match (status.exit_status(), status.terminating_signal()) {
             (Some(code), _) => Exit::Code(code),
             (None, signal) => Exit::Signal(signal.unwrap_or(0)),
         };
-        let event =
-            Event::Died { instance, generation: agent.generation, process_id: number(agent.process), exit };
+        let event = Event::Died {
+            instance,
+            generation: agent.generation,
+            process_id: number(agent.process),
+            exit,
+            cause: agent.cgroup.cause(exit),
+            usage: agent.cgroup.usage(),
+        };
         self.dead_groups.push(DeadGroup { group: agent.process, until: now + GROUP_WATCH });
-        self.agents.remove(&instance);
+        let agent = self.agents.remove(&instance)?;
+        self.bury_cgroup(agent.cgroup, now);
         Some(event)
     }
 
+    /// Takes a cgroup whose processes have been killed, to remove it when they are dead and reaped.
+    pub(crate) fn bury_cgroup(&mut self, cgroup: AgentCgroup, now: Instant) {
+        self.dead_cgroups.push(DeadCgroup { cgroup, until: now + GROUP_WATCH });
+    }
+
     /// Kills and reaps an agent that has just been added but cannot be watched.
-    pub(crate) fn drop_unwatched(&mut self, instance: u64) {
+    pub(crate) fn drop_unwatched(&mut self, instance: u64, now: Instant) {
         if let Some(agent) = self.agents.remove(&instance) {
             signal_group(agent.process, Signal::KILL);
+            agent.cgroup.kill();
             let _ = rustix::process::waitpid(Some(agent.process), WaitOptions::empty()); // It was added.
+            self.bury_cgroup(agent.cgroup, now);
         }
     }
 
     /// When [`Self::reap_orphans`] has something to look at next.
     pub(crate) fn next_look(&self, now: Instant) -> Instant {
-        if self.dead_groups.is_empty() { self.sweep_at } else { now + GROUP_TICK }
+        let watched = !self.dead_groups.is_empty() || !self.dead_cgroups.is_empty();
+        if watched { now + GROUP_TICK } else { self.sweep_at }
     }
 
     /// Reaps what dead agents have left behind.
@@ -131,6 +168,11 @@ impl Roster {
                 }
             }
         });
+        if !self.dead_cgroups.is_empty() {
+            // Those in groups of their own count in the cgroup until they are reaped.
+            self.sweep();
+            self.dead_cgroups.retain(|dead| !is_removed(&dead.cgroup, now >= dead.until));
+        }
         if now >= self.sweep_at {
             self.sweep_at = now + SWEEP_TICK;
             self.sweep();
@@ -150,6 +192,21 @@ impl Roster {
             let _ = rustix::process::waitpid(Some(orphan), WaitOptions::NOHANG); // One that lives on is none.
         }
     }
+}
+
+/// Removes a dead cgroup, or kills again what is in it. After its time is up it is left to the next keeper.
+fn is_removed(cgroup: &AgentCgroup, is_late: bool) -> bool {
+    if cgroup.is_empty() && cgroup.remove() {
+        return true;
+    }
+    if is_late {
+        let directories: Vec<_> =
+            cgroup.directories().into_iter().map(|path| path.display().to_string()).collect();
+        eprintln!("keeper: what is left in {} does not die; the next start kills it", directories.join(", "));
+    } else {
+        cgroup.kill();
+    }
+    is_late
 }
 
 fn signal_group(group: Pid, signal: Signal) {

@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use rustix::net::{SocketFlags, SocketType, sockopt};
 use rustix::process::{Resource, Rlimit, Signal};
 
+use crate::cgroup::{Cgroups, Subtree};
 use crate::channel::sentence;
 use crate::connection::{Connection, Heard, Outgoing};
 use crate::control::{AGENTS_MAX, Event, NAME_BYTES_MAX, Request, Spawn};
@@ -84,6 +85,22 @@ pub fn run(socket_path: &Path, listener: OwnedFd) -> Result<(), KeeperError> {
     keeper.finish()
 }
 
+/// Takes the cgroup of the state directory, in which the control socket lies, and kills what an earlier keeper
+/// has left in it.
+fn open_subtree(socket_path: &Path, roster: &mut Roster, now: Instant) -> Subtree {
+    let gateway = rustix::process::getppid().map(number);
+    let own: Vec<u32> = gateway.into_iter().chain([std::process::id()]).collect();
+    let directory = socket_path.parent().unwrap_or(Path::new("."));
+    // One that cannot be resolved has been refused before, where it matters.
+    let directory = directory.canonicalize().unwrap_or_else(|_| directory.to_owned());
+    let subtree = Subtree::open(&Cgroups::of_this_process(&own), &directory);
+    for leftover in subtree.leftovers() {
+        leftover.kill();
+        roster.bury_cgroup(leftover, now);
+    }
+    subtree
+}
+
 struct Keeper {
     socket_path: PathBuf,
     listener: OwnedFd,
@@ -97,6 +114,8 @@ struct Keeper {
     reservation: Reservation,
     /// The limit the keeper was started with, for its agents.
     open_files: Rlimit,
+    /// Where the cgroups of agents are.
+    subtree: Subtree,
 }
 
 impl Keeper {
@@ -125,6 +144,8 @@ impl Keeper {
         epoll::add(&epoll, &listener, EventData::new_u64(LISTENER), EventFlags::IN)
             .map_err(|errno| failed("watching the listener")(errno.into()))?;
         let now = Instant::now();
+        let mut roster = Roster::new(now);
+        let subtree = open_subtree(path, &mut roster, now);
         Ok(Self {
             socket_path: path.to_owned(),
             listener,
@@ -132,10 +153,11 @@ impl Keeper {
             connection: Connection::Nobody { since: now },
             guests: Guests::new(),
             watches_writable: false,
-            roster: Roster::new(now),
+            roster,
             phase: Phase::Serving,
             reservation,
             open_files,
+            subtree,
         })
     }
 
@@ -214,8 +236,8 @@ impl Keeper {
     fn is_finished(&self) -> bool {
         match self.phase {
             Phase::Serving => false,
-            Phase::Ending { .. } => self.roster.agents().is_empty(),
-            Phase::Killed { give_up_at } => self.roster.agents().is_empty() || Instant::now() >= give_up_at,
+            Phase::Ending { .. } => self.roster.is_empty(),
+            Phase::Killed { give_up_at } => self.roster.is_empty() || Instant::now() >= give_up_at,
         }
     }
 
@@ -308,7 +330,7 @@ impl Keeper {
             }
             Request::Show { name } => self.connection.show(name, descriptors),
             Request::Spawn(request) => {
-                let outgoing = self.spawn(&request);
+                let outgoing = self.spawn(&request, now);
                 self.connection.push(outgoing);
             }
             Request::Kill { instance, signal } => match Signal::from_named_raw(signal) {
@@ -320,7 +342,7 @@ impl Keeper {
     }
 
     /// Starts an agent, and says what came of it.
-    fn spawn(&mut self, request: &Spawn) -> Outgoing {
+    fn spawn(&mut self, request: &Spawn, now: Instant) -> Outgoing {
         let Spawn { instance, generation, .. } = *request;
         let failed = |step: &str, reason: String| {
             Event::SpawnFailed { instance, generation, step: step.to_owned(), reason }.into()
@@ -342,18 +364,26 @@ impl Keeper {
         if self.roster.agents().len() >= AGENTS_MAX {
             return failed("admission", format!("{AGENTS_MAX} agents are alive, no more may be"));
         }
-        let Launched { process, pidfd, held } = match launch(request, &self.reservation, self.open_files) {
+        let cgroup = match self.subtree.create(&request.name, instance, &request.limits) {
+            Ok(cgroup) => cgroup,
+            Err(error) => return failed("limits", sentence(&error)),
+        };
+        let launched = launch(request, &self.reservation, self.open_files, &cgroup);
+        let Launched { process, pidfd, held } = match launched {
             Ok(launched) => launched,
-            Err(error) => return failed(error.step(), sentence(&error)),
+            Err(error) => {
+                self.roster.bury_cgroup(cgroup, now);
+                return failed(error.step(), sentence(&error));
+            }
         };
         let watched = epoll::add(&self.epoll, &pidfd, EventData::new_u64(instance), EventFlags::IN);
         let ring_bytes = [request.to_agent_bytes, request.from_agent_bytes];
         let name = request.name.clone();
-        let agent = Agent { generation, process, pidfd, name, ring_bytes, held: held.clone() };
+        let agent = Agent { generation, process, pidfd, name, ring_bytes, held: held.clone(), cgroup };
         self.roster.add(instance, agent);
         if let Err(errno) = watched {
             // Nobody would see its end, so it ends now; `bury` needs the kernel to be through with it.
-            self.roster.drop_unwatched(instance);
+            self.roster.drop_unwatched(instance, now);
             return failed("watch", format!("epoll refuses the process: {errno}"));
         }
         let event = Event::Spawned { instance, generation, process_id: number(process) };
@@ -377,7 +407,8 @@ impl Keeper {
                 "keeper: process {process} of instance {instance} does not die of SIGKILL, left behind"
             );
         }
-        // Before the last words: who reads them may bind the path anew.
+        // Before the last words: who reads them may bind the path anew, and start the next keeper.
+        self.subtree.close();
         match std::fs::remove_file(&self.socket_path) {
             Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
                 let path = self.socket_path.clone();

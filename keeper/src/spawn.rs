@@ -71,18 +71,24 @@ fn close_inherited_on_exec() -> io::Result<()> {
 /// Starts a command as the leader of a session and process group of its own, with its descriptors in place.
 ///
 /// The reservation proves that rule 1 holds. `open_files` is the limit the agent gets, since the keeper has
-/// raised its own.
+/// raised its own. `cgroups` are what it writes to in order to be in its cgroups, before anything else.
 pub(crate) fn start(
     _reservation: &Reservation,
     command: &mut Command,
     held: &Arc<Held>,
     open_files: Rlimit,
+    cgroups: Vec<OwnedFd>,
 ) -> io::Result<Child> {
     let keeper = rustix::process::getpid();
     // Arc: the standard library wants the closure to be `Send`; this process has one thread.
     let held = Arc::clone(held);
     let mut targets = TARGETS.map(target);
-    let enter = move || enter(keeper, &held, &mut targets, open_files);
+    let enter = move || {
+        for cgroup in &cgroups {
+            rustix::io::write(cgroup, b"0")?;
+        }
+        enter(keeper, &held, &mut targets, open_files)
+    };
     // SAFETY: the closure keeps rule 2, so it needs no lock that another thread may have held at the fork;
     // it writes to no memory the parent reads, and the descriptors it overwrites are free by rule 1.
     unsafe { command.pre_exec(enter) };

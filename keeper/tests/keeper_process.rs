@@ -1,5 +1,7 @@
 //! The keeper as a process of its own, with agents as processes of their own.
 
+#[path = "keeper_process/limits.rs"]
+mod limits;
 #[path = "keeper_process/observers.rs"]
 mod observers;
 
@@ -10,7 +12,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use keeper::client::{Client, ClientError, StartError};
-use keeper::control::{Event, Exit, Request, Spawn};
+use keeper::control::{self, Event, Exit, Request, Spawn, Usage};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{Pid, Signal};
@@ -62,17 +64,28 @@ impl Fixture {
             to_agent_bytes: 65_536,
             from_agent_bytes: 65_536,
             log_path: Some(self.log()),
+            limits: control::Limits::default(),
         }
     }
 
+    /// The next event, without the counters of the dead.
     fn event(&mut self) -> (Event, Vec<OwnedFd>) {
-        event(&mut self.client).unwrap()
+        let (mut event, fds) = event(&mut self.client).unwrap();
+        if let Event::Died { usage, .. } = &mut event {
+            *usage = Usage::default();
+        }
+        (event, fds)
     }
 
     /// Spawns a probe agent and attaches to it.
     fn spawn(&mut self, instance: u64) -> Probe {
-        let request = Request::Spawn(self.probe(instance));
-        self.client.send(&request).unwrap();
+        self.spawn_as(self.probe(instance))
+    }
+
+    /// As [`Self::spawn`], as the request says.
+    fn spawn_as(&mut self, request: Spawn) -> Probe {
+        let instance = request.instance;
+        self.client.send(&Request::Spawn(request)).unwrap();
         let (event, fds) = self.event();
         let Event::Spawned { instance: found, generation: 2, process_id } = event else {
             panic!("{event:?}");
@@ -156,6 +169,11 @@ impl Probe {
             std::thread::yield_now();
         }
     }
+}
+
+/// The death of an agent in its second generation, for no known reason.
+fn died(instance: u64, process_id: u32, exit: Exit) -> Event {
+    Event::Died { instance, generation: 2, process_id, exit, cause: None, usage: Usage::default() }
 }
 
 /// Polls until a process is gone, reaped included.
@@ -291,7 +309,7 @@ fn deaths_are_reported() {
     let mut probe = fixture.spawn(1);
     let grandchild = probe.ask("child").parse().unwrap();
     kill(probe.process_id);
-    let died = |process_id, exit| Event::Died { instance: 1, generation: 2, process_id, exit };
+    let died = |process_id, exit| died(1, process_id, exit);
     assert_eq!(fixture.event().0, died(probe.process_id, Exit::Signal(9)));
     await_gone(probe.process_id);
     await_gone(grandchild);
@@ -373,12 +391,7 @@ fn shutdown_ends_all() {
         std::thread::yield_now();
     }
     fixture.client.send(&Request::Shutdown { grace_ms: 200 }).unwrap();
-    let died = |instance, process_id, signal| Event::Died {
-        instance,
-        generation: 2,
-        process_id,
-        exit: Exit::Signal(signal),
-    };
+    let died = |instance, process_id, signal| died(instance, process_id, Exit::Signal(signal));
     assert_eq!(fixture.event().0, died(1, polite.process_id, 15));
     assert_eq!(fixture.event().0, died(2, process_id, 9));
     assert_eq!(fixture.event().0, Event::Stopped);

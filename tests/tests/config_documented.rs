@@ -10,7 +10,8 @@ const DOCUMENT: &str = include_str!("../../docs/config.md");
 const SOURCE: &str = concat!(
     include_str!("../../gateway/src/config.rs"),
     include_str!("../../gateway/src/config/delivery.rs"),
-    include_str!("../../gateway/src/config/supervision.rs")
+    include_str!("../../gateway/src/config/supervision.rs"),
+    include_str!("../../gateway/src/config/limits.rs")
 );
 const KEYS: [&str; 5] = ["key", "default", "unit", "limits", "flag"];
 const OTHER_FLAGS: [&str; 4] = ["flag", "variable", "default", "what"];
@@ -104,12 +105,24 @@ fn numbers_are_those_of_the_source() {
     let in_flight = (constant("IN_FLIGHT_DEFAULT"), format!("1 to {}", constant("IN_FLIGHT_MAX")));
     let both =
         |default: &str, least: u64, most: &str| (constant(default), format!("{least} to {}", constant(most)));
+    let bounded =
+        |least: &str, most: &str| ("none".into(), format!("{} to {}", constant(least), constant(most)));
     let expected = [
         ("gateway.port", port),
         ("gateway.edgeThreads", edges),
         ("gateway.drainTimeoutMs", drain),
         ("engine.shards", shards),
         ("agents.entries.<name>.inFlightMax", in_flight),
+        ("agents.defaults.limits.memoryMib", bounded("MEMORY_MIN_MIB", "MEMORY_MAX_MIB")),
+        ("agents.defaults.limits.processes", bounded("PROCESSES_MIN_COUNT", "PROCESSES_MAX_COUNT")),
+        (
+            "agents.defaults.limits.ioWriteMibPerS",
+            ("none".into(), format!("1 to {}", constant("IO_WRITE_MAX_MIB_PER_S"))),
+        ),
+        (
+            "agents.defaults.limits.cpus",
+            ("none".into(), format!("{} to the cores of the machine", constant("CPUS_MIN"))),
+        ),
         ("journal.segmentMib", both("SEGMENT_DEFAULT_MIB", 1, "SEGMENT_MAX_MIB")),
         ("journal.retainMib", both("RETAIN_DEFAULT_MIB", 1, "RETAIN_MAX_MIB")),
         ("journal.dedupHours", both("DEDUP_DEFAULT_HOURS", 0, "DEDUP_MAX_HOURS")),

@@ -70,6 +70,7 @@ impl Fleet {
             to_agent_bytes: RING_BYTES,
             from_agent_bytes: RING_BYTES,
             log_path: Some("/dev/null".into()),
+            limits: keeper::control::Limits::default(),
         });
         self.client.send(&request).map_err(io::Error::other)?;
         self.awaited += 1;

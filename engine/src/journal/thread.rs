@@ -142,7 +142,7 @@ pub fn start(
         let salt = RandomState::new().hash_one(log_index);
         let JournalOptions { segment_bytes, ids_keep, ids_max, ref directory, .. } = *options;
         let options = LogOptions { log_index, segment_bytes, ids_keep, ids_max, salt };
-        let directory = log_directory(&directory, log_index as usize);
+        let directory = log_directory(directory, log_index as usize);
         let state = JournalState::Writing;
         Log { link, writer: LogWriter::new(&options, resume), told: None, state, directory }
     });

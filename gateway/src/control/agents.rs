@@ -10,7 +10,7 @@ use engine::journal::entry::JournalState;
 use engine::shard::{Command, Notice};
 use engine::supervision::{Action, Event, Limits as Patience, Supervisor};
 use engine::time::Moment;
-use keeper::control::{Exit, Request, Spawn};
+use keeper::control::{Cause, Exit, Request, Spawn, Usage};
 use shm_transport::link::{Limits, MESSAGE_BYTES_MAX};
 use shm_transport::record::Poison;
 use shm_transport::segment::attach_engine;
@@ -45,7 +45,16 @@ pub(super) struct Agents {
 }
 
 /// How a process ended, as words.
-fn describe(exit: Exit) -> String {
+fn describe(exit: Exit, cause: Option<Cause>) -> String {
+    match cause {
+        Some(Cause::OutOfMemory { limit_bytes: Some(bytes) }) => {
+            return format!("out of memory (limit {} MiB)", bytes >> 20);
+        }
+        Some(Cause::OutOfMemory { limit_bytes: None }) => {
+            return "out of memory (of the machine, or of the gateway's cgroup)".into();
+        }
+        None => {}
+    }
     match exit {
         Exit::Code(127) => "exit status 127 (its program could not be started)".into(),
         Exit::Code(code) => format!("exit status {code}"),
@@ -142,10 +151,24 @@ impl Agents {
         self.publish(parts);
     }
 
-    pub(super) fn died(&mut self, parts: &mut Parts, instance: u64, exit: Exit) {
+    pub(super) fn died(
+        &mut self,
+        parts: &mut Parts,
+        instance: u64,
+        exit: Exit,
+        cause: Option<Cause>,
+        usage: Usage,
+    ) {
         let instance = InstanceId(instance);
         let Some(index) = self.forget(instance) else { return };
-        let detail = self.ended_for.remove(&instance).unwrap_or_else(|| describe(exit));
+        let detail = self.ended_for.remove(&instance).unwrap_or_else(|| describe(exit, cause));
+        tracing::debug!(
+            agent = self.agents[index].config.name,
+            detail,
+            cpu_ms = usage.cpu_us.map(|us| us / 1000),
+            memory_peak_kib = usage.memory_peak_bytes.map(|bytes| bytes >> 10),
+            "agent ended"
+        );
         let agent = AgentIndex(u32::try_from(index).unwrap_or(u32::MAX));
         tell_home(parts, index, Command::Down { agent, instance, detail: detail.clone() });
         self.on(parts, index, Event::Died(detail));
@@ -298,6 +321,7 @@ impl Agents {
             to_agent_bytes: AGENT_RING_BYTES,
             from_agent_bytes: AGENT_RING_BYTES,
             log_path: Some(parts.state.agent_log(&agent.config.name)),
+            limits: agent.config.limits,
         });
         send(parts, &request);
     }
