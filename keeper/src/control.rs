@@ -8,6 +8,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::sandbox::probe::Enforcement;
+use crate::sandbox::spec::SandboxSpec;
+
 /// The version this build speaks.
 pub const VERSION: u32 = 1;
 /// The largest datagram.
@@ -95,6 +98,9 @@ pub struct Spawn {
     pub from_agent_bytes: u64,
     /// Where its output is appended; the keeper's standard error if absent.
     pub log_path: Option<PathBuf>,
+    /// What it may see and do; everything that the keeper may if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sandbox: Option<Box<SandboxSpec>>,
 }
 
 /// Variables of the gateway's environment that every agent gets. All others, secrets among them, it gets
@@ -112,6 +118,9 @@ pub enum Event {
         version: u32,
         /// The keeper's process id.
         process_id: u32,
+        /// What its machine allows of a sandbox.
+        #[serde(default)]
+        enforcement: Enforcement,
     },
     /// A connection or a request was not accepted.
     Refused {
@@ -133,6 +142,9 @@ pub enum Event {
         generation: u64,
         /// Its process id, which is also its process group.
         process_id: u32,
+        /// What of its sandbox is not enforced, a sentence each.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        not_enforced: Vec<String>,
     },
     /// An agent could not be started.
     SpawnFailed {

@@ -14,7 +14,8 @@
 //! | `guests` | those that are not the gateway: strangers and observers |
 //! | `shown` | which rings observers see, and through what |
 //! | `launch` | rings, log file, environment and command of a new agent |
-//! | `spawn` | what happens between fork and exec; the only unsafe code |
+//! | `spawn` | what happens between fork and exec of an agent without a sandbox |
+//! | [`sandbox`] | what an agent may see and do, and how the kernel is made to hold it |
 //! | `roster` | the agents alive, and what is left of the dead |
 //! | `serve` | the loop |
 //!
@@ -28,8 +29,8 @@
 //! - Adoption. A keeper whose gateway is gone without [`control::Request::Shutdown`] ends its agents
 //!   (SIGTERM, one second, SIGKILL) and exits. Since nobody could take them over, agents also die with
 //!   the keeper.
-//! - The sandbox: agents run as the user of the gateway, with its limits. A descendant of an agent that
-//!   makes a session of its own is not found; the agent's process group is.
+//! - A search for all descendants of an agent without a sandbox: one that makes a session of its own is not found;
+//!   the agent's process group is.
 //! - Restarting the gateway.
 #![deny(unsafe_code)]
 
@@ -41,6 +42,7 @@ mod guests;
 mod launch;
 pub mod observer;
 mod roster;
+pub mod sandbox;
 mod serve;
 mod shown;
 #[allow(unsafe_code, reason = "code between fork and exec, and descriptors at fixed numbers")]

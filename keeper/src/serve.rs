@@ -16,6 +16,7 @@ use crate::control::{AGENTS_MAX, Event, NAME_BYTES_MAX, Request, Spawn};
 use crate::guests::{Came, Guests, SEATS};
 use crate::launch::{Launched, launch};
 use crate::roster::{Agent, Roster, number};
+use crate::sandbox::probe::{self, Enforcement};
 use crate::shown::{self, ShownRings};
 use crate::spawn::Reservation;
 use crate::view::{Answer, Question};
@@ -97,6 +98,8 @@ struct Keeper {
     reservation: Reservation,
     /// The limit the keeper was started with, for its agents.
     open_files: Rlimit,
+    /// What this machine allows of a sandbox.
+    enforcement: Enforcement,
 }
 
 impl Keeper {
@@ -136,6 +139,7 @@ impl Keeper {
             phase: Phase::Serving,
             reservation,
             open_files,
+            enforcement: probe::probe(),
         })
     }
 
@@ -241,7 +245,8 @@ impl Keeper {
                 epoll::modify(&self.epoll, &channel, mark, EventFlags::IN)
                     .map_err(self.system("watching the gateway"))?;
                 let shown = ShownRings::new(self.open_files);
-                self.connection = Connection::welcome(channel, version, process_id, shown);
+                self.connection =
+                    Connection::welcome(channel, version, process_id, shown, self.enforcement.clone());
                 self.watches_writable = false;
                 Ok(())
             }
@@ -342,10 +347,11 @@ impl Keeper {
         if self.roster.agents().len() >= AGENTS_MAX {
             return failed("admission", format!("{AGENTS_MAX} agents are alive, no more may be"));
         }
-        let Launched { process, pidfd, held } = match launch(request, &self.reservation, self.open_files) {
-            Ok(launched) => launched,
-            Err(error) => return failed(error.step(), sentence(&error)),
-        };
+        let Launched { process, pidfd, held } =
+            match launch(request, &self.reservation, self.open_files, &self.enforcement) {
+                Ok(launched) => launched,
+                Err(error) => return failed(error.step(), sentence(&error)),
+            };
         let watched = epoll::add(&self.epoll, &pidfd, EventData::new_u64(instance), EventFlags::IN);
         let ring_bytes = [request.to_agent_bytes, request.from_agent_bytes];
         let name = request.name.clone();
@@ -356,7 +362,9 @@ impl Keeper {
             self.roster.drop_unwatched(instance);
             return failed("watch", format!("epoll refuses the process: {errno}"));
         }
-        let event = Event::Spawned { instance, generation, process_id: number(process) };
+        let not_enforced =
+            request.sandbox.as_ref().map_or_else(Vec::new, |spec| self.enforcement.not_enforced(spec));
+        let event = Event::Spawned { instance, generation, process_id: number(process), not_enforced };
         Outgoing { event, attached: Some(held) }
     }
 

@@ -284,6 +284,7 @@ impl Agents {
             to_agent_bytes: AGENT_RING_BYTES,
             from_agent_bytes: AGENT_RING_BYTES,
             log_path: Some(parts.state.agent_log(&agent.config.name)),
+            sandbox: None,
         });
         send(parts, &request);
     }
