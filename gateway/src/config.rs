@@ -4,6 +4,7 @@
 //! rest of the program sees. Flags win over the file, the file over defaults.
 
 mod delivery;
+mod sandbox;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,12 +13,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use engine::driver::Choice;
+use keeper::sandbox::spec::SandboxSpec;
 use serde::Deserialize;
 
 use crate::options::{RunOptions, RuntimeChoice};
 use crate::state_directory;
 pub use delivery::{DeliveryConfig, RoutingConfig};
 use delivery::{FileDelivery, FileJournal, FileRouting};
+pub use sandbox::with_host;
+use sandbox::{FileSandbox, Surroundings, program_refused};
 
 /// Default port, that of every OpenClaw gateway.
 const PORT_DEFAULT: u16 = 18789;
@@ -74,7 +78,17 @@ struct FileEngine {
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct FileAgents {
     #[serde(default)]
+    defaults: FileDefaults,
+    #[serde(default)]
     entries: BTreeMap<String, FileAgent>,
+}
+
+/// What holds for every agent that does not say otherwise.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct FileDefaults {
+    #[serde(default)]
+    sandbox: FileSandbox,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -89,6 +103,8 @@ struct FileAgent {
     instances: Option<u64>,
     #[serde(default)]
     capabilities: Vec<String>,
+    #[serde(default)]
+    sandbox: FileSandbox,
 }
 
 /// What an agent runs.
@@ -117,6 +133,8 @@ pub struct AgentConfig {
     pub working_directory: Option<PathBuf>,
     /// How many messages it may have in its hands.
     pub in_flight_max: usize,
+    /// What it may see and do; whatever the gateway may if absent.
+    pub sandbox: Option<SandboxSpec>,
 }
 
 /// All settings, checked.
@@ -226,7 +244,7 @@ fn validate(
         options.drain_timeout_ms.or(file.gateway.drain_timeout_ms).unwrap_or(DRAIN_TIMEOUT_DEFAULT_MS);
     range(&mut broken, "gateway.drainTimeoutMs", drain, 0, DRAIN_TIMEOUT_MAX_MS);
     let runtime = runtime(&mut broken, options.runtime, file.engine.runtime.as_deref());
-    let agents = agents(&mut broken, file.agents.entries, &options.agent);
+    let agents = agents(&mut broken, file.agents, &options.agent, &state_directory);
     let delivery = delivery::check(&mut broken, &file.journal, &file.delivery);
     let routing = delivery::check_routing(&mut broken, file.routing, &agents);
     if !broken.is_empty() {
@@ -266,9 +284,11 @@ fn runtime(broken: &mut Vec<String>, flag: Option<RuntimeChoice>, file: Option<&
 /// The agents of the file and of the flags, and the built-in one.
 fn agents(
     broken: &mut Vec<String>,
-    mut entries: BTreeMap<String, FileAgent>,
+    file: FileAgents,
     flags: &[String],
+    state_directory: &Path,
 ) -> Vec<AgentConfig> {
+    let FileAgents { defaults, mut entries } = file;
     for flag in flags {
         let Some((name, command)) = flag.split_once('=') else {
             broken.push(format!("--agent {flag}: must be NAME=COMMAND"));
@@ -281,8 +301,8 @@ fn agents(
         }
     }
     entries.entry(ECHO_AGENT.to_owned()).or_default();
-    let agents: Vec<_> =
-        entries.into_iter().flat_map(|(name, agent)| check_agent(broken, name, agent)).collect();
+    let check = |(name, agent)| check_agent(broken, name, agent, &defaults.sandbox, state_directory);
+    let agents: Vec<_> = entries.into_iter().flat_map(check).collect();
     if agents.len() > AGENTS_MAX {
         broken.push(format!("agents.entries has {} agents: at most {AGENTS_MAX} are possible", agents.len()));
     }
@@ -290,7 +310,13 @@ fn agents(
 }
 
 /// The members of a pool; most pools have one.
-fn check_agent(broken: &mut Vec<String>, name: String, agent: FileAgent) -> Vec<AgentConfig> {
+fn check_agent(
+    broken: &mut Vec<String>,
+    name: String,
+    agent: FileAgent,
+    defaults: &FileSandbox,
+    state_directory: &Path,
+) -> Vec<AgentConfig> {
     let key = format!("agents.entries.{name}");
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     if name.is_empty()
@@ -309,33 +335,22 @@ fn check_agent(broken: &mut Vec<String>, name: String, agent: FileAgent) -> Vec<
     {
         broken.push(format!("{key}.workingDirectory = {}: is not a directory", directory.display()));
     }
-    let said = serde_json::json!([agent.command, agent.environment, agent.working_directory]).to_string();
+    let around = Surroundings {
+        command: agent.command.as_deref(),
+        working_directory: agent.working_directory.as_deref(),
+        state_directory,
+    };
+    let sandbox = sandbox::check(broken, &key, &agent.sandbox, defaults, around);
+    let said = (&agent.command, &agent.environment, &agent.working_directory, &sandbox);
+    let said = serde_json::json!(said).to_string();
     if said.len() > AGENT_BYTES_MAX {
         broken.push(format!(
-            "{key} has {} bytes of command, environment and directory: at most {AGENT_BYTES_MAX} are possible",
+            "{key} has {} bytes of command, environment, directory and sandbox: at most {AGENT_BYTES_MAX} are possible",
             said.len()
         ));
     }
-    let kind = match agent.command {
-        None if name == ECHO_AGENT => AgentKind::Echo,
-        None => {
-            broken
-                .push(format!("{key}.command: must name a program, for example [\"python3\", \"agent.py\"]"));
-            AgentKind::Echo
-        }
-        Some(command) => {
-            match command.first() {
-                None => broken.push(format!("{key}.command = []: must name a program")),
-                Some(program) if find_program(program, agent.working_directory.as_deref()).is_none() => {
-                    broken.push(format!(
-                        "{key}.command[0] = \"{program}\": no such program; give its path, or install it"
-                    ));
-                }
-                Some(_) => {}
-            }
-            AgentKind::Stdio(command)
-        }
-    };
+    let directory = agent.working_directory.as_deref();
+    let kind = kind(broken, &key, agent.command, name == ECHO_AGENT, directory, sandbox.as_ref());
     let instances = agent.instances.unwrap_or(1);
     range(broken, &format!("{key}.instances"), instances, 1, INSTANCES_MAX);
     for capability in &agent.capabilities {
@@ -351,6 +366,7 @@ fn check_agent(broken: &mut Vec<String>, name: String, agent: FileAgent) -> Vec<
         environment: agent.environment.into_iter().collect(),
         working_directory: agent.working_directory,
         in_flight_max: in_flight as usize,
+        sandbox,
     };
     if instances == 1 {
         return vec![member];
@@ -360,14 +376,31 @@ fn check_agent(broken: &mut Vec<String>, name: String, agent: FileAgent) -> Vec<
         .collect()
 }
 
-/// Where a program lies: as given if it has a slash, else in one of the directories of PATH.
-fn find_program(program: &str, directory: Option<&Path>) -> Option<PathBuf> {
-    if program.contains('/') {
-        let path = directory.map_or_else(|| PathBuf::from(program), |directory| directory.join(program));
-        return path.is_file().then_some(path);
+/// What an agent runs: the built-in one only under its own name.
+fn kind(
+    broken: &mut Vec<String>,
+    key: &str,
+    command: Option<Vec<String>>,
+    is_echo: bool,
+    directory: Option<&Path>,
+    sandbox: Option<&SandboxSpec>,
+) -> AgentKind {
+    let Some(command) = command else {
+        if !is_echo {
+            broken
+                .push(format!("{key}.command: must name a program, for example [\"python3\", \"agent.py\"]"));
+        }
+        return AgentKind::Echo;
+    };
+    match command.first() {
+        None => broken.push(format!("{key}.command = []: must name a program")),
+        Some(program) => {
+            if let Some(rule) = program_refused(program, directory, sandbox) {
+                broken.push(format!("{key}.command[0] = \"{program}\": {rule}"));
+            }
+        }
     }
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|directory| directory.join(program)).find(|path| path.is_file())
+    AgentKind::Stdio(command)
 }
 
 #[cfg(test)]
@@ -434,13 +467,13 @@ mod tests {
     fn agents_fit_into_a_datagram() {
         let text = |bytes: usize| {
             format!(
-                "{{agents: {{entries: {{a: {{command: ['ls'], environment: {{A: '{}'}}}}}}}}}}",
+                "{{agents: {{entries: {{a: {{command: ['ls'], sandbox: {{mode: 'off'}}, environment: {{A: '{}'}}}}}}}}}}",
                 "x".repeat(bytes)
             )
         };
         assert!(check(&text(AGENT_BYTES_MAX - 100), &RunOptions::default()).is_ok());
         let broken = check(&text(AGENT_BYTES_MAX), &RunOptions::default()).unwrap_err();
-        assert!(broken[0].starts_with("agents.entries.a has 49174 bytes of command"), "{broken:?}");
+        assert!(broken[0].starts_with("agents.entries.a has 49179 bytes of command"), "{broken:?}");
     }
 
     /// A program that is not there, and an unknown key, are named.

@@ -186,7 +186,10 @@ fn task(
         argv: request.argv.clone(),
         // The private /tmp is where the default is, whatever the keeper's own is called.
         environment: environment(request).into_iter().filter(|(name, _)| name != "TMPDIR").collect(),
-        working_directory: request.working_directory.clone(),
+        working_directory: match &request.working_directory {
+            Some(path) => path.clone(),
+            None => std::env::current_dir().map_err(failed)?,
+        },
         standard: [input.into(), stdout.into(), stderr.into()],
         rings: spawn::rings(reservation, held).map_err(failed)?,
         open_files_max: open_files.maximum,

@@ -86,37 +86,28 @@ fn carry_out(entry: &mut Entry, index: usize) -> io::Result<()> {
             entry.slots[*slot] = Some(open_tree(source, *follow)?);
             Ok(())
         }
-        Step::Root => {
-            let flags = MountFlags::NOSUID | MountFlags::NODEV;
-            rustix::mount::mount(c"tmpfs", STAGE, c"tmpfs", flags, ROOT_OPTIONS)?;
-            Ok(rustix::process::chdir(STAGE)?)
-        }
+        Step::Root => empty_root(),
         Step::Directory { at } => made(rustix::fs::mkdirat(CWD, at.as_c_str(), Mode::from_raw_mode(0o755))),
         Step::File { at } => {
             let flags = OFlags::CREATE | OFlags::CLOEXEC | OFlags::RDONLY | OFlags::NOFOLLOW;
             made(rustix::fs::openat(CWD, at.as_c_str(), flags, Mode::from_raw_mode(0o444)).map(drop))
         }
         Step::Link { to, at } => made(rustix::fs::symlinkat(to.as_c_str(), CWD, at.as_c_str())),
-        Step::Place { slot, at, attributes } => {
-            let Some(tree) = &entry.slots[*slot] else { return Err(io::ErrorKind::NotFound.into()) };
-            kernel::restrict_mount(tree.as_fd(), *attributes)?;
-            let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-            Ok(rustix::mount::move_mount(tree, c"", CWD, at.as_c_str(), flags)?)
-        }
+        Step::Place { slot, at, attributes } => place(entry.slots[*slot].as_ref(), at, *attributes),
         Step::Memory { at, options } => {
             let flags = MountFlags::NOSUID | MountFlags::NODEV;
             Ok(rustix::mount::mount(c"tmpfs", at.as_c_str(), c"tmpfs", flags, options.as_c_str())?)
         }
         Step::Processes => {
-            let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC | MountFlags::RDONLY;
+            let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
             Ok(rustix::mount::mount(c"proc", c"proc", c"proc", flags, None)?)
         }
-        Step::Pivot => {
-            // Onto itself: the old root then lies over the new one, and is taken off.
-            rustix::process::pivot_root(c".", c".")?;
-            rustix::mount::unmount(c".", UnmountFlags::DETACH)?;
-            Ok(rustix::process::chdir(c"/")?)
+        Step::NoNamespaces => forbid_namespaces(),
+        Step::SealProcesses => {
+            let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC | MountFlags::RDONLY;
+            Ok(rustix::mount::mount_remount(c"proc", flags, c"")?)
         }
+        Step::Pivot => pivot(),
         Step::Seal => {
             let flags = MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
             Ok(rustix::mount::mount_remount(c"/", flags, c"")?)
@@ -141,6 +132,31 @@ fn carry_out(entry: &mut Entry, index: usize) -> io::Result<()> {
             Err(kernel::execute(&program.path, &program.arguments, &program.environment))
         }
     }
+}
+
+fn empty_root() -> io::Result<()> {
+    let flags = MountFlags::NOSUID | MountFlags::NODEV;
+    rustix::mount::mount(c"tmpfs", STAGE, c"tmpfs", flags, ROOT_OPTIONS)?;
+    Ok(rustix::process::chdir(STAGE)?)
+}
+
+fn place(tree: Option<&OwnedFd>, at: &CStr, attributes: u64) -> io::Result<()> {
+    let Some(tree) = tree else { return Err(io::ErrorKind::NotFound.into()) };
+    kernel::restrict_mount(tree.as_fd(), attributes)?;
+    Ok(rustix::mount::move_mount(tree, c"", CWD, at, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
+}
+
+fn forbid_namespaces() -> io::Result<()> {
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+    let bound = rustix::fs::openat(CWD, c"proc/sys/user/max_user_namespaces", flags, Mode::empty())?;
+    Ok(rustix::io::write(&bound, b"0").map(drop)?)
+}
+
+fn pivot() -> io::Result<()> {
+    // Onto itself: the old root then lies over the new one, and is taken off.
+    rustix::process::pivot_root(c".", c".")?;
+    rustix::mount::unmount(c".", UnmountFlags::DETACH)?;
+    Ok(rustix::process::chdir(c"/")?)
 }
 
 /// Waits for the byte of the parent. The end of the pipe instead says that the keeper is dead.

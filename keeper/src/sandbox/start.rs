@@ -30,8 +30,8 @@ pub(crate) struct Task {
     pub(crate) argv: Vec<String>,
     /// All variables.
     pub(crate) environment: Vec<(OsString, OsString)>,
-    /// Where it starts; the root if absent.
-    pub(crate) working_directory: Option<PathBuf>,
+    /// Where it starts.
+    pub(crate) working_directory: PathBuf,
     /// Standard input, output, error.
     pub(crate) standard: [OwnedFd; 3],
     /// Copies of descriptors, and their numbers in the agent.
@@ -126,6 +126,7 @@ pub(super) fn sandbox_steps(
 ) -> io::Result<Vec<Step>> {
     let namespaces = allowed.namespaces();
     let view = View::new(spec)?;
+    let directory = task.map_or(Path::new("/"), |task| &task.working_directory);
     // The death of the keeper is watched before the wait, so that it is not missed.
     let mut steps = vec![Step::Session, Step::Await, Step::Descriptors];
     if namespaces {
@@ -133,13 +134,12 @@ pub(super) fn sandbox_steps(
             steps.push(Step::Groups);
         }
         steps.push(Step::HostName);
-        steps.extend(view.steps()?);
+        steps.extend(view.steps(directory)?);
     }
     steps.push(Step::NoNewPrivileges);
     if let Some(version) = allowed.landlock() {
         steps.extend(view.rules(version, namespaces)?);
     }
-    let directory = task.and_then(|task| task.working_directory.as_deref()).unwrap_or(Path::new("/"));
     steps.push(Step::WorkingDirectory { at: c_path(directory)? });
     steps.push(Step::Capabilities);
     let limits = &spec.limits;

@@ -43,6 +43,10 @@ pub(super) enum Step {
     Memory { at: CString, options: CString },
     /// The processes of the new namespace.
     Processes,
+    /// No user namespaces below this one.
+    NoNamespaces,
+    /// Nothing of /proc is changed any more.
+    SealProcesses,
     /// Makes the new root the root, and lets go of the old one.
     Pivot,
     /// The root itself is not changed any more.
@@ -88,6 +92,8 @@ impl fmt::Display for Step {
             Self::Place { at, .. } => write!(to, "mounting {}", path(at)),
             Self::Memory { at, .. } => write!(to, "mounting a private {}", path(at)),
             Self::Processes => to.write_str("mounting /proc"),
+            Self::NoNamespaces => to.write_str("forbidding user namespaces"),
+            Self::SealProcesses => to.write_str("making /proc read-only"),
             Self::Pivot => to.write_str("changing the root"),
             Self::Seal => to.write_str("making the root read-only"),
             Self::Rules => to.write_str("making Landlock rules"),

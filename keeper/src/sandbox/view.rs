@@ -145,8 +145,9 @@ impl View {
         self.shown.push(Shown { source, at, how, follow, directory: found.is_dir() });
     }
 
-    /// The steps that make the view the root.
-    pub(super) fn steps(&self) -> io::Result<Vec<Step>> {
+    /// The steps that make the view the root. The directory in which the agent starts is in it, empty if nothing is shown
+    /// there.
+    pub(super) fn steps(&self, start: &Path) -> io::Result<Vec<Step>> {
         let mut steps = vec![Step::Private];
         for (slot, shown) in self.shown.iter().enumerate() {
             steps.push(Step::Open { source: c_path(&shown.source)?, slot, follow: shown.follow });
@@ -157,7 +158,7 @@ impl View {
         directories(&mut steps, &mut made, Path::new("/tmp"))?;
         steps.push(Step::Memory { at: c"tmp".to_owned(), options });
         directories(&mut steps, &mut made, Path::new("/proc"))?;
-        steps.push(Step::Processes);
+        steps.extend([Step::Processes, Step::NoNamespaces, Step::SealProcesses]);
         for (to, at) in &self.links {
             steps.push(Step::Link { to: c_path(to)?, at: below(at)? });
         }
@@ -176,6 +177,7 @@ impl View {
             };
             steps.push(Step::Place { slot, at, attributes });
         }
+        directories(&mut steps, &mut made, start)?;
         for (to, at) in LINKS {
             steps.push(Step::Link { to: CString::new(to)?, at: CString::new(at)? });
         }
