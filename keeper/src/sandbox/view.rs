@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::spec::{SYSTEM, SandboxSpec};
+use super::spec::{SYSTEM, SandboxSpec, target_refused};
 use super::steps::Step;
 
 /// Files and directories of /etc that programs need to find users, hosts, libraries and certificates.
@@ -124,6 +124,10 @@ impl View {
         // What lies deeper is bound later, onto what the outer one shows.
         binds.sort_by_key(|bind| bind.target.components().count());
         for bind in binds {
+            if let Some(rule) = target_refused(&bind.target) {
+                let reason = format!("bind onto {}: {rule}", bind.target.display());
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
+            }
             let found = std::fs::symlink_metadata(&bind.source).map_err(|error| {
                 io::Error::new(error.kind(), format!("bind {}: {error}", bind.source.display()))
             })?;

@@ -10,7 +10,9 @@
 #![deny(unsafe_code)]
 
 use std::collections::BTreeMap;
+use std::fs::OpenOptions;
 use std::io::{BufRead, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use rustix::fs::{CWD, FileType, Mode};
@@ -138,10 +140,11 @@ fn harmful(aim: &Aim) -> Vec<(&'static str, Outcome)> {
         ("load a kernel module", call(libc::SYS_init_module, [0, 0, 0, 0, 0, 0])),
         (
             "write a setting of the kernel",
-            file(std::fs::OpenOptions::new().write(true).open("/proc/sys/kernel/core_pattern")),
+            file(OpenOptions::new().write(true).open("/proc/sys/kernel/core_pattern")),
         ),
         ("set the clock", call(libc::SYS_settimeofday, [0, 0, 0, 0, 0, 0])),
         ("raise the bound on open files", raise()),
+        ("make a program that runs as its owner", file(set_user_id())),
         // Of no size, so that it makes no process where it is known.
         ("clone by a call whose flags no filter sees", call(libc::SYS_clone3, [0; 6])),
         // Last, since it gives rights where it succeeds.
@@ -167,6 +170,15 @@ fn folder(path: &str) -> Outcome {
 fn remove(outcome: Outcome, path: &str) -> Outcome {
     outcome?;
     rustix::fs::unlink(path)
+}
+
+fn set_user_id() -> std::io::Result<()> {
+    std::fs::write("/tmp/.program", "")?;
+    // By either way, and the first that succeeds counts.
+    let mode = std::fs::Permissions::from_mode(0o4755);
+    let by_mode = std::fs::set_permissions("/tmp/.program", mode);
+    by_mode
+        .or_else(|_| OpenOptions::new().append(true).create(true).mode(0o4755).open("/tmp/.other").map(drop))
 }
 
 fn raise() -> Outcome {
