@@ -214,4 +214,21 @@ mod tests {
             Request::Kill { instance: u64::MAX, signal: 15 }
         );
     }
+
+    /// What an earlier build says is understood: a start without a sandbox, a welcome that tells nothing of one, and a
+    /// start of which all is enforced.
+    #[test]
+    fn messages_of_earlier_builds_are_understood() {
+        let spawn = r#"{"type":"spawn","instance":1,"generation":2,"name":"a","argv":["x"],"environment":[],
+            "working_directory":null,"to_agent_bytes":1,"from_agent_bytes":1,"log_path":null}"#;
+        let Request::Spawn(spawn) = serde_json::from_str(spawn).unwrap() else { panic!("another request") };
+        assert_eq!(spawn.sandbox, None);
+        let welcome = r#"{"type":"welcome","version":1,"process_id":3}"#;
+        let expected = Event::Welcome { version: 1, process_id: 3, enforcement: Enforcement::default() };
+        assert_eq!(serde_json::from_str::<Event>(welcome).unwrap(), expected);
+        let spawned = Event::Spawned { instance: 1, generation: 2, process_id: 3, not_enforced: Vec::new() };
+        let text = r#"{"type":"spawned","instance":1,"generation":2,"process_id":3}"#;
+        assert_eq!(serde_json::to_string(&spawned).unwrap(), text);
+        assert_eq!(serde_json::from_str::<Event>(text).unwrap(), spawned);
+    }
 }
