@@ -5,6 +5,7 @@
 
 mod delivery;
 pub mod limits;
+mod sandbox;
 mod supervision;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 use engine::driver::Choice;
 use engine::heartbeat::HeartbeatLimits;
+use keeper::sandbox::spec::SandboxSpec;
 use serde::Deserialize;
 
 use crate::options::{RunOptions, RuntimeChoice};
@@ -22,7 +24,9 @@ use crate::state_directory;
 pub use delivery::{DeliveryConfig, RoutingConfig};
 use delivery::{FileDelivery, FileJournal, FileRouting};
 use keeper::control::Limits;
-use limits::{FileDefaults, FileLimits};
+use limits::FileLimits;
+pub use sandbox::with_host;
+use sandbox::{FileSandbox, Surroundings, program_refused};
 use supervision::FileSupervision;
 
 /// Default port, that of every OpenClaw gateway.
@@ -87,6 +91,23 @@ struct FileAgents {
     entries: BTreeMap<String, FileAgent>,
 }
 
+/// What holds for every agent that does not say otherwise.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct FileDefaults {
+    #[serde(default)]
+    limits: FileLimits,
+    #[serde(default)]
+    sandbox: FileSandbox,
+}
+
+/// What settings of agents are bounded by.
+#[derive(Clone, Copy, Debug)]
+struct Machine<'a> {
+    cores: u64,
+    state_directory: &'a Path,
+}
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct FileAgent {
@@ -102,6 +123,8 @@ struct FileAgent {
     capabilities: Vec<String>,
     #[serde(default)]
     limits: FileLimits,
+    #[serde(default)]
+    sandbox: FileSandbox,
 }
 
 /// What an agent runs.
@@ -134,6 +157,8 @@ pub struct AgentConfig {
     pub start_timeout: Duration,
     /// What each of its processes may take, with all that it starts.
     pub limits: Limits,
+    /// What it may see and do; whatever the gateway may if absent.
+    pub sandbox: Option<SandboxSpec>,
 }
 
 /// All settings, checked.
@@ -248,7 +273,8 @@ fn validate(
         options.drain_timeout_ms.or(file.gateway.drain_timeout_ms).unwrap_or(DRAIN_TIMEOUT_DEFAULT_MS);
     range(&mut broken, "gateway.drainTimeoutMs", drain, 0, DRAIN_TIMEOUT_MAX_MS);
     let runtime = runtime(&mut broken, options.runtime, file.engine.runtime.as_deref());
-    let agents = agents(&mut broken, file.agents, &options.agent, cores);
+    let around = Machine { cores, state_directory: &state_directory };
+    let agents = agents(&mut broken, file.agents, &options.agent, around);
     let delivery = delivery::check(&mut broken, &file.journal, &file.delivery);
     let heartbeat = supervision::check(&mut broken, &file.supervision);
     let routing = delivery::check_routing(&mut broken, file.routing, &agents);
@@ -288,9 +314,14 @@ fn runtime(broken: &mut Vec<String>, flag: Option<RuntimeChoice>, file: Option<&
 }
 
 /// The agents of the file and of the flags, and the built-in one.
-fn agents(broken: &mut Vec<String>, file: FileAgents, flags: &[String], cores: u64) -> Vec<AgentConfig> {
+fn agents(
+    broken: &mut Vec<String>,
+    file: FileAgents,
+    flags: &[String],
+    around: Machine<'_>,
+) -> Vec<AgentConfig> {
     let FileAgents { defaults, mut entries } = file;
-    let limits = defaults.check(broken, cores);
+    defaults.limits.check(broken, "agents.defaults.limits", around.cores);
     for flag in flags {
         let Some((name, command)) = flag.split_once('=') else {
             broken.push(format!("--agent {flag}: must be NAME=COMMAND"));
@@ -303,11 +334,8 @@ fn agents(broken: &mut Vec<String>, file: FileAgents, flags: &[String], cores: u
         }
     }
     entries.entry(ECHO_AGENT.to_owned()).or_default();
-    let mut agents = Vec::new();
-    for (name, agent) in entries {
-        let limits = agent.limits.of_agent(broken, &format!("agents.entries.{name}"), &limits, cores);
-        agents.extend(check_agent(broken, name, agent, limits));
-    }
+    let check = |(name, agent)| check_agent(broken, name, agent, &defaults, around);
+    let agents: Vec<_> = entries.into_iter().flat_map(check).collect();
     if agents.len() > AGENTS_MAX {
         broken.push(format!("agents.entries has {} agents: at most {AGENTS_MAX} are possible", agents.len()));
     }
@@ -315,7 +343,13 @@ fn agents(broken: &mut Vec<String>, file: FileAgents, flags: &[String], cores: u
 }
 
 /// The members of a pool; most pools have one.
-fn check_agent(broken: &mut Vec<String>, name: String, agent: FileAgent, limits: Limits) -> Vec<AgentConfig> {
+fn check_agent(
+    broken: &mut Vec<String>,
+    name: String,
+    agent: FileAgent,
+    defaults: &FileDefaults,
+    around: Machine<'_>,
+) -> Vec<AgentConfig> {
     let key = format!("agents.entries.{name}");
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     if name.is_empty()
@@ -334,33 +368,23 @@ fn check_agent(broken: &mut Vec<String>, name: String, agent: FileAgent, limits:
     {
         broken.push(format!("{key}.workingDirectory = {}: is not a directory", directory.display()));
     }
-    let said = serde_json::json!([agent.command, agent.environment, agent.working_directory]).to_string();
+    let limits = agent.limits.of_agent(broken, &key, &defaults.limits, around.cores);
+    let surroundings = Surroundings {
+        command: agent.command.as_deref(),
+        working_directory: agent.working_directory.as_deref(),
+        state_directory: around.state_directory,
+    };
+    let sandbox = sandbox::check(broken, &key, &agent.sandbox, &defaults.sandbox, surroundings);
+    let said = (&agent.command, &agent.environment, &agent.working_directory, &sandbox);
+    let said = serde_json::json!(said).to_string();
     if said.len() > AGENT_BYTES_MAX {
         broken.push(format!(
-            "{key} has {} bytes of command, environment and directory: at most {AGENT_BYTES_MAX} are possible",
+            "{key} has {} bytes of command, environment, directory and sandbox: at most {AGENT_BYTES_MAX} are possible",
             said.len()
         ));
     }
-    let kind = match agent.command {
-        None if name == ECHO_AGENT => AgentKind::Echo,
-        None => {
-            broken
-                .push(format!("{key}.command: must name a program, for example [\"python3\", \"agent.py\"]"));
-            AgentKind::Echo
-        }
-        Some(command) => {
-            match command.first() {
-                None => broken.push(format!("{key}.command = []: must name a program")),
-                Some(program) if find_program(program, agent.working_directory.as_deref()).is_none() => {
-                    broken.push(format!(
-                        "{key}.command[0] = \"{program}\": no such program; give its path, or install it"
-                    ));
-                }
-                Some(_) => {}
-            }
-            AgentKind::Stdio(command)
-        }
-    };
+    let directory = agent.working_directory.as_deref();
+    let kind = kind(broken, &key, agent.command, name == ECHO_AGENT, directory, sandbox.as_ref());
     let instances = agent.instances.unwrap_or(1);
     range(broken, &format!("{key}.instances"), instances, 1, INSTANCES_MAX);
     for capability in &agent.capabilities {
@@ -378,6 +402,7 @@ fn check_agent(broken: &mut Vec<String>, name: String, agent: FileAgent, limits:
         in_flight_max: in_flight as usize,
         start_timeout: supervision::check_start(broken, &key, agent.start_timeout_ms),
         limits,
+        sandbox,
     };
     if instances == 1 {
         return vec![member];
@@ -387,14 +412,31 @@ fn check_agent(broken: &mut Vec<String>, name: String, agent: FileAgent, limits:
         .collect()
 }
 
-/// Where a program lies: as given if it has a slash, else in one of the directories of PATH.
-fn find_program(program: &str, directory: Option<&Path>) -> Option<PathBuf> {
-    if program.contains('/') {
-        let path = directory.map_or_else(|| PathBuf::from(program), |directory| directory.join(program));
-        return path.is_file().then_some(path);
+/// What an agent runs: the built-in one only under its own name.
+fn kind(
+    broken: &mut Vec<String>,
+    key: &str,
+    command: Option<Vec<String>>,
+    is_echo: bool,
+    directory: Option<&Path>,
+    sandbox: Option<&SandboxSpec>,
+) -> AgentKind {
+    let Some(command) = command else {
+        if !is_echo {
+            broken
+                .push(format!("{key}.command: must name a program, for example [\"python3\", \"agent.py\"]"));
+        }
+        return AgentKind::Echo;
+    };
+    match command.first() {
+        None => broken.push(format!("{key}.command = []: must name a program")),
+        Some(program) => {
+            if let Some(rule) = program_refused(program, directory, sandbox) {
+                broken.push(format!("{key}.command[0] = \"{program}\": {rule}"));
+            }
+        }
     }
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|directory| directory.join(program)).find(|path| path.is_file())
+    AgentKind::Stdio(command)
 }
 
 #[cfg(test)]
@@ -461,13 +503,13 @@ mod tests {
     fn agents_fit_into_a_datagram() {
         let text = |bytes: usize| {
             format!(
-                "{{agents: {{entries: {{a: {{command: ['ls'], environment: {{A: '{}'}}}}}}}}}}",
+                "{{agents: {{entries: {{a: {{command: ['ls'], sandbox: {{mode: 'off'}}, environment: {{A: '{}'}}}}}}}}}}",
                 "x".repeat(bytes)
             )
         };
         assert!(check(&text(AGENT_BYTES_MAX - 100), &RunOptions::default()).is_ok());
         let broken = check(&text(AGENT_BYTES_MAX), &RunOptions::default()).unwrap_err();
-        assert!(broken[0].starts_with("agents.entries.a has 49174 bytes of command"), "{broken:?}");
+        assert!(broken[0].starts_with("agents.entries.a has 49179 bytes of command"), "{broken:?}");
     }
 
     /// A program that is not there, and an unknown key, are named.

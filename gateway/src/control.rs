@@ -204,7 +204,8 @@ impl Control {
 
     fn heard_from_keeper(&mut self, event: KeeperEvent, descriptors: Vec<OwnedFd>) {
         match event {
-            KeeperEvent::Spawned { instance, process_id, .. } => {
+            KeeperEvent::Spawned { instance, process_id, not_enforced, .. } => {
+                self.agents.name_missing(instance, &not_enforced);
                 self.agents.spawned(&mut self.parts, instance, process_id, descriptors);
             }
             KeeperEvent::SpawnFailed { instance, step, reason, .. } => {

@@ -18,6 +18,7 @@ use engine::routing::{AgentSpec, RoutingTable, RuleError};
 use engine::shard::Notice;
 use engine::time::Clock;
 use keeper::client::{Client, StartError};
+use keeper::sandbox::probe::Enforcement;
 use shm_transport::layout::Geometry;
 use shm_transport::link::{Limits, Link};
 use shm_transport::ports::{EdgePorts, Shown, connect_shown};
@@ -98,6 +99,9 @@ pub enum GatewayError {
     /// The keeper cannot be started.
     #[error("the keeper cannot be started")]
     Keeper(#[from] StartError),
+    /// Agents require what this machine does not allow.
+    #[error("sandbox.require is set, and this machine does not enforce all of the sandbox{}", sentences(.0))]
+    Sandbox(Vec<String>),
     /// The admin socket cannot be made.
     #[error(transparent)]
     Admin(#[from] AdminSocketError),
@@ -107,6 +111,10 @@ pub enum GatewayError {
     /// The control thread cannot go on.
     #[error(transparent)]
     Control(#[from] ControlError),
+}
+
+fn sentences(lines: &[String]) -> String {
+    lines.iter().map(|line| format!("\n  {line}")).collect::<String>() + "\nSee `openclaw doctor`."
 }
 
 fn list(errors: &[RuleError]) -> String {
@@ -126,6 +134,7 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
     let executable = std::env::current_exe().map_err(GatewayError::OwnPath)?;
     let mut keeper = start_keeper(&executable, &state)?;
     tracing::info!(process_id = keeper.process_id(), "keeper started");
+    require_sandbox(&config, keeper.enforcement())?;
 
     let clock = Clock::start();
     let make_core = core_maker(&config)?;
@@ -174,6 +183,17 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
         clock,
     };
     Ok(Control::new(&config, parts).run()?)
+}
+
+/// Refuses the start if an agent requires a sandbox of which something is not enforced.
+fn require_sandbox(config: &Config, enforcement: &Enforcement) -> Result<(), GatewayError> {
+    let missing = config.agents.iter().filter_map(|agent| {
+        let spec = agent.sandbox.as_ref().filter(|spec| spec.require)?;
+        let missing = enforcement.not_enforced(spec);
+        (!missing.is_empty()).then(|| format!("agent {}: {}", agent.name, missing.join("; ")))
+    });
+    let missing: Vec<_> = missing.collect();
+    if missing.is_empty() { Ok(()) } else { Err(GatewayError::Sandbox(missing)) }
 }
 
 /// Starts the keeper, once that of a gateway that was killed has ended. The lock of the directory says that there is

@@ -5,6 +5,7 @@ mod admin;
 mod ask;
 mod config;
 mod control;
+mod doctor;
 mod edges;
 mod gateway;
 mod health;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         Command::Send(options) => report(send::send(&options)),
         Command::Health(options) => report(send::health(&options)),
         Command::Ring { command } => report(ring::run(&command)),
+        Command::Doctor(options) => report(doctor::run(&options)),
         Command::Keeper { socket } => report(keeper_role(&socket)),
         Command::AgentHost { kind } => report(agent_host_role(kind)),
     }

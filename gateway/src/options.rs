@@ -15,7 +15,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
     openclaw health                               ask a running gateway how it is\n  \
     openclaw ring list                            look at the rings of a running gateway\n  \
     openclaw explain m-1                          see where the time of a message went\n  \
-    openclaw dlq list                             list the messages that were given up")]
+    openclaw dlq list                             list the messages that were given up\n  \
+    openclaw doctor                               see what this machine enforces of the sandbox")]
 pub struct Options {
     /// What to do.
     #[command(subcommand)]
@@ -66,6 +67,11 @@ pub enum Command {
         #[command(subcommand)]
         command: DlqCommand,
     },
+    /// Look at this machine: what it enforces of the sandbox of agents, and what else a gateway can use.
+    ///
+    /// Nothing is changed, and no gateway has to run. What is not enforced is printed with how to turn it on.
+    #[command(after_help = DOCTOR_EXAMPLES)]
+    Doctor(DoctorOptions),
     /// Hold agents and their rings (started by the gateway, not by people).
     #[command(hide = true)]
     Keeper {
@@ -80,6 +86,19 @@ pub enum Command {
         #[command(subcommand)]
         kind: AgentHostKind,
     },
+}
+
+/// Examples of `doctor`.
+const DOCTOR_EXAMPLES: &str = "Examples:\n  \
+    openclaw doctor         a table, and how to turn on what is missing\n  \
+    openclaw doctor --json  {\"features\": [{\"feature\", \"enforced\", \"reason\", \"remedy\"}]}";
+
+/// How to look at the machine.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct DoctorOptions {
+    /// Print `{"features": […]}` as JSON instead of a table.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// What can be done with the gateway.

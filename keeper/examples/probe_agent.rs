@@ -29,6 +29,22 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 fn answer(question: &str) -> String {
     match question.split_once(' ') {
         Some(("variable", name)) => std::env::var(name).unwrap_or_else(|_| "absent".to_owned()),
+        Some(("read", path)) => match std::fs::read_to_string(path) {
+            Ok(text) => format!("read {text}"),
+            Err(error) => error.to_string(),
+        },
+        Some(("write", path)) => match std::fs::write(path, "written") {
+            Ok(()) => "written".to_owned(),
+            Err(error) => error.to_string(),
+        },
+        Some(("list", path)) => {
+            let mut names: Vec<_> = std::fs::read_dir(path)
+                .expect("a directory that may be read")
+                .map(|entry| entry.expect("readable").file_name().to_string_lossy().into_owned())
+                .collect();
+            names.sort();
+            names.join(" ")
+        }
         Some(("exit", code)) => std::process::exit(code.parse().expect("a number")),
         None if question == "descriptors" => {
             let mut numbers: Vec<u32> = std::fs::read_dir("/proc/self/fd")

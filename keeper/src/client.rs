@@ -12,6 +12,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::channel::{Channel, Sent};
 use crate::control::{Event, Request, VERSION};
+use crate::sandbox::probe::Enforcement;
 
 pub use crate::channel::ChannelError as ClientError;
 
@@ -82,6 +83,7 @@ pub struct Client {
     channel: Channel,
     process_id: u32,
     child: Child,
+    enforcement: Enforcement,
 }
 
 impl Client {
@@ -121,7 +123,8 @@ impl Client {
         let connection = socket().map_err(failed("making"))?;
         rustix::net::connect(&connection, &address).map_err(failed("connecting"))?;
         let process_id = child.id();
-        let mut client = Self { channel: Channel::new(connection), process_id, child };
+        let enforcement = Enforcement::default();
+        let mut client = Self { channel: Channel::new(connection), process_id, child, enforcement };
         client.greet()?;
         Ok(client)
     }
@@ -141,7 +144,10 @@ impl Client {
         let deadline = Instant::now() + WELCOME_DEADLINE;
         loop {
             match self.receive().map_err(broke_off)? {
-                Some((Event::Welcome { .. }, _)) => return Ok(()),
+                Some((Event::Welcome { enforcement, .. }, _)) => {
+                    self.enforcement = enforcement;
+                    return Ok(());
+                }
                 Some((Event::Refused { reason }, _)) => {
                     return Err(StartError::Refused { process_id, reason });
                 }
@@ -160,6 +166,11 @@ impl Client {
     /// The keeper's process id.
     pub fn process_id(&self) -> u32 {
         self.process_id
+    }
+
+    /// What the keeper's machine allows of a sandbox.
+    pub fn enforcement(&self) -> &Enforcement {
+        &self.enforcement
     }
 
     /// Sends a request. Waits at most 5 s for room.

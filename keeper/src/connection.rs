@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crate::channel::{Channel, ChannelError, Sent, sentence};
 use crate::control::{Event, Request};
 use crate::launch::Held;
+use crate::sandbox::probe::Enforcement;
 use crate::shown::ShownRings;
 
 /// The most events that wait for a gateway that does not read.
@@ -51,9 +52,15 @@ pub(crate) enum Heard {
 
 impl Connection {
     /// The gateway, welcomed.
-    pub(crate) fn welcome(channel: Channel, version: u32, process_id: u32, shown: ShownRings) -> Self {
+    pub(crate) fn welcome(
+        channel: Channel,
+        version: u32,
+        process_id: u32,
+        shown: ShownRings,
+        enforcement: Enforcement,
+    ) -> Self {
         let mut gateway = Self::Gateway { channel, process_id, queue: VecDeque::new(), shown };
-        gateway.push(Event::Welcome { version, process_id: std::process::id() }.into());
+        gateway.push(Event::Welcome { version, process_id: std::process::id(), enforcement }.into());
         gateway
     }
 

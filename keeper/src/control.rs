@@ -9,6 +9,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use crate::cgroup::Limits;
+use crate::sandbox::probe::Enforcement;
+use crate::sandbox::spec::SandboxSpec;
 
 /// The version this build speaks.
 pub const VERSION: u32 = 1;
@@ -100,6 +102,9 @@ pub struct Spawn {
     /// What it may take.
     #[serde(default)]
     pub limits: Limits,
+    /// What it may see and do; everything that the keeper may if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sandbox: Option<Box<SandboxSpec>>,
 }
 
 /// Variables of the gateway's environment that every agent gets. All others, secrets among them, it gets
@@ -117,6 +122,9 @@ pub enum Event {
         version: u32,
         /// The keeper's process id.
         process_id: u32,
+        /// What its machine allows of a sandbox.
+        #[serde(default)]
+        enforcement: Enforcement,
     },
     /// A connection or a request was not accepted.
     Refused {
@@ -138,6 +146,9 @@ pub enum Event {
         generation: u64,
         /// Its process id, which is also its process group.
         process_id: u32,
+        /// What of its sandbox is not enforced, a sentence each.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        not_enforced: Vec<String>,
     },
     /// An agent could not be started.
     SpawnFailed {
@@ -252,5 +263,22 @@ mod tests {
             serde_json::from_str::<Request>(kill).unwrap(),
             Request::Kill { instance: u64::MAX, signal: 15 }
         );
+    }
+
+    /// What an earlier build says is understood: a start without a sandbox, a welcome that tells nothing of one, and a
+    /// start of which all is enforced.
+    #[test]
+    fn messages_of_earlier_builds_are_understood() {
+        let spawn = r#"{"type":"spawn","instance":1,"generation":2,"name":"a","argv":["x"],"environment":[],
+            "working_directory":null,"to_agent_bytes":1,"from_agent_bytes":1,"log_path":null}"#;
+        let Request::Spawn(spawn) = serde_json::from_str(spawn).unwrap() else { panic!("another request") };
+        assert_eq!(spawn.sandbox, None);
+        let welcome = r#"{"type":"welcome","version":1,"process_id":3}"#;
+        let expected = Event::Welcome { version: 1, process_id: 3, enforcement: Enforcement::default() };
+        assert_eq!(serde_json::from_str::<Event>(welcome).unwrap(), expected);
+        let spawned = Event::Spawned { instance: 1, generation: 2, process_id: 3, not_enforced: Vec::new() };
+        let text = r#"{"type":"spawned","instance":1,"generation":2,"process_id":3}"#;
+        assert_eq!(serde_json::to_string(&spawned).unwrap(), text);
+        assert_eq!(serde_json::from_str::<Event>(text).unwrap(), spawned);
     }
 }

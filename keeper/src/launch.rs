@@ -1,5 +1,7 @@
 //! Rings, log file, environment and command of a new agent.
 
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -16,6 +18,8 @@ use shm_transport::segment::{self, CreateError, Segment};
 use crate::cgroup::AgentCgroup;
 use crate::channel::sentence;
 use crate::control::{KEPT_VARIABLES, Spawn};
+use crate::sandbox::probe::Enforcement;
+use crate::sandbox::{self, SandboxError, Started, Task};
 use crate::spawn::{self, Reservation};
 
 /// A log file larger than this is put aside when its agent starts.
@@ -109,6 +113,14 @@ pub(crate) enum LaunchError {
         #[source]
         source: io::Error,
     },
+    #[error("the descriptors of agent {name} cannot be copied")]
+    Descriptors {
+        name: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
     #[error("program {program} was started but cannot be watched")]
     Watch {
         program: String,
@@ -128,7 +140,9 @@ impl LaunchError {
             Self::Log { .. } => "log",
             Self::Cgroup { .. } => "cgroup",
             Self::WorkingDirectory { .. } => "working directory",
-            Self::Run { .. } => "run",
+            Self::Run { .. } | Self::Sandbox(SandboxError::Execute { .. }) => "run",
+            Self::Sandbox(_) => "sandbox",
+            Self::Descriptors { .. } => "descriptors",
             Self::Watch { .. } => "watch",
         }
     }
@@ -140,22 +154,41 @@ pub(crate) fn launch(
     reservation: &Reservation,
     open_files: Rlimit,
     cgroup: &AgentCgroup,
+    enforcement: &Enforcement,
 ) -> Result<Launched, LaunchError> {
     let held = Arc::new(hold(request)?);
+    let Some(program) = request.argv.first() else {
+        return Err(LaunchError::NoCommand { name: request.name.clone() });
+    };
+    check_working_directory(request)?;
+    let in_no_cgroup = |refused: &dyn std::error::Error| {
+        eprintln!("keeper: agent {} is in no cgroup: {}", request.name, sentence(refused));
+    };
+    if let Some(spec) = &request.sandbox {
+        let task = task(request, reservation, open_files, &held, output(request)?)?;
+        let attach = |process| match cgroup.attach(process) {
+            Err(refused) if !request.limits.require => {
+                in_no_cgroup(&refused);
+                Ok(())
+            }
+            attached => attached,
+        };
+        let Started { process, pidfd } = sandbox::start(spec, enforcement, task, &attach)?;
+        return Ok(Launched { process, pidfd, held });
+    }
     let cgroups =
         cgroup.attach_fds().map_err(|source| LaunchError::Cgroup { name: request.name.clone(), source })?;
     let is_optional = !cgroups.is_empty() && !request.limits.require;
     let start = |cgroups| {
-        let (mut command, program) = command(request)?;
+        let mut command = command(request, program, output(request)?);
         spawn::start(reservation, &mut command, &held, open_files, cgroups)
-            .map(|child| (child, program))
             .map_err(|source| LaunchError::Run { program: program.to_owned(), source })
     };
-    let (child, program) = match start(cgroups) {
+    let child = match start(cgroups) {
         // It is not told whether its program or its cgroup refused it. Nothing has run yet.
         Err(refused) if is_optional => {
             let started = start(Vec::new())?;
-            eprintln!("keeper: agent {} is in no cgroup: {}", request.name, sentence(&refused));
+            in_no_cgroup(&refused);
             started
         }
         started => started?,
@@ -170,6 +203,30 @@ pub(crate) fn launch(
             Err(LaunchError::Watch { program: program.to_owned(), source: errno.into() })
         }
     }
+}
+
+/// What a sandboxed agent is made of.
+fn task(
+    request: &Spawn,
+    reservation: &Reservation,
+    open_files: Rlimit,
+    held: &Held,
+    (stdout, stderr): (File, File),
+) -> Result<Task, LaunchError> {
+    let failed = |source| LaunchError::Descriptors { name: request.name.clone(), source };
+    let input = File::open("/dev/null").map_err(failed)?;
+    Ok(Task {
+        argv: request.argv.clone(),
+        // The private /tmp is where the default is, whatever the keeper's own is called.
+        environment: environment(request).into_iter().filter(|(name, _)| name != "TMPDIR").collect(),
+        working_directory: match &request.working_directory {
+            Some(path) => path.clone(),
+            None => std::env::current_dir().map_err(failed)?,
+        },
+        standard: [input.into(), stdout.into(), stderr.into()],
+        rings: spawn::rings(reservation, held).map_err(failed)?,
+        open_files_max: open_files.maximum,
+    })
 }
 
 /// Makes the rings and the doorbell.
@@ -194,52 +251,58 @@ fn hold(request: &Spawn) -> Result<Held, LaunchError> {
     })
 }
 
-/// The command with everything that needs no fork, and the program's name.
-fn command(request: &Spawn) -> Result<(Command, &str), LaunchError> {
-    let Some((program, arguments)) = request.argv.split_first() else {
-        return Err(LaunchError::NoCommand { name: request.name.clone() });
+/// All variables of the agent.
+fn environment(request: &Spawn) -> BTreeMap<OsString, OsString> {
+    let kept = KEPT_VARIABLES.into_iter().filter_map(|name| Some((name.into(), std::env::var_os(name)?)));
+    let asked = request.environment.iter().map(|(name, value)| (name.into(), value.into()));
+    let own = [
+        (names::NAME_VARIABLE, request.name.clone()),
+        (names::GENERATION_VARIABLE, request.generation.to_string()),
+        (names::ENGINE_HALF_VARIABLE, names::ENGINE_HALF_FD.to_string()),
+        (names::AGENT_HALF_VARIABLE, names::AGENT_HALF_FD.to_string()),
+        (names::DOORBELL_VARIABLE, names::DOORBELL_FD.to_string()),
+        (names::PASSAGE_VARIABLE, names::PASSAGE_FD.to_string()),
+    ];
+    let own = own.into_iter().map(|(name, value)| (name.into(), value.into()));
+    kept.chain(asked).chain(own).collect()
+}
+
+/// Looked at here, since a failed change of directory and a missing program are told alike.
+fn check_working_directory(request: &Spawn) -> Result<(), LaunchError> {
+    let Some(path) = &request.working_directory else { return Ok(()) };
+    let source = match std::fs::metadata(path) {
+        Ok(found) if found.is_dir() => return Ok(()),
+        Ok(_) => io::ErrorKind::NotADirectory.into(),
+        Err(error) => error,
     };
-    let mut command = Command::new(program);
-    command.args(arguments).env_clear();
-    for name in KEPT_VARIABLES {
-        if let Some(value) = std::env::var_os(name) {
-            command.env(name, value);
-        }
-    }
-    command.envs(request.environment.iter().map(|(name, value)| (name, value)));
-    command
-        .env(names::NAME_VARIABLE, &request.name)
-        .env(names::GENERATION_VARIABLE, request.generation.to_string())
-        .env(names::ENGINE_HALF_VARIABLE, names::ENGINE_HALF_FD.to_string())
-        .env(names::AGENT_HALF_VARIABLE, names::AGENT_HALF_FD.to_string())
-        .env(names::DOORBELL_VARIABLE, names::DOORBELL_FD.to_string())
-        .env(names::PASSAGE_VARIABLE, names::PASSAGE_FD.to_string());
-    if let Some(path) = &request.working_directory {
-        // Looked at here, since a failed change of directory and a missing program are told alike.
-        let source = match std::fs::metadata(path) {
-            Ok(found) if found.is_dir() => None,
-            Ok(_) => Some(io::ErrorKind::NotADirectory.into()),
-            Err(error) => Some(error),
-        };
-        if let Some(source) = source {
-            return Err(LaunchError::WorkingDirectory { path: path.clone(), source });
-        }
-        command.current_dir(path);
-    }
-    let (stdout, stderr) = match &request.log_path {
+    Err(LaunchError::WorkingDirectory { path: path.clone(), source })
+}
+
+/// Where standard output and standard error go.
+fn output(request: &Spawn) -> Result<(File, File), LaunchError> {
+    match &request.log_path {
         Some(path) => {
             let failed = |source| LaunchError::Log { path: path.clone(), source };
             let log = open_log(path).map_err(failed)?;
-            (log.try_clone().map_err(failed)?, log)
+            Ok((log.try_clone().map_err(failed)?, log))
         }
         None => {
             let own = || io::stderr().as_fd().try_clone_to_owned().map(File::from);
             let failed = |source| LaunchError::Log { path: PathBuf::from("/dev/stderr"), source };
-            (own().map_err(failed)?, own().map_err(failed)?)
+            Ok((own().map_err(failed)?, own().map_err(failed)?))
         }
-    };
+    }
+}
+
+/// The command of an agent without a sandbox, with everything that needs no fork.
+fn command(request: &Spawn, program: &str, (stdout, stderr): (File, File)) -> Command {
+    let mut command = Command::new(program);
+    command.args(&request.argv[1..]).env_clear().envs(environment(request));
+    if let Some(path) = &request.working_directory {
+        command.current_dir(path);
+    }
     command.stdin(Stdio::null()).stdout(stdout).stderr(stderr);
-    Ok((command, program))
+    command
 }
 
 /// Opens a log for appending. A large one is put aside first, in place of the one put aside before.

@@ -15,7 +15,8 @@
 //! | `shown` | which rings observers see, and through what |
 //! | [`cgroup`] | limits and counters of agents, and their end with all descendants |
 //! | `launch` | rings, log file, environment and command of a new agent |
-//! | `spawn` | what happens between fork and exec; the only unsafe code |
+//! | `spawn` | what happens between fork and exec of an agent without a sandbox |
+//! | [`sandbox`] | what an agent may see and do, and how the kernel is made to hold it |
 //! | `roster` | the agents alive, and what is left of the dead |
 //! | `serve` | the loop |
 //!
@@ -31,6 +32,8 @@
 //!   the keeper.
 //! - The sandbox: agents run as the user of the gateway. Where no cgroup can be made, a descendant of an agent that
 //!   makes a session of its own is not found; the agent's process group is.
+//! - A search for all descendants of an agent without a sandbox: one that makes a session of its own is not found;
+//!   the agent's process group is.
 //! - Restarting the gateway.
 #![deny(unsafe_code)]
 
@@ -43,6 +46,7 @@ mod guests;
 mod launch;
 pub mod observer;
 mod roster;
+pub mod sandbox;
 mod serve;
 mod shown;
 #[allow(unsafe_code, reason = "code between fork and exec, and descriptors at fixed numbers")]

@@ -17,6 +17,7 @@ use crate::control::{AGENTS_MAX, Event, NAME_BYTES_MAX, Request, Spawn};
 use crate::guests::{Came, Guests, SEATS};
 use crate::launch::{Launched, launch};
 use crate::roster::{Agent, Roster, number};
+use crate::sandbox::probe::{self, Enforcement};
 use crate::shown::{self, ShownRings};
 use crate::spawn::Reservation;
 use crate::view::{Answer, Question};
@@ -116,6 +117,8 @@ struct Keeper {
     open_files: Rlimit,
     /// Where the cgroups of agents are.
     subtree: Subtree,
+    /// What this machine allows of a sandbox.
+    enforcement: Enforcement,
 }
 
 impl Keeper {
@@ -158,6 +161,7 @@ impl Keeper {
             reservation,
             open_files,
             subtree,
+            enforcement: probe::probe(),
         })
     }
 
@@ -263,7 +267,8 @@ impl Keeper {
                 epoll::modify(&self.epoll, &channel, mark, EventFlags::IN)
                     .map_err(self.system("watching the gateway"))?;
                 let shown = ShownRings::new(self.open_files);
-                self.connection = Connection::welcome(channel, version, process_id, shown);
+                self.connection =
+                    Connection::welcome(channel, version, process_id, shown, self.enforcement.clone());
                 self.watches_writable = false;
                 Ok(())
             }
@@ -368,7 +373,7 @@ impl Keeper {
             Ok(cgroup) => cgroup,
             Err(error) => return failed("limits", sentence(&error)),
         };
-        let launched = launch(request, &self.reservation, self.open_files, &cgroup);
+        let launched = launch(request, &self.reservation, self.open_files, &cgroup, &self.enforcement);
         let Launched { process, pidfd, held } = match launched {
             Ok(launched) => launched,
             Err(error) => {
@@ -386,7 +391,9 @@ impl Keeper {
             self.roster.drop_unwatched(instance, now);
             return failed("watch", format!("epoll refuses the process: {errno}"));
         }
-        let event = Event::Spawned { instance, generation, process_id: number(process) };
+        let not_enforced =
+            request.sandbox.as_ref().map_or_else(Vec::new, |spec| self.enforcement.not_enforced(spec));
+        let event = Event::Spawned { instance, generation, process_id: number(process), not_enforced };
         Outgoing { event, attached: Some(held) }
     }
 

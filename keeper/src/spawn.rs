@@ -99,7 +99,7 @@ pub(crate) fn start(
 fn enter(
     keeper: Pid,
     held: &Held,
-    targets: &mut [ManuallyDrop<OwnedFd>; TARGETS.len()],
+    targets: &mut [Target; TARGETS.len()],
     open_files: Rlimit,
 ) -> io::Result<()> {
     rustix::process::setsid()?;
@@ -116,8 +116,17 @@ fn enter(
     Ok(())
 }
 
+/// A number that an agent finds one of its descriptors at. Only to be copied onto.
+pub(crate) type Target = ManuallyDrop<OwnedFd>;
+
+/// Copies of the descriptors of an agent, each with its number. The reservation proves that rule 1 holds.
+pub(crate) fn rings(_reservation: &Reservation, held: &Held) -> io::Result<Vec<(OwnedFd, Target)>> {
+    let sources = held.of_agent().into_iter().zip(TARGETS);
+    sources.map(|(source, number)| Ok((source.try_clone_to_owned()?, target(number)))).collect()
+}
+
 /// A descriptor number as something that can be copied onto. Never closed.
-fn target(number: RawFd) -> ManuallyDrop<OwnedFd> {
+fn target(number: RawFd) -> Target {
     // SAFETY: open by rule 1 (a placeholder holds the number in the keeper, and in its fork); never
     // closed through this value, since it is not dropped; used only to be overwritten in the fork.
     ManuallyDrop::new(unsafe { OwnedFd::from_raw_fd(number) })

@@ -4,6 +4,8 @@
 mod limits;
 #[path = "keeper_process/observers.rs"]
 mod observers;
+#[path = "keeper_process/sandbox.rs"]
+mod sandbox;
 
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, OwnedFd};
@@ -65,6 +67,7 @@ impl Fixture {
             from_agent_bytes: 65_536,
             log_path: Some(self.log()),
             limits: control::Limits::default(),
+            sandbox: None,
         }
     }
 
@@ -83,20 +86,26 @@ impl Fixture {
     }
 
     /// As [`Self::spawn`], as the request says.
+    /// Spawns what a request says and attaches to it; all of its sandbox is enforced.
     fn spawn_as(&mut self, request: Spawn) -> Probe {
         let instance = request.instance;
         self.client.send(&Request::Spawn(request)).unwrap();
         let (event, fds) = self.event();
-        let Event::Spawned { instance: found, generation: 2, process_id } = event else {
+        let Event::Spawned { instance: found, generation: 2, process_id, not_enforced } = event else {
             panic!("{event:?}");
         };
-        assert_eq!(found, instance);
-        let [engine_half, agent_half, bell, passage] = <[OwnedFd; 4]>::try_from(fds).unwrap();
-        let limits = Limits::default();
-        let attached = segment::attach_engine(engine_half, agent_half, Some(passage), limits).unwrap();
-        assert_eq!((attached.instance, attached.generation), (instance, 2));
-        Probe { link: attached.link, bell, process_id }
+        assert_eq!((found, not_enforced), (instance, Vec::<String>::new()));
+        attached(fds, instance, process_id)
     }
+}
+
+/// The engine's end of an agent that has been spawned.
+fn attached(fds: Vec<OwnedFd>, instance: u64, process_id: u32) -> Probe {
+    let [engine_half, agent_half, bell, passage] = <[OwnedFd; 4]>::try_from(fds).unwrap();
+    let limits = Limits::default();
+    let attached = segment::attach_engine(engine_half, agent_half, Some(passage), limits).unwrap();
+    assert_eq!((attached.instance, attached.generation), (instance, 2));
+    Probe { link: attached.link, bell, process_id }
 }
 
 /// The next event, or why there will be none.
@@ -437,8 +446,9 @@ fn strangers_are_refused() {
     let gateway = connect(&path);
     let hello = br#"{"type":"hello","version_min":1,"version_max":3,"process_id":1,"software":"test"}"#;
     rustix::net::send(&gateway, hello, SendFlags::empty()).unwrap();
-    let expected = format!(r#"{{"type":"welcome","version":1,"process_id":{}}}"#, child.id());
-    assert_eq!(read(&gateway), expected);
+    let expected = format!(r#"{{"type":"welcome","version":1,"process_id":{},"enforcement":{{"#, child.id());
+    let welcome = read(&gateway);
+    assert!(welcome.starts_with(&expected), "{welcome}");
     drop(gateway);
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }

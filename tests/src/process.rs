@@ -24,6 +24,7 @@ pub struct Gateway {
     // Arc: a test may start a second gateway in the directory of the first.
     state: Arc<TempDir>,
     port: u16,
+    log: Option<std::thread::JoinHandle<String>>,
 }
 
 /// A gateway that did not start, and what it said.
@@ -86,7 +87,7 @@ impl Gateway {
         let read = stdout.read_line(&mut line).expect("standard output can be read");
         let port = line.trim().rsplit(':').next().and_then(|port| port.parse().ok());
         match port {
-            Some(port) if read > 0 => Ok(Self { child, _stdout: stdout, state, port }),
+            Some(port) if read > 0 => Ok(Self { child, _stdout: stdout, state, port, log: Some(log) }),
             _ => {
                 let status = child.wait().expect("it can be waited for");
                 Err(Box::new(Refused { status, stderr: log.join().unwrap_or_default() }))
@@ -126,6 +127,12 @@ impl Gateway {
     pub fn wait(&mut self) -> ExitStatus {
         let child = &mut self.child;
         until("the gateway has ended", || child.try_wait().expect("it can be waited for"))
+    }
+
+    /// What it has logged, once it has ended.
+    pub fn log(&mut self) -> String {
+        // A second call has nothing more to tell.
+        self.log.take().and_then(|log| log.join().ok()).unwrap_or_default()
     }
 
     /// The agent hosts it has now, by the name of their agent: processes whose environment names one.

@@ -11,7 +11,9 @@ const SOURCE: &str = concat!(
     include_str!("../../gateway/src/config.rs"),
     include_str!("../../gateway/src/config/delivery.rs"),
     include_str!("../../gateway/src/config/supervision.rs"),
-    include_str!("../../gateway/src/config/limits.rs")
+    include_str!("../../gateway/src/config/limits.rs"),
+    include_str!("../../gateway/src/config/sandbox.rs"),
+    include_str!("../../keeper/src/sandbox/spec.rs")
 );
 const KEYS: [&str; 5] = ["key", "default", "unit", "limits", "flag"];
 const OTHER_FLAGS: [&str; 4] = ["flag", "variable", "default", "what"];
@@ -137,7 +139,22 @@ fn numbers_are_those_of_the_source() {
         ),
         ("supervision.heartbeat.misses", both("MISSES_DEFAULT", 1, "MISSES_MAX")),
     ];
+    let limits = [
+        ("openFiles", both("OPEN_FILES_DEFAULT", 16, "OPEN_FILES_MAX"), "OPEN_FILES_MIN"),
+        ("processes", both("PROCESSES_DEFAULT", 8, "PROCESSES_MAX"), "PROCESSES_MIN"),
+        ("fileMib", both("FILE_DEFAULT_MIB", 128, "FILE_MAX_MIB"), "FILE_MIB_MIN"),
+    ];
     let rows = table(KEYS);
+    for (key, numbers, least) in limits {
+        let key = format!("agents.defaults.sandbox.limits.{key}");
+        let row = rows.iter().find(|row| row[0] == key).unwrap_or_else(|| panic!("no row {key}"));
+        assert_eq!((row[1].to_owned(), row[3].to_owned()), numbers, "{key}");
+        assert!(row[3].starts_with(&format!("{} to", constant(least))), "{key}");
+        // The rows of entries differ in the default only, which they take from here.
+        let entry = key.replace("agents.defaults", "agents.entries.<name>");
+        let own = rows.iter().find(|row| row[0] == entry).unwrap_or_else(|| panic!("no row {entry}"));
+        assert_eq!((own[1], own[2], own[3]), ("agents.defaults", row[2], row[3]), "{entry}");
+    }
     for (key, numbers) in expected {
         let row = rows.iter().find(|row| row[0] == key).unwrap_or_else(|| panic!("no row {key}"));
         assert_eq!((row[1].to_owned(), row[3].to_owned()), numbers, "{key}");

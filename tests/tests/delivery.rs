@@ -24,9 +24,12 @@ impl Place {
     /// With these settings of delivery, as JSON.
     fn new(delivery: &Value) -> Self {
         // Small segments, which are read quickly at each start.
-        let settings = json!({"delivery": delivery, "journal": {"segmentMib": 1, "retainMib": 1}});
         let place =
             Self { state: Arc::new(tempfile::tempdir().unwrap()), folder: tempfile::tempdir().unwrap() };
+        // The agent keeps its list in the folder.
+        let agents = json!({"defaults": {"sandbox": {"workspace": place.folder.path()}}});
+        let journal = json!({"segmentMib": 1, "retainMib": 1});
+        let settings = json!({"delivery": delivery, "journal": journal, "agents": agents});
         std::fs::write(place.state().join("openclaw.json"), settings.to_string()).unwrap();
         place
     }

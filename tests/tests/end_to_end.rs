@@ -149,8 +149,12 @@ async fn a_killed_agent_is_replaced() {
     let lived = folder.path().join("lived");
     let text = format!("mkdir {} 2>/dev/null && exec sleep infinity\nexec {command}\n", lived.display());
     std::fs::write(&script, text).unwrap();
-    let silent = format!("silent=sh {}", script.display());
-    let gateway = Gateway::start(&["--agent", &agent, "--agent", &silent]).unwrap();
+    let config = folder.path().join("openclaw.json");
+    let shown = json!([{"source": workspace().join("examples")}]);
+    let sandbox = json!({"workspace": folder.path(), "binds": shown});
+    let silent = json!({"silent": {"command": ["sh", script], "sandbox": sandbox}});
+    std::fs::write(&config, json!({"agents": {"entries": silent}}).to_string()).unwrap();
+    let gateway = Gateway::start(&["--agent", &agent, "--config", config.to_str().unwrap()]).unwrap();
     let mut client = Client::connect(&gateway.url()).await;
     client.say("words", "s", "before", "a").await;
     assert_eq!(client.reply().await.1["type"], "message");

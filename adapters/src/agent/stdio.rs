@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use agent_sdk::{Agent, FailureCode, Inbox, Outbox, Received, ReplyError, Turn, TurnId, inherited};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags};
+use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, WaitOptions};
 
 use super::complaints::Complaints;
 use super::host::HostError;
@@ -103,6 +103,11 @@ fn serve(
     let failed = |step: &'static str| {
         move |source: std::io::Error| HostError::Command { step, program: program.to_owned(), source }
     };
+    if rustix::process::getpid().is_init() {
+        let command = Pid::from_child(child);
+        let work = move || reap_orphans(command);
+        thread::Builder::new().name("orphans".to_owned()).spawn(work).map_err(failed("starting a thread"))?;
+    }
     let open_pidfd = || rustix::process::pidfd_open(Pid::from_child(child), PidfdFlags::empty());
     let watched = open_pidfd().map_err(|errno| failed("watching")(errno.into()))?;
     let pidfd = watched.try_clone().map_err(failed("watching"))?;
@@ -140,6 +145,31 @@ fn serve(
             Ok(report(program, status))
         }
         Happened::OutputEnded => Ok(report(program, end(child, &pidfd).map_err(failed("waiting"))?)),
+    }
+}
+
+/// Reaps what the command's descendants leave behind, where this process is the first of its namespace, until the
+/// command itself has ended: its status is for whoever waits for it, and the host ends then.
+fn reap_orphans(command: Pid) {
+    let dead = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+    loop {
+        match rustix::process::waitid(WaitId::All, dead) {
+            Ok(_) => {}
+            Err(Errno::INTR) => continue,
+            // No child is left.
+            Err(_) => return,
+        }
+        // The main thread adopts orphans, and has started the command. Without this file they stay zombies.
+        let children = std::fs::read_to_string("/proc/self/task/1/children").unwrap_or_default();
+        let children = children.split_ascii_whitespace().filter_map(|text| Pid::from_raw(text.parse().ok()?));
+        let orphans = children.filter(|child| *child != command);
+        let reaped = orphans.filter(|orphan| {
+            rustix::process::waitpid(Some(*orphan), WaitOptions::NOHANG).is_ok_and(|status| status.is_some())
+        });
+        if reaped.count() == 0 {
+            // The command is the one that is dead.
+            return;
+        }
     }
 }
 

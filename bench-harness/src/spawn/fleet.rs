@@ -71,6 +71,7 @@ impl Fleet {
             from_agent_bytes: RING_BYTES,
             log_path: Some("/dev/null".into()),
             limits: keeper::control::Limits::default(),
+            sandbox: None,
         });
         self.client.send(&request).map_err(io::Error::other)?;
         self.awaited += 1;

@@ -21,13 +21,6 @@ const _: () = assert!((CPUS_MIN * 1000.0) as u32 == CPU_MILLICORES_MIN, "the kee
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub(super) struct FileDefaults {
-    #[serde(default)]
-    limits: FileLimits,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct FileLimits {
     memory_mib: Option<u64>,
     cpus: Option<f64>,
@@ -36,16 +29,9 @@ pub(super) struct FileLimits {
     require: Option<bool>,
 }
 
-impl FileDefaults {
-    /// Checks the limits of all agents, which `cores` bounds.
-    pub(super) fn check(self, broken: &mut Vec<String>, cores: u64) -> FileLimits {
-        self.limits.check(broken, "agents.defaults.limits", cores);
-        self.limits
-    }
-}
-
 impl FileLimits {
-    fn check(&self, broken: &mut Vec<String>, key: &str, cores: u64) {
+    /// Checks limits, which `cores` bounds.
+    pub(super) fn check(&self, broken: &mut Vec<String>, key: &str, cores: u64) {
         if let Some(mib) = self.memory_mib {
             range(broken, &format!("{key}.memoryMib"), mib, MEMORY_MIN_MIB, MEMORY_MAX_MIB);
         }

@@ -16,7 +16,7 @@ use shm_transport::record::Poison;
 use shm_transport::segment::attach_engine;
 
 use super::Parts;
-use crate::config::{AgentConfig, AgentKind};
+use crate::config::{AgentConfig, AgentKind, with_host};
 
 /// Bytes of the ring to an agent, and of the one back.
 const AGENT_RING_BYTES: u64 = 64 * 1024;
@@ -32,6 +32,8 @@ struct Agent {
     current: Option<InstanceId>,
     /// When the supervisor wants to hear [`Event::Due`].
     due: Option<Moment>,
+    /// What of its sandbox is not enforced, as it was logged last.
+    not_enforced: Vec<String>,
 }
 
 /// All agents, by their number.
@@ -71,6 +73,7 @@ impl Agents {
                 supervisor: Supervisor::new(Patience::default()),
                 current: None,
                 due: None,
+                not_enforced: Vec::new(),
             })
             .collect();
         Self { agents, by_instance: HashMap::new(), ended_for: HashMap::new(), next_instance: 1 }
@@ -105,6 +108,20 @@ impl Agents {
             }
         }
         self.publish(parts);
+    }
+
+    /// Logs what of an agent's sandbox is not enforced: once, not with each incarnation.
+    pub(super) fn name_missing(&mut self, instance: u64, not_enforced: &[String]) {
+        let Some(&index) = self.by_instance.get(&InstanceId(instance)) else { return };
+        let agent = &mut self.agents[index];
+        if agent.not_enforced != not_enforced {
+            agent.not_enforced = not_enforced.to_vec();
+            tracing::warn!(
+                "agent {}: not enforced: {}; see `openclaw doctor`",
+                agent.config.name,
+                not_enforced.join("; ")
+            );
+        }
     }
 
     /// Attaches to the rings of a new incarnation and hands them to its shard.
@@ -310,6 +327,8 @@ impl Agents {
                 argv
             }
         };
+        let sandbox = agent.config.sandbox.clone();
+        let sandbox = sandbox.map(|spec| Box::new(with_host(spec, &parts.executable)));
         let request = Request::Spawn(Spawn {
             instance: instance.0,
             // Every incarnation gets rings of its own, so its number is the generation of both.
@@ -322,6 +341,7 @@ impl Agents {
             from_agent_bytes: AGENT_RING_BYTES,
             log_path: Some(parts.state.agent_log(&agent.config.name)),
             limits: agent.config.limits,
+            sandbox,
         });
         send(parts, &request);
     }

@@ -47,6 +47,17 @@ impl Feature {
         }
     }
 
+    /// Its name, for people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Memory => "memory limit",
+            Self::Processes => "process limit",
+            Self::Cpu => "CPU limit",
+            Self::IoWrite => "write limit",
+            Self::WholeTree => "end of all descendants",
+        }
+    }
+
     /// Whether these limits need it.
     pub fn is_needed(self, limits: &Limits) -> bool {
         self.controller().is_some_and(|controller| limits.controllers().contains(&controller))
@@ -55,13 +66,7 @@ impl Feature {
 
 impl fmt::Display for Feature {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Memory => "memory limit",
-            Self::Processes => "process limit",
-            Self::Cpu => "CPU limit",
-            Self::IoWrite => "write limit",
-            Self::WholeTree => "end of all descendants",
-        })
+        f.write_str(self.name())
     }
 }
 

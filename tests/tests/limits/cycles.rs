@@ -73,6 +73,7 @@ fn cycle(client: &mut Client, instance: u64, mark: &str, log: &Path) {
             require: true,
             ..Limits::default()
         },
+        sandbox: None,
     };
     client.send(&Request::Spawn(request)).unwrap();
     let spawned = event(client);

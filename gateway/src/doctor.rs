@@ -1,0 +1,168 @@
+//! `openclaw doctor`: what this machine allows, and how to turn on what it does not.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+use engine::driver::{self, Choice};
+use keeper::cgroup::enforcement::State;
+use keeper::cgroup::{Cgroups, Holder};
+use keeper::sandbox::probe::{self, Held};
+use rustix::process::{Resource, getrlimit};
+use serde::Serialize;
+
+use crate::options::DoctorOptions;
+use crate::state_directory;
+use crate::table::{self, Align, print_json};
+
+/// Locked memory below this leaves no room for the rings of io_uring on kernels that count them.
+const LOCKED_BYTES_MIN: u64 = 8 * 1024 * 1024;
+/// Open files below this leave room for less than five hundred agents.
+const OPEN_FILES_MIN: u64 = 4096;
+
+const COLUMNS: [(&str, Align); 3] =
+    [("FEATURE", Align::Left), ("STATE", Align::Left), ("REASON", Align::Left)];
+
+/// Why nothing was printed.
+#[derive(Debug, thiserror::Error)]
+#[error("the findings cannot be printed")]
+pub struct DoctorError(#[from] std::io::Error);
+
+/// One thing that was looked at.
+#[derive(Serialize, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+struct Finding {
+    feature: &'static str,
+    enforced: bool,
+    reason: String,
+    /// How to turn it on; absent where it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remedy: Option<String>,
+}
+
+#[derive(Serialize, Debug)]
+struct Findings {
+    features: Vec<Finding>,
+}
+
+/// Looks at the machine, as the gateway's keeper would, and prints what it finds.
+pub fn run(options: &DoctorOptions) -> Result<ExitCode, DoctorError> {
+    let features = look();
+    if options.json {
+        print_json(&Findings { features })?;
+    } else {
+        writeln!(std::io::stdout(), "{}", text(&features))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// All findings. This process has one thread until here, which the probe needs.
+fn look() -> Vec<Finding> {
+    let enforcement = probe::probe();
+    let sandbox = enforcement.parts().map(|(feature, held)| match held.clone() {
+        Held::Enforced(reason) => Finding { feature, enforced: true, reason, remedy: None },
+        Held::NotEnforced { reason, remedy } => {
+            Finding { feature, enforced: false, reason, remedy: Some(remedy) }
+        }
+    });
+    let mut features = Vec::from(sandbox);
+    // The write limit is for the disk on which the state lies, which may not be there yet: that of its nearest parent.
+    let state = state_directory::chosen(None).unwrap_or_default();
+    let nearest = state.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    features.extend(Cgroups::of_this_process(&[std::process::id()]).enforcement(nearest).into_iter().map(
+        |cgroup| {
+            let feature = cgroup.feature.name();
+            match cgroup.state {
+                State::Enforced(Holder::Version1) => found(feature, "cgroups, version 1".to_owned()),
+                State::Enforced(Holder::Version2) => found(feature, "cgroups, version 2".to_owned()),
+                State::NotEnforced { reason, remedy } => {
+                    Finding { feature, enforced: false, reason, remedy: Some(remedy.to_owned()) }
+                }
+            }
+        },
+    ));
+    features.push(match driver::choose(Choice::Uring) {
+        Ok(_) => found("io_uring", "the kernel allows it".to_owned()),
+        Err(error) => Finding {
+            feature: "io_uring",
+            enforced: false,
+            reason: format!("{error}; shards run on epoll"),
+            remedy: Some(
+                "sysctl kernel.io_uring_disabled=0, and in a container a seccomp profile that allows it"
+                    .into(),
+            ),
+        },
+    });
+    let bounds = [
+        (
+            "locked memory",
+            Resource::Memlock,
+            LOCKED_BYTES_MIN,
+            "bytes",
+            "ulimit -l 8192, or LimitMEMLOCK=8M of the service",
+        ),
+        (
+            "open files",
+            Resource::Nofile,
+            OPEN_FILES_MIN,
+            "files",
+            "ulimit -Hn 65536, or LimitNOFILE=65536 of the service",
+        ),
+    ];
+    features.extend(bounds.map(|(feature, resource, least, unit, remedy)| {
+        // The keeper raises its own limit to the hard one.
+        bound(feature, getrlimit(resource).maximum, least, unit, remedy)
+    }));
+    features
+}
+
+fn found(feature: &'static str, reason: String) -> Finding {
+    Finding { feature, enforced: true, reason, remedy: None }
+}
+
+fn bound(feature: &'static str, most: Option<u64>, least: u64, unit: &str, remedy: &str) -> Finding {
+    match most {
+        None => found(feature, "unlimited".to_owned()),
+        Some(most) if most >= least => found(feature, format!("{most} {unit}")),
+        Some(most) => Finding {
+            feature,
+            enforced: false,
+            reason: format!("{most} {unit}, at least {least} are needed"),
+            remedy: Some(remedy.to_owned()),
+        },
+    }
+}
+
+fn text(features: &[Finding]) -> String {
+    let state = |finding: &Finding| if finding.enforced { "enforced" } else { "not enforced" }.to_owned();
+    let rows: Vec<_> = features
+        .iter()
+        .map(|finding| [finding.feature.to_owned(), state(finding), finding.reason.clone()])
+        .collect();
+    let mut lines = table::render(&COLUMNS, &rows);
+    for finding in features {
+        if let Some(remedy) = &finding.remedy {
+            lines.push(format!("\n{}: {remedy}", finding.feature));
+        }
+    }
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Both sides of a limit, and a row for what is missing with how to turn it on below.
+    #[test]
+    fn what_is_missing_comes_with_a_remedy() {
+        assert!(bound("open files", None, 10, "files", "more").enforced);
+        assert!(bound("open files", Some(10), 10, "files", "more").enforced);
+        let few = bound("open files", Some(9), 10, "files", "more");
+        assert_eq!((few.enforced, few.remedy.as_deref()), (false, Some("more")));
+        let text = text(&[found("seccomp", "filters".to_owned()), few]);
+        let expected = "FEATURE     STATE         REASON\n\
+            seccomp     enforced      filters\n\
+            open files  not enforced  9 files, at least 10 are needed\n\nopen files: more";
+        assert_eq!(text, expected);
+    }
+}
