@@ -4,7 +4,8 @@
 //! |---|---|
 //! | [`event`] | what can wake a shard, and what it can do about it: two closed enums |
 //! | [`core`] | sessions, agents and turns of one shard; no IO, no clock, no randomness |
-//! | [`supervision`] | when a dead agent is started again, and when no longer |
+//! | [`supervision`] | when an agent is started, drained and started again, and how many of a pool run |
+//! | [`registry`] | which agents there are, what they can do, and where each stands |
 //! | [`session`] | which sessions a shard has, what each remembers, and when it is forgotten |
 //! | [`routing`] | which agent a message goes to |
 //! | [`wheel`] | what is due when |
@@ -40,6 +41,7 @@ pub mod histogram;
 pub mod journal;
 mod paged;
 pub mod planted;
+pub mod registry;
 pub mod retry;
 pub mod routing;
 pub mod scaling;

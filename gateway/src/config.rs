@@ -4,6 +4,8 @@
 //! rest of the program sees. Flags win over the file, the file over defaults.
 
 mod delivery;
+mod keys;
+mod supervision;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,12 +14,16 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use engine::driver::Choice;
+use engine::supervision::fleet::FleetLimits;
 use serde::Deserialize;
 
 use crate::options::{RunOptions, RuntimeChoice};
 use crate::state_directory;
 pub use delivery::{DeliveryConfig, RoutingConfig};
 use delivery::{FileDelivery, FileJournal, FileRouting};
+pub use keys::{Effort, Keys};
+pub use supervision::AgentLife;
+use supervision::{FileRestart, FileSickness, FileSupervision};
 
 /// Default port, that of every OpenClaw gateway.
 const PORT_DEFAULT: u16 = 18789;
@@ -32,7 +38,6 @@ const IN_FLIGHT_MAX: u64 = 4096;
 /// Command, environment and directory of an agent, as JSON: what fits into one datagram to the keeper beside
 /// the paths of this program and of the log.
 const AGENT_BYTES_MAX: usize = 48 * 1024;
-const INSTANCES_MAX: u64 = 256;
 const DRAIN_TIMEOUT_DEFAULT_MS: u64 = 5_000;
 const DRAIN_TIMEOUT_MAX_MS: u64 = 600_000;
 
@@ -52,6 +57,8 @@ struct FileConfig {
     delivery: FileDelivery,
     #[serde(default)]
     routing: FileRouting,
+    #[serde(default)]
+    supervision: FileSupervision,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -87,8 +94,21 @@ struct FileAgent {
     working_directory: Option<PathBuf>,
     in_flight_max: Option<u64>,
     instances: Option<u64>,
+    min_instances: Option<u64>,
+    max_instances: Option<u64>,
+    spares: Option<u64>,
+    idle_timeout_ms: Option<u64>,
+    drain_timeout_ms: Option<u64>,
+    #[serde(default)]
+    restart: FileRestart,
+    #[serde(default)]
+    sickness: FileSickness,
     #[serde(default)]
     capabilities: Vec<String>,
+    #[serde(default)]
+    skills: Vec<String>,
+    #[serde(default)]
+    channels: Vec<String>,
 }
 
 /// What an agent runs.
@@ -117,6 +137,8 @@ pub struct AgentConfig {
     pub working_directory: Option<PathBuf>,
     /// How many messages it may have in its hands.
     pub in_flight_max: usize,
+    /// How it is looked after.
+    pub life: AgentLife,
 }
 
 /// All settings, checked.
@@ -140,6 +162,10 @@ pub struct Config {
     pub delivery: DeliveryConfig,
     /// Who gets what.
     pub routing: RoutingConfig,
+    /// How fast agents may be started again.
+    pub fleet: FleetLimits,
+    /// What the file says, by key.
+    pub keys: Keys,
 }
 
 /// Settings that cannot be used.
@@ -185,21 +211,26 @@ impl fmt::Display for BrokenRules {
 /// Reads the file and the flags, and checks everything.
 pub fn load(options: &RunOptions) -> Result<Config, ConfigError> {
     let state_directory = state_directory::chosen(options.state_dir.as_deref()).ok_or(ConfigError::NoHome)?;
-    let file = match &options.config {
+    let (file, keys) = match &options.config {
         Some(path) => read(path)?,
         None => {
             let path = state_directory.join("openclaw.json");
-            if path.exists() { read(&path)? } else { FileConfig::default() }
+            if path.exists() { read(&path)? } else { Default::default() }
         }
     };
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u64;
-    validate(file, options, state_directory, cores).map_err(|rules| ConfigError::Rules(BrokenRules(rules)))
+    let config = validate(file, options, state_directory, cores);
+    let config = config.map_err(|rules| ConfigError::Rules(BrokenRules(rules)))?;
+    Ok(Config { keys, ..config })
 }
 
-fn read(path: &Path) -> Result<FileConfig, ConfigError> {
+/// What a file says: checked for its form, and key by key.
+fn read(path: &Path) -> Result<(FileConfig, Keys), ConfigError> {
     let text = std::fs::read_to_string(path)
         .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-    json5::from_str(&text).map_err(|source| ConfigError::Parse { path: path.to_owned(), source })
+    let failed = |source| ConfigError::Parse { path: path.to_owned(), source };
+    let file = json5::from_str(&text).map_err(failed)?;
+    Ok((file, Keys::of(&json5::from_str(&text).map_err(failed)?)))
 }
 
 /// Checks every rule; `Err` lists all that are broken.
@@ -229,6 +260,7 @@ fn validate(
     let agents = agents(&mut broken, file.agents.entries, &options.agent);
     let delivery = delivery::check(&mut broken, &file.journal, &file.delivery);
     let routing = delivery::check_routing(&mut broken, file.routing, &agents);
+    let fleet = supervision::check_fleet(&mut broken, &file.supervision);
     if !broken.is_empty() {
         return Err(broken);
     }
@@ -242,6 +274,8 @@ fn validate(
         agents,
         delivery,
         routing,
+        fleet,
+        keys: Keys::default(),
     })
 }
 
@@ -302,6 +336,7 @@ fn check_agent(broken: &mut Vec<String>, name: String, agent: FileAgent) -> Vec<
             "{key}: a name has 1 to {AGENT_NAME_BYTES_MAX} letters, digits, '-', '_' or '.', and no '.' first"
         ));
     }
+    let life = supervision::check_life(broken, &key, &agent);
     let in_flight = agent.in_flight_max.unwrap_or(IN_FLIGHT_DEFAULT);
     range(broken, &format!("{key}.inFlightMax"), in_flight, 1, IN_FLIGHT_MAX);
     if let Some(directory) = &agent.working_directory
@@ -336,13 +371,8 @@ fn check_agent(broken: &mut Vec<String>, name: String, agent: FileAgent) -> Vec<
             AgentKind::Stdio(command)
         }
     };
-    let instances = agent.instances.unwrap_or(1);
-    range(broken, &format!("{key}.instances"), instances, 1, INSTANCES_MAX);
-    for capability in &agent.capabilities {
-        if capability.is_empty() || capability.contains(char::is_whitespace) {
-            broken.push(format!("{key}.capabilities has \"{capability}\": must be a word"));
-        }
-    }
+    supervision::check_words(broken, &format!("{key}.capabilities"), &agent.capabilities);
+    let members = life.pool.max;
     let member = AgentConfig {
         name: name.clone(),
         pool: name,
@@ -351,11 +381,12 @@ fn check_agent(broken: &mut Vec<String>, name: String, agent: FileAgent) -> Vec<
         environment: agent.environment.into_iter().collect(),
         working_directory: agent.working_directory,
         in_flight_max: in_flight as usize,
+        life,
     };
-    if instances == 1 {
+    if members <= 1 {
         return vec![member];
     }
-    (1..=instances.min(INSTANCES_MAX))
+    (1..=members)
         .map(|number| AgentConfig { name: format!("{}~{number}", member.pool), ..member.clone() })
         .collect()
 }
@@ -374,7 +405,7 @@ fn find_program(program: &str, directory: Option<&Path>) -> Option<PathBuf> {
 mod tests {
     use super::*;
 
-    fn check(text: &str, options: &RunOptions) -> Result<Config, Vec<String>> {
+    pub(super) fn check(text: &str, options: &RunOptions) -> Result<Config, Vec<String>> {
         validate(json5::from_str(text).unwrap(), options, PathBuf::from("state"), 8)
     }
 

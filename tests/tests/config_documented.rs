@@ -9,7 +9,8 @@ use tests::process::Gateway;
 const DOCUMENT: &str = include_str!("../../docs/config.md");
 const SOURCE: &str = concat!(
     include_str!("../../gateway/src/config.rs"),
-    include_str!("../../gateway/src/config/delivery.rs")
+    include_str!("../../gateway/src/config/delivery.rs"),
+    include_str!("../../gateway/src/config/supervision.rs")
 );
 const KEYS: [&str; 5] = ["key", "default", "unit", "limits", "flag"];
 const OTHER_FLAGS: [&str; 4] = ["flag", "variable", "default", "what"];
@@ -109,6 +110,19 @@ fn numbers_are_those_of_the_source() {
         ("gateway.drainTimeoutMs", drain),
         ("engine.shards", shards),
         ("agents.entries.<name>.inFlightMax", in_flight),
+        ("agents.entries.<name>.instances", ("1".into(), format!("1 to {}", constant("INSTANCES_MAX")))),
+        ("agents.entries.<name>.minInstances", ("1".into(), format!("1 to {}", constant("INSTANCES_MAX")))),
+        ("agents.entries.<name>.idleTimeoutMs", both("IDLE_TIMEOUT_DEFAULT_MS", 1000, "LONG_MS")),
+        ("agents.entries.<name>.drainTimeoutMs", both("AGENT_DRAIN_DEFAULT_MS", 0, "LONG_MS")),
+        ("agents.entries.<name>.restart.max", both("RESTARTS_DEFAULT", 0, "RESTARTS_MAX")),
+        ("agents.entries.<name>.restart.windowMs", both("RESTART_WINDOW_DEFAULT_MS", 1, "LONG_MS")),
+        (
+            "agents.entries.<name>.sickness.errorPercent",
+            (constant("ERROR_PERCENT_DEFAULT"), "1 to 100".into()),
+        ),
+        ("agents.entries.<name>.sickness.windowMs", both("SICK_WINDOW_DEFAULT_MS", 1000, "LONG_MS")),
+        ("supervision.fleet.max", both("FLEET_DEFAULT", 1, "FLEET_MAX")),
+        ("supervision.fleet.windowMs", both("FLEET_WINDOW_DEFAULT_MS", 1, "LONG_MS")),
         ("journal.segmentMib", both("SEGMENT_DEFAULT_MIB", 1, "SEGMENT_MAX_MIB")),
         ("journal.retainMib", both("RETAIN_DEFAULT_MIB", 1, "RETAIN_MAX_MIB")),
         ("journal.dedupHours", both("DEDUP_DEFAULT_HOURS", 0, "DEDUP_MAX_HOURS")),

@@ -262,6 +262,7 @@ fn runtime(source: &Source) -> Vec<Finding> {
         "flight",
         "histogram",
         "paged",
+        "registry",
         "retry",
         "routing",
         "scaling",

@@ -235,6 +235,5 @@ fn limits(random: &mut Rng, padding_max: usize) -> CoreLimits {
         flights: 64,
         durability: if random.bool() { DurabilityClass::Memory } else { DurabilityClass::Durable },
         retry_after: Duration::from_millis(10),
-        ..CoreLimits::default()
     }
 }
