@@ -259,6 +259,7 @@ fn a_storm_is_bounded() {
             }
             restart(supervisor, now);
             spawns.push(now);
+            assert!(spawns.len() <= 10_000, "nobody is quarantined");
             *due = match supervisor.on(now, ended(false)) {
                 Ok(Action::Wait(until)) => Some((until, false)),
                 Ok(Action::Refuse(Some(_))) => None,

@@ -2,6 +2,7 @@
 //! shares.
 
 use super::*;
+use crate::session::SessionKey;
 
 const AGENT: AgentIndex = AgentIndex(0);
 const SECOND: InstanceId = InstanceId(2);
@@ -177,6 +178,15 @@ fn members_share_what_waits() {
     let [first, second] = loads(&bench);
     assert_eq!((first.0, second.0, first.1 + second.1), (2, 2, 3), "{first:?} {second:?}");
     assert!(first.1 > 0 && second.1 > 0, "{first:?} {second:?}");
+    let agent_of = |session: &str| {
+        let key = SessionKey { namespace: "", channel: "websocket", user: "local", thread: session };
+        let hash = session_hash_in("", "websocket", "local", session);
+        bench.core.sessions().agent(bench.core.sessions().find(hash, &key).unwrap())
+    };
+    let settled: Vec<_> =
+        ["a", "b", "c", "d", "e", "f", "g"].iter().filter_map(|name| agent_of(name)).collect();
+    let at = |index| settled.iter().filter(|&&agent| agent == AgentIndex(index)).count();
+    assert_eq!((at(0), at(1)), (2 + first.1, 2 + second.1), "sessions go with their messages");
     assert_eq!((bench.core.counters().redeliveries, bench.core.counters().attempts_failed), (0, 0));
     bench.on(Input::AgentUnavailable { agent: AgentIndex(1), detail: "gone" });
     bench.on(Input::Tick);
