@@ -228,14 +228,18 @@ fn age(at_ms: u64) -> String {
 
 /// How long something lasts that began then, for people.
 fn elapsed(at_ms: u64) -> String {
-    let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
-    let seconds = u64::try_from(now_ms).unwrap_or(u64::MAX).saturating_sub(at_ms) / 1000;
-    match seconds {
-        0..120 => format!("{seconds} s"),
-        120..7_200 => format!("{} min", seconds / 60),
-        7_200..172_800 => format!("{} h", seconds / 3600),
-        _ => format!("{} days", seconds / 86_400),
+    match elapsed_ms(at_ms) / 1000 {
+        seconds @ 0..120 => format!("{seconds} s"),
+        seconds @ 120..7_200 => format!("{} min", seconds / 60),
+        seconds @ 7_200..172_800 => format!("{} h", seconds / 3600),
+        seconds => format!("{} days", seconds / 86_400),
     }
+}
+
+/// Milliseconds since a moment given as Unix milliseconds.
+fn elapsed_ms(at_ms: u64) -> u64 {
+    let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+    u64::try_from(now_ms).unwrap_or(u64::MAX).saturating_sub(at_ms)
 }
 
 /// Microseconds in the unit in which they are read most easily.

@@ -275,7 +275,7 @@ pub struct AgentRow {
     pub cause: Option<String>,
     /// Why it is thought to be sick.
     pub sick: Option<String>,
-    /// Whether a restart of its pool will come to it.
+    /// Whether a restart is under way with it, or will come to it.
     pub restart_pending: bool,
     /// What it says of its software.
     pub version: String,

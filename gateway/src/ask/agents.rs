@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{AskError, Gateway, elapsed, logs};
+use super::{AskError, Gateway, elapsed, elapsed_ms, logs};
 use crate::admin::answer::{Acted, AgentRow, Agents};
 use crate::admin::request::Op;
 use crate::options::{AgentActOptions, AgentCommand, AgentListOptions, AgentStatusOptions};
@@ -13,6 +13,8 @@ use crate::table::{self, Align, print_json};
 
 /// How often `--wait` looks.
 const LOOK: Duration = Duration::from_millis(50);
+/// How long an agent has to run before `--wait` believes that it does.
+const PROBATION_MS: u64 = 1000;
 
 const COLUMNS: [(&str, Align); 8] = [
     ("NAME", Align::Left),
@@ -95,7 +97,7 @@ fn status(options: &AgentStatusOptions) -> Result<(), AskError> {
 /// All that is known of an agent, a line each.
 fn lines(agent: &AgentRow) -> Vec<String> {
     let words = |words: &[String]| (!words.is_empty()).then(|| words.join(" "));
-    let pending = agent.restart_pending.then(|| "a restart of its pool will come to it".to_owned());
+    let pending = agent.restart_pending.then(|| "a restart is under way, or will come to it".to_owned());
     let told = [
         ("name", Some(agent.name.clone())),
         ("pool", (agent.pool != agent.name).then(|| agent.pool.clone())),
@@ -143,7 +145,10 @@ fn settle(gateway: &mut Gateway, name: &str, acted: &[String], running: bool) ->
         let Agents { agents, .. } = agents(gateway, &json!({"agent": name}))?;
         let meant: Vec<_> = agents.iter().filter(|agent| acted.contains(&agent.name)).collect();
         let moving = |agent: &&&AgentRow| {
-            agent.restart_pending || matches!(&*agent.state, "draining" | "initialising" | "backing-off")
+            let young = running && agent.started_ms.is_some_and(|started| elapsed_ms(started) < PROBATION_MS);
+            young
+                || agent.restart_pending
+                || matches!(&*agent.state, "draining" | "initialising" | "backing-off")
         };
         if meant.iter().any(|agent| moving(&agent)) {
             std::thread::sleep(LOOK);

@@ -121,7 +121,12 @@ impl Agents {
 
     /// When somebody wants to be woken.
     pub(super) fn next_due(&self) -> Option<Moment> {
-        self.agents.iter().filter_map(|agent| agent.due).chain(self.pools.next_look()).min()
+        self.agents
+            .iter()
+            .filter_map(|agent| agent.due)
+            .chain(self.pools.next_look())
+            .chain(self.next_roll())
+            .min()
     }
 
     /// Starts those that their pools need from the beginning.

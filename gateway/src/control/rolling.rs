@@ -1,11 +1,17 @@
 //! Restarts of pools: one member after the other, each when the one before it is ready.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use engine::supervision::{Event, State};
+use engine::time::Moment;
 
 use super::Parts;
 use super::agents::Agents;
+
+/// How long a member has to run before the next one is started anew: its host says hello before its command has shown
+/// that it works.
+const PROBATION: Duration = Duration::from_secs(1);
 
 /// A restart of a pool under way.
 #[derive(Debug)]
@@ -34,7 +40,7 @@ impl Agents {
 
     fn goes_on(&mut self, parts: &mut Parts, rolling: &mut Rolling) -> bool {
         loop {
-            match self.progress(rolling.current) {
+            match self.progress(parts.clock.now(), rolling.current) {
                 Progress::Underway => return true,
                 Progress::Failed => {
                     let agent = &self.agents[rolling.current].config;
@@ -61,10 +67,10 @@ impl Agents {
         }
     }
 
-    fn progress(&self, index: usize) -> Progress {
+    fn progress(&self, now: Moment, index: usize) -> Progress {
         let agent = &self.agents[index];
         match agent.supervisor.state() {
-            State::Running if agent.ready => Progress::Ready,
+            State::Running if self.proven_at(index).is_some_and(|proven| proven <= now) => Progress::Ready,
             State::Running | State::Initialising | State::Draining { .. } => Progress::Underway,
             State::Created
             | State::BackingOff { .. }
@@ -73,8 +79,20 @@ impl Agents {
         }
     }
 
-    /// Whether a restart will come to an agent.
+    /// When an agent that runs and has said hello has done so for long enough.
+    fn proven_at(&self, index: usize) -> Option<Moment> {
+        let agent = &self.agents[index];
+        let runs = agent.ready && *agent.supervisor.state() == State::Running;
+        agent.process.filter(|_| runs).map(|(_, since)| since.plus(PROBATION))
+    }
+
+    /// When restarts want to go on.
+    pub(super) fn next_roll(&self) -> Option<Moment> {
+        self.rolling.iter().filter_map(|rolling| self.proven_at(rolling.current)).min()
+    }
+
+    /// Whether a restart is under way with an agent, or will come to it.
     pub(super) fn restart_pending(&self, index: usize) -> bool {
-        self.rolling.iter().any(|rolling| rolling.waiting.contains(&index))
+        self.rolling.iter().any(|rolling| rolling.current == index || rolling.waiting.contains(&index))
     }
 }

@@ -164,3 +164,30 @@ async fn quarantined_agents_refuse() {
     asked(place.state(), &["agent", "release", "words", "--wait"]);
     assert_eq!(exchange(&mut client, "words", "t", "c", "three").await["type"], "message");
 }
+
+/// A restart of a pool ends with the first member that does not come up: the command says so, and the others keep what
+/// they run.
+#[tokio::test]
+async fn a_restart_that_fails_leaves_the_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let broken = folder.path().join("broken");
+    let program = format!("test ! -e {} && exec cat", broken.display());
+    let agent = json!({"command": ["sh", "-c", program], "instances": 2});
+    let place = Place::new(&json!({"agents": {"entries": {"words": agent}}}));
+    let _gateway = place.start("1");
+    let before = until("both have said hello", || {
+        let agents = place.agents("words");
+        agents.iter().all(|agent| agent["version"] != "").then_some(agents)
+    });
+    std::fs::write(&broken, "").unwrap();
+    let output = openclaw(place.state(), &["agent", "restart", "words", "--wait"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(said, "openclaw: words~1 does not run; `openclaw agent status` says why\n");
+    let after = place.agents("words");
+    assert_eq!(after[0]["state"], "quarantined", "{after:?}");
+    let same = ["state", "processId", "restarts", "restartPending"];
+    for field in same {
+        assert_eq!(after[1][field], before[1][field], "{field}");
+    }
+}
