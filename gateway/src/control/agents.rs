@@ -171,6 +171,8 @@ impl Agents {
                 }
                 continue;
             }
+            // Once, whatever comes of it: a moment that stays would wake this thread for ever.
+            self.agents[index].due = None;
             self.on(parts, index, Event::Due);
         }
         self.roll(parts);
