@@ -64,7 +64,6 @@ use crate::journal::entry::{Entry, EntryKind, JournalState, Progress};
 use crate::planted::{self, Bug};
 use crate::retry::RetryPolicy;
 use crate::routing::RoutingTable;
-use crate::scaling::ScalingLimits;
 use crate::session::{SessionEvent, SessionLimits, Sessions, StreamPosition};
 use crate::stats::Counters;
 use crate::time::Moment;
@@ -90,8 +89,6 @@ pub struct CoreLimits {
     pub turn_bytes_max: usize,
     /// The queue of each agent.
     pub agent_queue: QueueLimits,
-    /// When the queue of an agent calls for another.
-    pub scaling: ScalingLimits,
     /// Bytes of messages in the hands of one agent.
     pub in_flight_bytes_max: usize,
     /// Bytes of replies that are kept for those who ask again.
@@ -121,7 +118,6 @@ impl Default for CoreLimits {
             turns_max: 262_144,
             turn_bytes_max: 256 << 20,
             agent_queue: QueueLimits::default(),
-            scaling: ScalingLimits::default(),
             in_flight_bytes_max: 4 << 20,
             reply_bytes_max: 64 << 20,
             dedup: DedupLimits::default(),
@@ -305,6 +301,9 @@ impl ShardCore {
                 self.agent_unavailable(now, agent, detail, effects);
             }
             Input::AgentExpected { agent } => self.agent_expected(agent),
+            Input::AgentDraining { agent, others } => self.agent_draining(now, agent, others, effects),
+            Input::ShareAgent { agent } => self.agent_shares(now, agent, effects),
+            Input::FinishAgent { agent } => self.agents.finish_now(agent, effects),
             Input::Routes(routes) => self.routes = routes,
             Input::Subscribe(mask) => self.subscribed.set(mask),
             Input::Resume { edge, origin, session, after } => {
@@ -427,7 +426,6 @@ impl ShardCore {
                 }));
             }
         });
-        self.agents.scale(now, &mut |agent, signal, depth| effects(Effect::Scale { agent, signal, depth }));
     }
 
     /// Sends an entry to the journal, and remembers what waits for it.

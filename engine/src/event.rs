@@ -93,6 +93,23 @@ pub enum Input<'a> {
         /// Which agent.
         agent: AgentIndex,
     },
+    /// An agent, of whatever shard, gets no new turns, ends those it has, and is told to finish then.
+    AgentDraining {
+        /// Which agent.
+        agent: AgentIndex,
+        /// If others take what is for it: why it does not, as a sentence. Else that waits for its next incarnation.
+        others: Option<&'a str>,
+    },
+    /// What waits for an agent of this shard is routed anew: others have less to do.
+    ShareAgent {
+        /// Which agent.
+        agent: AgentIndex,
+    },
+    /// An agent of this shard that drains has had its time: it is told to finish with turns in its hands.
+    FinishAgent {
+        /// Which agent.
+        agent: AgentIndex,
+    },
     /// Another table says from now on who gets what.
     // Arc: all shards read one table.
     Routes(Arc<RoutingTable>),
@@ -196,19 +213,12 @@ pub enum Effect<'a> {
     },
     /// Tell whoever listens.
     Event(Event<'a>),
-    /// A pool is too small, or larger than it need be.
-    Scale {
-        /// An agent of it.
-        agent: AgentIndex,
-        /// Which way.
-        signal: crate::scaling::Scaling,
-        /// Messages that wait.
-        depth: usize,
-    },
     /// An agent has said its first words.
     AgentReady {
         /// Which incarnation.
         instance: InstanceId,
+        /// What it says of its software; empty if that is no word of reasonable length.
+        software: &'a str,
     },
     /// An agent broke the rules of its ring: nothing further may be read from it.
     Fence {

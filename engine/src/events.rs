@@ -57,6 +57,22 @@ types! {
     BreakerChanged = 8 "breaker.changed",
     /// A message is given up.
     MessageDeadLettered = 9 "message.dead_lettered",
+    /// An agent runs.
+    AgentStarted = 10 "agent.started",
+    /// The process of an agent has ended, or could not be started.
+    AgentEnded = 11 "agent.ended",
+    /// An agent gets no new messages, and ends.
+    AgentDraining = 12 "agent.draining",
+    /// An agent is left alone.
+    AgentQuarantined = 13 "agent.quarantined",
+    /// An agent is not started again.
+    AgentTerminated = 14 "agent.terminated",
+    /// An agent runs, but does not do its work.
+    AgentSick = 15 "agent.sick",
+    /// An agent that was sick is not any more.
+    AgentWell = 16 "agent.well",
+    /// The configuration has been read again.
+    ConfigReloaded = 17 "config.reloaded",
 }
 
 /// A set of types.
@@ -206,6 +222,42 @@ pub enum Detail<'a> {
         /// How often it was given out.
         attempts: u16,
     },
+    /// See [`EventType::AgentStarted`].
+    AgentStarted {
+        /// Its process.
+        process_id: u32,
+        /// How often it has been started again.
+        restarts: u64,
+    },
+    /// See [`EventType::AgentEnded`].
+    AgentEnded {
+        /// Of what.
+        cause: &'a str,
+    },
+    /// See [`EventType::AgentDraining`].
+    AgentDraining,
+    /// See [`EventType::AgentQuarantined`].
+    AgentQuarantined {
+        /// Why.
+        cause: &'a str,
+    },
+    /// See [`EventType::AgentTerminated`].
+    AgentTerminated {
+        /// Why.
+        cause: &'a str,
+    },
+    /// See [`EventType::AgentSick`].
+    AgentSick {
+        /// How that shows.
+        cause: &'a str,
+    },
+    /// See [`EventType::AgentWell`].
+    AgentWell,
+    /// See [`EventType::ConfigReloaded`].
+    ConfigReloaded {
+        /// How many keys have changed.
+        changes: usize,
+    },
 }
 
 impl Detail<'_> {
@@ -222,16 +274,24 @@ impl Detail<'_> {
             Self::PoolScaleDown { .. } => EventType::PoolScaleDown,
             Self::BreakerChanged { .. } => EventType::BreakerChanged,
             Self::MessageDeadLettered { .. } => EventType::MessageDeadLettered,
+            Self::AgentStarted { .. } => EventType::AgentStarted,
+            Self::AgentEnded { .. } => EventType::AgentEnded,
+            Self::AgentDraining => EventType::AgentDraining,
+            Self::AgentQuarantined { .. } => EventType::AgentQuarantined,
+            Self::AgentTerminated { .. } => EventType::AgentTerminated,
+            Self::AgentSick { .. } => EventType::AgentSick,
+            Self::AgentWell => EventType::AgentWell,
+            Self::ConfigReloaded { .. } => EventType::ConfigReloaded,
         }
     }
 }
 
-/// Something that has happened on a shard.
+/// Something that has happened on a shard, or that the control thread has seen.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Event<'a> {
     /// When.
     pub at: Moment,
-    /// Counts the events of the shard, from 1.
+    /// Counts the events of the shard or of the control thread, from 1.
     pub sequence: u64,
     /// Where the message came from; empty where the event is of no message.
     pub channel: &'a str,
@@ -325,6 +385,14 @@ mod tests {
             Detail::PoolScaleDown { pool: text, depth: 0 },
             Detail::BreakerChanged { guarded: Guarded::Channel(text), state: BreakerState::Open },
             Detail::MessageDeadLettered { code: FailureCode::AgentDied, text, attempts: 5 },
+            Detail::AgentStarted { process_id: 7, restarts: 0 },
+            Detail::AgentEnded { cause: text },
+            Detail::AgentDraining,
+            Detail::AgentQuarantined { cause: text },
+            Detail::AgentTerminated { cause: text },
+            Detail::AgentSick { cause: text },
+            Detail::AgentWell,
+            Detail::ConfigReloaded { changes: 0 },
         ];
         let event = |detail| Event {
             at: Moment::ZERO,

@@ -5,7 +5,8 @@
 //! | [`event`] | what can wake a shard, and what it can do about it: two closed enums |
 //! | [`core`] | sessions, agents and turns of one shard; no IO, no clock, no randomness |
 //! | [`heartbeat`] | when an agent that gives no sign of life counts as hung |
-//! | [`supervision`] | when a dead agent is started again, and when no longer |
+//! | [`supervision`] | when an agent is started, drained and started again, and how many of a pool run |
+//! | [`registry`] | which agents there are, what they can do, and where each stands |
 //! | [`session`] | which sessions a shard has, what each remembers, and when it is forgotten |
 //! | [`routing`] | which agent a message goes to |
 //! | [`wheel`] | what is due when |
@@ -44,6 +45,7 @@ pub mod journal;
 mod long_queue;
 mod paged;
 pub mod planted;
+pub mod registry;
 pub mod retry;
 pub mod routing;
 pub mod scaling;

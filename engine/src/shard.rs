@@ -39,7 +39,7 @@ use crate::heartbeat::{HeartbeatLimits, Heartbeats};
 use crate::journal::entry::{JournalState, Progress as JournalProgress};
 use crate::stats::SharedCounters;
 use crate::time::Moment;
-pub use commands::{Command, Listener, ListenerId, Listening, Notice, Question};
+pub use commands::{AgentWord, Command, Listener, ListenerId, Listening, Notice, Question};
 use outputs::{Outputs, taken};
 
 /// Records taken from one ring in one turn of the loop.
@@ -246,10 +246,7 @@ impl Shard {
                     self.detach(instance);
                     self.input(now, Input::AgentDown { agent, detail: &detail });
                 }
-                Command::Unavailable { agent, detail } => {
-                    self.input(now, Input::AgentUnavailable { agent, detail: &detail });
-                }
-                Command::Expected { agent } => self.input(now, Input::AgentExpected { agent }),
+                Command::Agent { agent, word } => self.input(now, word.as_input(agent)),
                 Command::Routes(routes) => self.input(now, Input::Routes(routes)),
                 Command::Subscribe { id, mask, listener } => {
                     self.outputs.listeners.push((id, mask, listener));

@@ -1,86 +1,166 @@
-//! When a dead agent is started again, and when no longer: pure policy, one value per agent.
+//! The life of an agent: when it is started, drained and started again, and when no longer. Pure policy.
 //!
-//! | state \ event | `Start` | `Spawned` | `SpawnFailed` | `Died` | `Due` | `Stop` |
-//! |---|---|---|---|---|---|---|
-//! | `Idle` | `Starting`, spawn | – | – | – | – | `Stopped` |
-//! | `Starting` | – | `Running` | back off or quarantine | back off or quarantine | – | `Stopped` |
-//! | `Running` | – | – | – | back off or quarantine | – | `Stopped` |
-//! | `BackingOff` | – | – | – | – | `Starting`, spawn | `Stopped` |
-//! | `Quarantined` | – | – | – | – | `Starting`, spawn | `Stopped` |
-//! | `Stopped` | – | – | – | – | – | – |
+//! | module | decides |
+//! |---|---|
+//! | this one | the life cycle of one agent |
+//! | [`intensity`] | how many ends within a window are too many |
+//! | [`fleet`] | how fast all agents together may be started again |
+//! | [`pool`] | how many members of a pool run |
+//! | [`sickness`] | whether an agent that runs does its work |
 //!
-//! `–` is an invalid transition and changes nothing. Deaths are counted in a sliding window: more than
-//! [`Limits::deaths_max`] within [`Limits::window`] is a crash loop, and the agent is quarantined for
-//! [`Limits::quarantine`], after which one more start is tried.
+//! # Life cycle
+//!
+//! | state \ event | `Start` | `Spawned` | `SpawnFailed` | `Ended` | `Due` | `Restart` | `Rest` | `Drain` | `Quarantine` | `Release` | `Stop` |
+//! |---|---|---|---|---|---|---|---|---|---|---|---|
+//! | `Created` | initialising | – | – | – | – | initialising | – | terminated | quarantined | – | terminated |
+//! | `Initialising` | – | running | by policy | by policy | – | draining | draining | draining | draining | – | terminated |
+//! | `Running` | – | – | – | by policy | – | draining | draining | draining | draining | – | terminated |
+//! | `Draining` | – | draining | by purpose | by purpose | draining | draining | – | draining | draining | draining | terminated |
+//! | `BackingOff` | – | – | – | – | initialising | initialising | – | terminated | quarantined | – | terminated |
+//! | `Quarantined` | – | – | – | – | initialising | – | created | – | quarantined | initialising | terminated |
+//! | `Terminated` | initialising | – | – | – | – | initialising | created | – | quarantined | initialising | – |
+//!
+//! `–` is an invalid transition and changes nothing.
+//!
+//! * *By policy*: [`RestartPolicy`] says whether an end is answered with a start. If so, the agent backs off; with more
+//!   than [`Limits::restarts_max`] ends within [`Limits::window`] it is quarantined for [`Limits::quarantine`], after
+//!   which one more start is tried. If not, it is terminated.
+//! * *By purpose*: what a drain is for says what follows it. Restart: initialising. Rest, for a member that its pool does
+//!   not need: created. Drain: terminated. Quarantine: quarantined, until it is released.
+//! * A drain has steps: the agent gets no new turns; at [`Event::Due`] it is told to finish although it still has some;
+//!   at the next it is killed. An agent whose turns have ended is told to finish by its shard.
 
-use std::collections::VecDeque;
+pub mod fleet;
+pub mod intensity;
+pub mod pool;
+pub mod sickness;
+
+#[cfg(test)]
+mod tests;
+
 use std::time::Duration;
 
 use crate::time::Moment;
+use intensity::{Ends, Verdict};
 
-/// How patient the supervisor is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// How many deaths within the window are still restarted.
-    pub deaths_max: usize,
-    /// Length of the window.
-    pub window: Duration,
-    /// Delay before the second restart within a window; doubles with each further one.
-    pub back_off_first: Duration,
-    /// Longest delay.
-    pub back_off_max: Duration,
-    /// How long a crash-looping agent is left alone.
-    pub quarantine: Duration,
+pub use intensity::Limits;
+
+/// Which ends are answered with a start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum RestartPolicy {
+    /// All.
+    #[default]
+    Permanent,
+    /// Those that are failures: anything but exit status 0.
+    Transient,
+    /// None.
+    Temporary,
 }
 
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            deaths_max: 5,
-            window: Duration::from_secs(10),
-            back_off_first: Duration::from_millis(50),
-            back_off_max: Duration::from_secs(30),
-            quarantine: Duration::from_secs(30),
+impl RestartPolicy {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Permanent, Self::Transient, Self::Temporary];
+
+    /// Its name in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Permanent => "permanent",
+            Self::Transient => "transient",
+            Self::Temporary => "temporary",
         }
     }
+
+    fn restarts(self, normal: bool) -> bool {
+        match self {
+            Self::Permanent => true,
+            Self::Transient => !normal,
+            Self::Temporary => false,
+        }
+    }
+}
+
+/// What a drain is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// To start the agent anew.
+    Restart,
+    /// Its pool does not need it.
+    Rest,
+    /// An operator wants it ended.
+    Drain,
+    /// An operator wants it left alone, for this reason.
+    Quarantine(String),
+}
+
+/// How far a drain is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Its turns may end by themselves.
+    Finishing,
+    /// It has been told to finish.
+    Stopping,
+    /// It has been killed.
+    Killed,
 }
 
 /// Where an agent stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {
-    /// Not started yet.
-    Idle,
+    /// Not started yet, or not needed by its pool.
+    Created,
     /// The keeper has been asked to spawn it.
-    Starting,
+    Initialising,
     /// It runs.
     Running,
-    /// It died and is started again at that moment.
+    /// It gets no new turns, and ends.
+    Draining {
+        /// What follows.
+        purpose: Purpose,
+        /// How far that is.
+        step: Step,
+        /// When the next step is due.
+        until: Moment,
+    },
+    /// It ended and is started again at that moment.
     BackingOff {
         /// When.
         until: Moment,
     },
-    /// It died too often; one more start is tried at that moment.
+    /// It is left alone.
     Quarantined {
-        /// When.
-        until: Moment,
-        /// What it died of last.
+        /// When one more start is tried; none if only a release ends it.
+        until: Option<Moment>,
+        /// Why.
         reason: String,
     },
-    /// It has been told to end.
-    Stopped,
+    /// It has ended for good, unless somebody asks for it.
+    Terminated {
+        /// Why.
+        cause: String,
+    },
 }
 
 impl State {
+    /// The names of all, in the order of the matrix.
+    pub const NAMES: [&str; 7] =
+        ["created", "initialising", "running", "draining", "backing-off", "quarantined", "terminated"];
+
     /// Its name, for people and pages.
     pub fn name(&self) -> &'static str {
         match self {
-            Self::Idle => "created",
-            Self::Starting => "initialising",
+            Self::Created => "created",
+            Self::Initialising => "initialising",
             Self::Running => "running",
-            Self::BackingOff { .. } => "restarting",
+            Self::Draining { .. } => "draining",
+            Self::BackingOff { .. } => "backing-off",
             Self::Quarantined { .. } => "quarantined",
-            Self::Stopped => "terminated",
+            Self::Terminated { .. } => "terminated",
         }
+    }
+
+    /// Whether messages may be given to the agent, now or soon.
+    pub fn takes_messages(&self) -> bool {
+        matches!(self, Self::Initialising | Self::Running | Self::BackingOff { .. })
     }
 }
 
@@ -93,30 +173,87 @@ pub enum Event {
     Spawned,
     /// The keeper could not spawn it, for this reason.
     SpawnFailed(String),
-    /// It died, of this.
-    Died(String),
+    /// Its process has ended.
+    Ended {
+        /// Of what.
+        cause: String,
+        /// Whether that is no failure.
+        normal: bool,
+    },
     /// The moment that the state named has come.
     Due,
-    /// It is not wanted any more.
+    /// It is to be started anew.
+    Restart,
+    /// Its pool does not need it.
+    Rest,
+    /// It is to end.
+    Drain,
+    /// It is to be left alone, for this reason.
+    Quarantine(String),
+    /// It is wanted again.
+    Release,
+    /// The gateway ends.
     Stop,
 }
 
+impl Event {
+    /// The names of all, in the order of the matrix.
+    pub const NAMES: [&str; 11] = [
+        "Start",
+        "Spawned",
+        "SpawnFailed",
+        "Ended",
+        "Due",
+        "Restart",
+        "Rest",
+        "Drain",
+        "Quarantine",
+        "Release",
+        "Stop",
+    ];
+
+    /// Its name.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Start => "Start",
+            Self::Spawned => "Spawned",
+            Self::SpawnFailed(_) => "SpawnFailed",
+            Self::Ended { .. } => "Ended",
+            Self::Due => "Due",
+            Self::Restart => "Restart",
+            Self::Rest => "Rest",
+            Self::Drain => "Drain",
+            Self::Quarantine(_) => "Quarantine",
+            Self::Release => "Release",
+            Self::Stop => "Stop",
+        }
+    }
+}
+
 /// What to do about it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Ask the keeper to spawn it.
     Spawn,
     /// Send [`Event::Due`] at that moment; messages may wait.
     Wait(Moment),
-    /// Send [`Event::Due`] at that moment; refuse messages until then.
-    Refuse(Moment),
+    /// Send [`Event::Due`] at that moment, if there is one; refuse messages until then.
+    Refuse(Option<Moment>),
+    /// Give it nothing more; send [`Event::Due`] at that moment.
+    Drain(Moment),
+    /// Tell it to finish; send [`Event::Due`] at that moment.
+    Finish(Moment),
+    /// Kill it.
+    Kill,
+    /// It does not run; others of its pool take its messages, or they wait.
+    Away,
     /// Nothing.
     None,
 }
 
 /// An event that the state has no answer to.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("agent in state {state} cannot take event {event:?}")]
+#[error("an agent that is {state} cannot take {}", event.name())]
 pub struct InvalidTransition {
     /// The state's name.
     pub state: &'static str,
@@ -124,21 +261,36 @@ pub struct InvalidTransition {
     pub event: Event,
 }
 
+/// What is configured of an agent's life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Patience {
+    /// Which ends are answered with a start.
+    pub policy: RestartPolicy,
+    /// How many of them.
+    pub limits: Limits,
+    /// How long its turns may take to end when it is drained.
+    pub drain: Duration,
+}
+
 /// The supervisor of one agent.
 #[derive(Clone, Debug)]
 pub struct Supervisor {
     state: State,
-    limits: Limits,
-    /// Deaths within the window, oldest first; at most `deaths_max + 1`.
-    deaths: VecDeque<Moment>,
+    patience: Patience,
+    ends: Ends,
     /// How often it has been started again.
     restarts: u64,
 }
 
 impl Supervisor {
     /// For an agent that has not been started.
-    pub fn new(limits: Limits) -> Self {
-        Self { state: State::Idle, limits, deaths: VecDeque::new(), restarts: 0 }
+    pub fn new(patience: Patience) -> Self {
+        Self { state: State::Created, patience, ends: Ends::default(), restarts: 0 }
+    }
+
+    /// From now on it is as patient as that.
+    pub fn set_patience(&mut self, patience: Patience) {
+        self.patience = patience;
     }
 
     /// Where the agent stands.
@@ -151,21 +303,80 @@ impl Supervisor {
         self.restarts
     }
 
+    /// The start that was due at `due` is put off to `until`, for the sake of others.
+    pub fn postpone(&mut self, due: Moment, until: Moment) {
+        match &mut self.state {
+            State::BackingOff { until: moment } => *moment = until,
+            State::Quarantined { until: Some(moment), .. } => *moment = until,
+            _ => return,
+        }
+        self.ends.postponed(until.since(due));
+    }
+
     /// Takes an event, moves on, and says what to do.
     pub fn on(&mut self, now: Moment, event: Event) -> Result<Action, InvalidTransition> {
+        let again = || (State::Initialising, Action::Spawn);
         let (state, action) = match (&self.state, event) {
-            (State::Stopped, event) => return self.invalid(event),
-            (_, Event::Stop) => (State::Stopped, Action::None),
-            (State::Idle, Event::Start) => (State::Starting, Action::Spawn),
-            (State::Starting, Event::Spawned) => (State::Running, Action::None),
-            (State::Starting, Event::SpawnFailed(reason) | Event::Died(reason))
-            | (State::Running, Event::Died(reason)) => self.after_death(now, reason),
-            (State::BackingOff { until } | State::Quarantined { until, .. }, Event::Due) if now >= *until => {
-                self.restarts += 1;
-                (State::Starting, Action::Spawn)
+            (State::Terminated { .. }, event @ Event::Stop) => return self.invalid(event),
+            (_, Event::Stop) => (terminated("the gateway ends"), Action::None),
+            (State::Created | State::Terminated { .. }, Event::Start) => again(),
+            (State::Initialising, Event::Spawned) => (State::Running, Action::None),
+            (State::Initialising, Event::SpawnFailed(cause)) => self.by_policy(now, &cause, false),
+            (State::Initialising | State::Running, Event::Ended { cause, normal }) => {
+                self.by_policy(now, &cause, normal)
+            }
+            (State::Draining { purpose, .. }, Event::SpawnFailed(_) | Event::Ended { .. }) => {
+                after_drain(purpose)
+            }
+            // It was drained before it was there: what the shards know of the drain is said again.
+            (draining @ State::Draining { until, .. }, Event::Spawned) => {
+                (draining.clone(), Action::Drain(*until))
+            }
+            (State::Draining { purpose, step, until }, Event::Due) if now >= *until => {
+                self.next_step(now, purpose.clone(), *step)
+            }
+            (State::Draining { step, until, .. }, event) => {
+                let purpose = match &event {
+                    // Wanted again before it has ended: it comes back.
+                    Event::Release => Purpose::Restart,
+                    // Whoever drains it has more to say than its pool.
+                    Event::Rest => return self.invalid(event),
+                    other => match purpose_of(other) {
+                        Some(purpose) => purpose,
+                        None => return self.invalid(event),
+                    },
+                };
+                (State::Draining { purpose, step: *step, until: *until }, Action::Drain(*until))
+            }
+            (State::BackingOff { until } | State::Quarantined { until: Some(until), .. }, Event::Due)
+                if now >= *until =>
+            {
+                again()
+            }
+            (State::Created | State::BackingOff { .. } | State::Terminated { .. }, Event::Restart)
+            | (State::Quarantined { .. } | State::Terminated { .. }, Event::Release) => {
+                self.ends.forget();
+                again()
+            }
+            (State::Created | State::BackingOff { .. }, Event::Drain) => (terminated(DRAINED), Action::Away),
+            (State::Quarantined { .. } | State::Terminated { .. }, Event::Rest) => {
+                (State::Created, Action::Away)
+            }
+            (State::Initialising | State::Running, event) => match purpose_of(&event) {
+                None => return self.invalid(event),
+                Some(purpose) => {
+                    let until = now.plus(self.patience.drain);
+                    (State::Draining { purpose, step: Step::Finishing, until }, Action::Drain(until))
+                }
+            },
+            (_, Event::Quarantine(reason)) => {
+                (State::Quarantined { until: None, reason }, Action::Refuse(None))
             }
             (_, event) => return self.invalid(event),
         };
+        if action == Action::Spawn && self.state != State::Created {
+            self.restarts += 1;
+        }
         self.state = state;
         Ok(action)
     }
@@ -174,111 +385,60 @@ impl Supervisor {
         Err(InvalidTransition { state: self.state.name(), event })
     }
 
-    /// Back off or quarantine, by how often it died lately.
-    fn after_death(&mut self, now: Moment, reason: String) -> (State, Action) {
-        while self.deaths.front().is_some_and(|&death| now.since(death) > self.limits.window) {
-            self.deaths.pop_front();
+    fn by_policy(&mut self, now: Moment, cause: &str, normal: bool) -> (State, Action) {
+        if !self.patience.policy.restarts(normal) {
+            let policy = self.patience.policy.name();
+            let cause = format!("it ended with {cause} and is {policy}, so it is not started again");
+            return (State::Terminated { cause }, Action::Refuse(None));
         }
-        self.deaths.push_back(now);
-        if self.deaths.len() > self.limits.deaths_max {
-            let until = now.plus(self.limits.quarantine);
-            self.deaths.clear();
-            return (State::Quarantined { until, reason }, Action::Refuse(until));
-        }
-        // The first death of a window is answered at once, the next ones ever later.
-        let delay = match self.deaths.len() {
-            0 | 1 => Duration::ZERO,
-            deaths => {
-                let doublings = u32::try_from(deaths - 2).unwrap_or(u32::MAX).min(20);
-                self.limits.back_off_first.saturating_mul(1 << doublings).min(self.limits.back_off_max)
+        match self.ends.note(now, &self.patience.limits) {
+            Verdict::Restart(delay) => {
+                let until = now.plus(delay);
+                (State::BackingOff { until }, Action::Wait(until))
             }
+            Verdict::TooOften => {
+                let until = Some(now.plus(self.patience.limits.quarantine));
+                let reason = format!("it ended again and again, last with {cause}");
+                (State::Quarantined { until, reason }, Action::Refuse(until))
+            }
+        }
+    }
+
+    fn next_step(&self, now: Moment, purpose: Purpose, step: Step) -> (State, Action) {
+        let until = now.plus(self.patience.limits.stop_grace);
+        let (step, action) = match step {
+            Step::Finishing => (Step::Stopping, Action::Finish(until)),
+            Step::Stopping | Step::Killed => (Step::Killed, Action::Kill),
         };
-        let until = now.plus(delay);
-        (State::BackingOff { until }, Action::Wait(until))
+        (State::Draining { purpose, step, until }, action)
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// The cause of an end that was asked for.
+const DRAINED: &str = "it has been drained";
 
-    fn at(millis: u64) -> Moment {
-        Moment::after_start(Duration::from_millis(millis))
-    }
+fn terminated(cause: &str) -> State {
+    State::Terminated { cause: cause.to_owned() }
+}
 
-    fn died() -> Event {
-        Event::Died("signal 9".into())
-    }
-
-    fn running() -> Supervisor {
-        let mut supervisor = Supervisor::new(Limits::default());
-        assert_eq!(supervisor.on(at(0), Event::Start), Ok(Action::Spawn));
-        assert_eq!(supervisor.on(at(1), Event::Spawned), Ok(Action::None));
-        supervisor
-    }
-
-    fn restart(supervisor: &mut Supervisor, moment: Moment) {
-        assert_eq!(supervisor.on(moment, Event::Due), Ok(Action::Spawn));
-        assert_eq!(supervisor.on(moment, Event::Spawned), Ok(Action::None));
-    }
-
-    /// The first death is answered at once, later ones of the window with doubled delays, and one too
-    /// many with quarantine that names the last cause; after it one more start is tried.
-    #[test]
-    fn deaths_back_off_and_quarantine() {
-        let mut supervisor = running();
-        for delay in [0, 50, 100, 200, 400] {
-            let until = at(1000 + delay);
-            assert_eq!(supervisor.on(at(1000), died()), Ok(Action::Wait(until)), "{delay}");
-            restart(&mut supervisor, until);
-        }
-        let until = at(31_000);
-        assert_eq!(supervisor.on(at(1000), died()), Ok(Action::Refuse(until)));
-        assert_eq!(supervisor.state(), &State::Quarantined { until, reason: "signal 9".into() });
-        assert_eq!(supervisor.restarts(), 5);
-        assert!(supervisor.on(at(30_999), Event::Due).is_err(), "too early");
-        restart(&mut supervisor, until);
-    }
-
-    /// Deaths further apart than the window never add up.
-    #[test]
-    fn rare_deaths_are_forgiven() {
-        let mut supervisor = running();
-        for round in 1..50 {
-            let moment = at(round * 10_001);
-            assert_eq!(supervisor.on(moment, died()), Ok(Action::Wait(moment)));
-            restart(&mut supervisor, moment);
+fn after_drain(purpose: &Purpose) -> (State, Action) {
+    match purpose {
+        Purpose::Restart => (State::Initialising, Action::Spawn),
+        Purpose::Rest => (State::Created, Action::Away),
+        Purpose::Drain => (terminated(DRAINED), Action::Away),
+        Purpose::Quarantine(reason) => {
+            (State::Quarantined { until: None, reason: reason.clone() }, Action::Refuse(None))
         }
     }
+}
 
-    /// The whole matrix of the module: an event with no answer is refused and changes nothing.
-    #[test]
-    fn every_transition_is_in_the_matrix() {
-        let states = [
-            (State::Idle, vec!["Start", "Stop"]),
-            (State::Starting, vec!["Spawned", "SpawnFailed", "Died", "Stop"]),
-            (State::Running, vec!["Died", "Stop"]),
-            (State::BackingOff { until: at(0) }, vec!["Due", "Stop"]),
-            (State::Quarantined { until: at(0), reason: String::new() }, vec!["Due", "Stop"]),
-            (State::Stopped, vec![]),
-        ];
-        let events = [
-            ("Start", Event::Start),
-            ("Spawned", Event::Spawned),
-            ("SpawnFailed", Event::SpawnFailed("no such file".into())),
-            ("Died", died()),
-            ("Due", Event::Due),
-            ("Stop", Event::Stop),
-        ];
-        for (state, allowed) in states {
-            for (name, event) in &events {
-                let mut supervisor = Supervisor { state: state.clone(), ..running() };
-                let valid = supervisor.on(at(5), event.clone()).is_ok();
-                assert_eq!(valid, allowed.contains(name), "{state:?} {name}");
-                if !valid {
-                    assert_eq!(supervisor.state(), &state);
-                }
-            }
-        }
+/// What an agent that runs is drained for.
+fn purpose_of(event: &Event) -> Option<Purpose> {
+    match event {
+        Event::Restart => Some(Purpose::Restart),
+        Event::Rest => Some(Purpose::Rest),
+        Event::Drain => Some(Purpose::Drain),
+        Event::Quarantine(reason) => Some(Purpose::Quarantine(reason.clone())),
+        _ => None,
     }
 }

@@ -9,12 +9,17 @@
 //! | [`answer`] | what is answered, for both ends |
 //! | `serve` | connections, their lines, and how many of both there may be |
 //! | `shards` | how shards are asked |
-//! | `explain`, `dead_letters`, `stats`, `events` | an operation each |
+//! | `explain`, `dead_letters`, `stats`, `events`, `agents` | operations |
+//! | [`order`] | what the control thread is asked to do |
+//! | [`bulletin`] | what the control thread tells of by itself |
 
+mod agents;
 pub mod answer;
+pub mod bulletin;
 mod dead_letters;
 mod events;
 mod explain;
+pub mod order;
 pub mod request;
 mod serve;
 pub mod shards;
@@ -34,7 +39,10 @@ use engine::time::{Clock, Moment};
 use rustix::fs::Mode;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
+use bulletin::Bulletin;
+use order::Order;
 use shards::Shards;
+use tokio::sync::mpsc;
 
 /// The version of the protocol: `v` of every line.
 pub const VERSION: u64 = 1;
@@ -121,18 +129,27 @@ pub struct Admin {
     shards: Shards,
     // Arc: listeners on shards name agents too.
     agents: Arc<[AgentName]>,
+    clock: Clock,
     /// Unix milliseconds at [`Moment::ZERO`].
     unix_ms_at_zero: u64,
     listeners: AtomicU64,
+    // Arc: the control thread tells.
+    bulletin: Arc<Bulletin>,
+    orders: mpsc::UnboundedSender<Order>,
 }
 
 impl Admin {
-    /// Over these shards; agents in the order of their numbers.
-    pub fn new(shards: Shards, agents: Arc<[AgentName]>, clock: Clock) -> Self {
-        let unix_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
-        let run_ms = clock.now().since(Moment::ZERO).as_millis();
-        let unix_ms_at_zero = u64::try_from(unix_ms.saturating_sub(run_ms)).unwrap_or(0);
-        Self { shards, agents, unix_ms_at_zero, listeners: AtomicU64::new(1) }
+    /// Over these shards; agents in the order of their numbers. Orders are for the control thread: each connection has
+    /// one under way at most.
+    pub fn new(
+        shards: Shards,
+        agents: Arc<[AgentName]>,
+        clock: Clock,
+        bulletin: Arc<Bulletin>,
+        orders: mpsc::UnboundedSender<Order>,
+    ) -> Self {
+        let unix_ms_at_zero = unix_ms_at_zero(clock);
+        Self { shards, agents, clock, unix_ms_at_zero, listeners: AtomicU64::new(1), bulletin, orders }
     }
 
     fn agent_name(&self, agent: AgentIndex) -> Option<String> {
@@ -142,6 +159,13 @@ impl Admin {
     fn unix_ms(&self, moment: Moment) -> u64 {
         unix_ms(self.unix_ms_at_zero, moment)
     }
+}
+
+/// Unix milliseconds at [`Moment::ZERO`] of a clock.
+pub fn unix_ms_at_zero(clock: Clock) -> u64 {
+    let unix_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+    let run_ms = clock.now().since(Moment::ZERO).as_millis();
+    u64::try_from(unix_ms.saturating_sub(run_ms)).unwrap_or(0)
 }
 
 fn unix_ms(unix_ms_at_zero: u64, moment: Moment) -> u64 {

@@ -1,8 +1,12 @@
-//! The commands that ask a running gateway over its admin socket: `explain`, `dlq`, `gateway stats`, `gateway events`.
+//! The commands that ask a running gateway over its admin socket: `explain`, `dlq`, `agent`, `gateway stats`, `gateway
+//! events`, `gateway reload`.
 
+mod agents;
 mod dead_letters;
 mod events;
 mod explain;
+mod logs;
+mod reload;
 mod stats;
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
@@ -17,7 +21,9 @@ use serde_json::{Map, Value};
 use crate::admin::answer::Line;
 use crate::admin::request::Op;
 use crate::admin::{LINE_BYTES_MAX, VERSION};
-use crate::options::{DlqCommand, EventsOptions, ExplainOptions, Place, StatsOptions};
+use crate::options::{
+    AgentCommand, DlqCommand, EventsOptions, ExplainOptions, Place, ReloadOptions, StatsOptions,
+};
 use crate::state_directory;
 
 /// How long the gateway may take for an answer; longer than it gives its shards.
@@ -77,6 +83,31 @@ pub enum AskError {
         /// What was asked for.
         what: String,
     },
+    /// Agents do not run that should.
+    #[error("{names} {} not run; `openclaw agent status` says why", if *many { "do" } else { "does" })]
+    NotRunning {
+        /// Which.
+        names: String,
+        /// Whether there are several.
+        many: bool,
+    },
+    /// A pool has several logs.
+    #[error("\"{pool}\" is a pool; name one of its members: {members}")]
+    ManyLogs {
+        /// Which pool.
+        pool: String,
+        /// Its members.
+        members: String,
+    },
+    /// The log of an agent cannot be read.
+    #[error("the log {} cannot be read", path.display())]
+    Log {
+        /// Which file.
+        path: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: std::io::Error,
+    },
     /// The answer could not be printed.
     #[error("the answer cannot be printed")]
     Print(#[source] std::io::Error),
@@ -100,6 +131,16 @@ pub fn stats(options: &StatsOptions) -> Result<ExitCode, AskError> {
 /// Prints events.
 pub fn events(options: &EventsOptions) -> Result<ExitCode, AskError> {
     ended(events::run(options))
+}
+
+/// Does what one of the `agent` commands says.
+pub fn agents(command: &AgentCommand) -> Result<ExitCode, AskError> {
+    ended(agents::run(command))
+}
+
+/// Has the configuration read again.
+pub fn reload(options: &ReloadOptions) -> Result<ExitCode, AskError> {
+    ended(reload::run(options))
 }
 
 fn ended(done: Result<(), AskError>) -> Result<ExitCode, AskError> {
@@ -182,14 +223,23 @@ fn failed(error: std::io::Error) -> AskError {
 
 /// How long ago that was, for people.
 fn age(at_ms: u64) -> String {
-    let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
-    let seconds = u64::try_from(now_ms).unwrap_or(u64::MAX).saturating_sub(at_ms) / 1000;
-    match seconds {
-        0..120 => format!("{seconds} s ago"),
-        120..7_200 => format!("{} min ago", seconds / 60),
-        7_200..172_800 => format!("{} h ago", seconds / 3600),
-        _ => format!("{} days ago", seconds / 86_400),
+    format!("{} ago", elapsed(at_ms))
+}
+
+/// How long something lasts that began then, for people.
+fn elapsed(at_ms: u64) -> String {
+    match elapsed_ms(at_ms) / 1000 {
+        seconds @ 0..120 => format!("{seconds} s"),
+        seconds @ 120..7_200 => format!("{} min", seconds / 60),
+        seconds @ 7_200..172_800 => format!("{} h", seconds / 3600),
+        seconds => format!("{} days", seconds / 86_400),
     }
+}
+
+/// Milliseconds since a moment given as Unix milliseconds.
+fn elapsed_ms(at_ms: u64) -> u64 {
+    let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+    u64::try_from(now_ms).unwrap_or(u64::MAX).saturating_sub(at_ms)
 }
 
 /// Microseconds in the unit in which they are read most easily.

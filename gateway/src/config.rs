@@ -4,6 +4,8 @@
 //! rest of the program sees. Flags win over the file, the file over defaults.
 
 mod delivery;
+mod heartbeat;
+mod keys;
 pub mod limits;
 mod sandbox;
 mod supervision;
@@ -16,6 +18,7 @@ use std::time::Duration;
 
 use engine::driver::Choice;
 use engine::heartbeat::HeartbeatLimits;
+use engine::supervision::fleet::FleetLimits;
 use keeper::sandbox::spec::SandboxSpec;
 use serde::Deserialize;
 
@@ -24,10 +27,12 @@ use crate::state_directory;
 pub use delivery::{DeliveryConfig, RoutingConfig};
 use delivery::{FileDelivery, FileJournal, FileRouting};
 use keeper::control::Limits;
+pub use keys::{Effort, Keys};
 use limits::FileLimits;
 pub use sandbox::with_host;
 use sandbox::{FileSandbox, Surroundings, program_refused};
-use supervision::FileSupervision;
+pub use supervision::AgentLife;
+use supervision::{FileRestart, FileSickness, FileSupervision};
 
 /// Default port, that of every OpenClaw gateway.
 const PORT_DEFAULT: u16 = 18789;
@@ -42,7 +47,6 @@ const IN_FLIGHT_MAX: u64 = 4096;
 /// Command, environment and directory of an agent, as JSON: what fits into one datagram to the keeper beside
 /// the paths of this program and of the log.
 const AGENT_BYTES_MAX: usize = 48 * 1024;
-const INSTANCES_MAX: u64 = 256;
 const DRAIN_TIMEOUT_DEFAULT_MS: u64 = 5_000;
 const DRAIN_TIMEOUT_MAX_MS: u64 = 600_000;
 
@@ -120,11 +124,24 @@ struct FileAgent {
     instances: Option<u64>,
     start_timeout_ms: Option<u64>,
     #[serde(default)]
-    capabilities: Vec<String>,
-    #[serde(default)]
     limits: FileLimits,
     #[serde(default)]
     sandbox: FileSandbox,
+    min_instances: Option<u64>,
+    max_instances: Option<u64>,
+    spares: Option<u64>,
+    idle_timeout_ms: Option<u64>,
+    drain_timeout_ms: Option<u64>,
+    #[serde(default)]
+    restart: FileRestart,
+    #[serde(default)]
+    sickness: FileSickness,
+    #[serde(default)]
+    capabilities: Vec<String>,
+    #[serde(default)]
+    skills: Vec<String>,
+    #[serde(default)]
+    channels: Vec<String>,
 }
 
 /// What an agent runs.
@@ -159,6 +176,8 @@ pub struct AgentConfig {
     pub limits: Limits,
     /// What it may see and do; whatever the gateway may if absent.
     pub sandbox: Option<SandboxSpec>,
+    /// How it is looked after.
+    pub life: AgentLife,
 }
 
 /// All settings, checked.
@@ -184,6 +203,10 @@ pub struct Config {
     pub routing: RoutingConfig,
     /// How patient the gateway is with agents that say nothing.
     pub heartbeat: HeartbeatLimits,
+    /// How fast agents may be started again.
+    pub fleet: FleetLimits,
+    /// What the file says, by key.
+    pub keys: Keys,
 }
 
 /// Settings that cannot be used.
@@ -229,24 +252,27 @@ impl fmt::Display for BrokenRules {
 /// Reads the file and the flags, and checks everything.
 pub fn load(options: &RunOptions) -> Result<Config, ConfigError> {
     let state_directory = state_directory::chosen(options.state_dir.as_deref()).ok_or(ConfigError::NoHome)?;
-    let file = match &options.config {
+    let (file, keys) = match &options.config {
         Some(path) => read(path)?,
         None => {
             let path = state_directory.join("openclaw.json");
-            if path.exists() { read(&path)? } else { FileConfig::default() }
+            if path.exists() { read(&path)? } else { Default::default() }
         }
     };
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u64;
     let broken = |rules| ConfigError::Rules(BrokenRules(rules));
     let config = validate(file, options, state_directory, cores).map_err(broken)?;
     let unmet = limits::unmet(&config.agents, &limits::enforcement(&config));
-    if unmet.is_empty() { Ok(config) } else { Err(broken(unmet)) }
+    if unmet.is_empty() { Ok(Config { keys, ..config }) } else { Err(broken(unmet)) }
 }
 
-fn read(path: &Path) -> Result<FileConfig, ConfigError> {
+/// What a file says: checked for its form, and key by key.
+fn read(path: &Path) -> Result<(FileConfig, Keys), ConfigError> {
     let text = std::fs::read_to_string(path)
         .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-    json5::from_str(&text).map_err(|source| ConfigError::Parse { path: path.to_owned(), source })
+    let failed = |source| ConfigError::Parse { path: path.to_owned(), source };
+    let file = json5::from_str(&text).map_err(failed)?;
+    Ok((file, Keys::of(&json5::from_str(&text).map_err(failed)?)))
 }
 
 /// Checks every rule; `Err` lists all that are broken.
@@ -276,8 +302,9 @@ fn validate(
     let around = Machine { cores, state_directory: &state_directory };
     let agents = agents(&mut broken, file.agents, &options.agent, around);
     let delivery = delivery::check(&mut broken, &file.journal, &file.delivery);
-    let heartbeat = supervision::check(&mut broken, &file.supervision);
+    let heartbeat = heartbeat::check(&mut broken, &file.supervision.heartbeat);
     let routing = delivery::check_routing(&mut broken, file.routing, &agents);
+    let fleet = supervision::check_fleet(&mut broken, &file.supervision);
     if !broken.is_empty() {
         return Err(broken);
     }
@@ -292,6 +319,8 @@ fn validate(
         delivery,
         routing,
         heartbeat,
+        fleet,
+        keys: Keys::default(),
     })
 }
 
@@ -361,6 +390,7 @@ fn check_agent(
             "{key}: a name has 1 to {AGENT_NAME_BYTES_MAX} letters, digits, '-', '_' or '.', and no '.' first"
         ));
     }
+    let life = supervision::check_life(broken, &key, &agent);
     let in_flight = agent.in_flight_max.unwrap_or(IN_FLIGHT_DEFAULT);
     range(broken, &format!("{key}.inFlightMax"), in_flight, 1, IN_FLIGHT_MAX);
     if let Some(directory) = &agent.working_directory
@@ -385,13 +415,8 @@ fn check_agent(
     }
     let directory = agent.working_directory.as_deref();
     let kind = kind(broken, &key, agent.command, name == ECHO_AGENT, directory, sandbox.as_ref());
-    let instances = agent.instances.unwrap_or(1);
-    range(broken, &format!("{key}.instances"), instances, 1, INSTANCES_MAX);
-    for capability in &agent.capabilities {
-        if capability.is_empty() || capability.contains(char::is_whitespace) {
-            broken.push(format!("{key}.capabilities has \"{capability}\": must be a word"));
-        }
-    }
+    supervision::check_words(broken, &format!("{key}.capabilities"), &agent.capabilities);
+    let members = life.pool.max;
     let member = AgentConfig {
         name: name.clone(),
         pool: name,
@@ -400,14 +425,15 @@ fn check_agent(
         environment: agent.environment.into_iter().collect(),
         working_directory: agent.working_directory,
         in_flight_max: in_flight as usize,
-        start_timeout: supervision::check_start(broken, &key, agent.start_timeout_ms),
+        start_timeout: heartbeat::check_start(broken, &key, agent.start_timeout_ms),
         limits,
         sandbox,
+        life,
     };
-    if instances == 1 {
+    if members <= 1 {
         return vec![member];
     }
-    (1..=instances.min(INSTANCES_MAX))
+    (1..=members)
         .map(|number| AgentConfig { name: format!("{}~{number}", member.pool), ..member.clone() })
         .collect()
 }
@@ -443,7 +469,7 @@ fn kind(
 mod tests {
     use super::*;
 
-    fn check(text: &str, options: &RunOptions) -> Result<Config, Vec<String>> {
+    pub(super) fn check(text: &str, options: &RunOptions) -> Result<Config, Vec<String>> {
         validate(json5::from_str(text).unwrap(), options, PathBuf::from("state"), 8)
     }
 

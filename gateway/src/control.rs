@@ -4,7 +4,12 @@
 //! the other, and attaches to the rings of what was spawned. It runs on the main thread, apart from edges
 //! and shards, so nothing it waits for delays a message.
 
+mod acts;
 mod agents;
+mod orders;
+mod pools;
+mod reload;
+mod rolling;
 mod shutdown;
 mod silent;
 
@@ -16,6 +21,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use adapters::edge::{EdgeShared, Phase};
+use engine::core::agents::AgentLoad;
 use engine::driver::ShardHandle;
 use engine::journal::thread::JournalHandle;
 use engine::shard::Notice;
@@ -26,11 +32,13 @@ use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
+use crate::admin::order::Order;
 use crate::admin::shards::Shards;
-use crate::admin::{Admin, AdminSocket, AgentName};
+use crate::admin::{Admin, AdminSocket, AgentName, unix_ms_at_zero};
 use crate::config::Config;
 use crate::edges::EdgeThread;
 use crate::health::AgentBoard;
+use crate::options::RunOptions;
 use crate::state_directory::StateDirectory;
 use agents::Agents;
 
@@ -57,6 +65,8 @@ pub enum ControlError {
 /// Everything that has been started, and that the control thread ends.
 #[derive(Debug)]
 pub struct Parts {
+    /// The flags of this run, for reading the configuration again.
+    pub options: RunOptions,
     /// The path of this program, for agent hosts.
     pub executable: PathBuf,
     /// Answers questions. Above the lock of the state directory: its file is removed before that is given back.
@@ -93,6 +103,17 @@ pub struct Control {
     // Arc: listeners on shards and connections of the admin socket name agents.
     agent_names: Arc<[AgentName]>,
     drain_timeout: Duration,
+    /// What this gateway was started with; of what the file says, what counts now.
+    config: Config,
+    /// Of the routing table that shards have.
+    routes_version: u64,
+    /// Unix milliseconds at [`Moment::ZERO`].
+    unix_ms_at_zero: u64,
+    /// Asks for the configuration to be read again.
+    hangup: Option<Signal>,
+    orders: mpsc::UnboundedReceiver<Order>,
+    // Given to whoever answers on the admin socket.
+    order_sender: mpsc::UnboundedSender<Order>,
 }
 
 /// What woke the control thread.
@@ -100,20 +121,30 @@ enum Wake {
     Signal,
     Keeper,
     Notice(Notice),
+    Loads(Vec<AgentLoad>),
+    Order(Order),
+    Reload,
     Due,
     Look,
 }
 
 impl Control {
     /// Before anything has been spawned.
-    pub fn new(config: &Config, parts: Parts) -> Self {
+    pub fn new(config: Config, parts: Parts) -> Self {
         let names = config.agents.iter();
         let names = names.map(|agent| AgentName { own: agent.name.clone(), pool: agent.pool.clone() });
+        let (order_sender, orders) = mpsc::unbounded_channel();
         Self {
-            agents: Agents::new(&config.agents),
+            agents: Agents::new(&config, parts.clock.now()),
             agent_names: names.collect(),
-            parts,
             drain_timeout: config.drain_timeout,
+            routes_version: crate::routes::VERSION_FIRST,
+            unix_ms_at_zero: unix_ms_at_zero(parts.clock),
+            hangup: None,
+            orders,
+            order_sender,
+            config,
+            parts,
         }
     }
 
@@ -131,7 +162,14 @@ impl Control {
         let mut interrupt = signal(SignalKind::interrupt()).map_err(ControlError::Start)?;
         let mut terminate = signal(SignalKind::terminate()).map_err(ControlError::Start)?;
         let shards = Shards::new(self.parts.shards.iter().map(ShardHandle::caller).collect());
-        let admin = Admin::new(shards, Arc::clone(&self.agent_names), self.parts.clock);
+        self.hangup = Some(signal(SignalKind::hangup()).map_err(ControlError::Start)?);
+        let admin = Admin::new(
+            shards,
+            Arc::clone(&self.agent_names),
+            self.parts.clock,
+            Arc::clone(&self.agents.bulletin),
+            self.order_sender.clone(),
+        );
         self.parts.admin.serve(Arc::new(admin)).map_err(ControlError::Start)?;
         self.agents.start_all(&mut self.parts);
         let result = loop {
@@ -177,6 +215,9 @@ impl Control {
                 Wake::Keeper
             }
             Some(notice) = self.parts.notices.recv() => Wake::Notice(notice),
+            Some(loads) = self.agents.pools.heard() => Wake::Loads(loads),
+            Some(order) = self.orders.recv() => Wake::Order(order),
+            () = hung_up(&mut self.hangup) => Wake::Reload,
             () = tokio::time::sleep(until_due), if due.is_some() => Wake::Due,
             () = tokio::time::sleep(look) => Wake::Look,
         }
@@ -197,6 +238,12 @@ impl Control {
             }
             Wake::Notice(notice) => self.agents.noticed(&mut self.parts, &notice),
             Wake::Due => self.agents.due(&mut self.parts),
+            Wake::Loads(loads) => self.agents.loaded(&mut self.parts, loads),
+            Wake::Order(order) => self.obey(order),
+            Wake::Reload => {
+                // What is wrong, or has changed, is in the log.
+                let _ = self.reload();
+            }
             Wake::Signal | Wake::Look => {}
         }
         Ok(())
@@ -220,6 +267,14 @@ impl Control {
             }
             KeeperEvent::Refused { reason } => tracing::error!(%reason, "the keeper refused"),
         }
+    }
+}
+
+/// Waits for SIGHUP.
+async fn hung_up(hangup: &mut Option<Signal>) {
+    match hangup {
+        Some(signal) => drop(signal.recv().await),
+        None => std::future::pending().await,
     }
 }
 

@@ -12,9 +12,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use adapters::edge::{EdgeShared, Phase};
 use engine::core::{AgentDefinition, CoreSetting, ShardCore};
 use engine::driver::{self, Chosen, DriverError, ShardHandle, StartOptions};
-use engine::event::{AgentIndex, ShardIndex};
+use engine::event::ShardIndex;
 use engine::heartbeat::HeartbeatLimits;
-use engine::routing::{AgentSpec, RoutingTable, RuleError};
+use engine::routing::RuleError;
 use engine::shard::Notice;
 use engine::time::Clock;
 use keeper::client::{Client, StartError};
@@ -31,6 +31,7 @@ use crate::edges::{self, EdgeStartError};
 use crate::health::{AgentBoard, HealthSource};
 use crate::journal::{self, JournalStartError, RunningJournal};
 use crate::options::RunOptions;
+use crate::routes;
 use crate::state_directory::{StateDirectory, StateDirectoryError, admin_socket};
 
 /// Capacity of the rings between threads. Not pre-faulted: an idle one costs a few pages.
@@ -91,7 +92,7 @@ pub enum GatewayError {
     #[error(transparent)]
     Journal(#[from] JournalStartError),
     /// The rules of routing contradict each other; all of them are listed.
-    #[error("the rules of routing cannot be used{}", list(.0))]
+    #[error("the rules of routing cannot be used{}", routes::list(.0))]
     Routing(Vec<RuleError>),
     /// The path of this program is unknown, so no keeper can be started.
     #[error("the path of this program cannot be found out")]
@@ -115,10 +116,6 @@ pub enum GatewayError {
 
 fn sentences(lines: &[String]) -> String {
     lines.iter().map(|line| format!("\n  {line}")).collect::<String>() + "\nSee `openclaw doctor`."
-}
-
-fn list(errors: &[RuleError]) -> String {
-    errors.iter().map(|error| format!("\n  {error}: {}", error.problem)).collect()
 }
 
 /// Runs the gateway until it is told to end.
@@ -168,6 +165,7 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
     let admin = AdminSocket::bind(&admin_socket(state.path()))?;
     announce(address, &config, &chosen, &executable);
     let parts = Parts {
+        options: options.clone(),
         executable,
         admin,
         state,
@@ -182,7 +180,7 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
         draining,
         clock,
     };
-    Ok(Control::new(&config, parts).run()?)
+    Ok(Control::new(config, parts).run()?)
 }
 
 /// Refuses the start if an agent requires a sandbox of which something is not enforced.
@@ -241,19 +239,8 @@ fn core_maker(config: &Config) -> Result<impl Fn(usize, u32) -> ShardCore + use<
         .iter()
         .map(|agent| AgentDefinition { name: agent.name.clone(), in_flight_max: agent.in_flight_max })
         .collect();
-    let specs: Vec<_> = config
-        .agents
-        .iter()
-        .zip(0u32..)
-        .map(|(agent, index)| AgentSpec {
-            index: AgentIndex(index),
-            name: agent.name.clone(),
-            pool: (agent.pool != agent.name).then(|| agent.pool.clone()),
-            capabilities: agent.capabilities.clone(),
-            home: AgentIndex(index).home(shard_count),
-        })
-        .collect();
-    let table = RoutingTable::build(1, &specs, &config.routing.rules, config.routing.default.as_deref());
+    let agents: Vec<_> = config.agents.iter().collect();
+    let table = routes::table(routes::VERSION_FIRST, &agents, &config.routing, config.shard_count);
     let routes = Arc::new(table.map_err(GatewayError::Routing)?);
     let limits = config.delivery.limits;
     let unix_ms_at_zero =

@@ -12,6 +12,7 @@ mod health;
 mod journal;
 mod options;
 mod ring;
+mod routes;
 mod send;
 mod state_directory;
 mod table;
@@ -35,10 +36,12 @@ fn main() -> ExitCode {
                 Some(GatewayCommand::Run(options)) => options,
                 Some(GatewayCommand::Stats(options)) => return report(ask::stats(&options)),
                 Some(GatewayCommand::Events(options)) => return report(ask::events(&options)),
+                Some(GatewayCommand::Reload(options)) => return report(ask::reload(&options)),
                 None => options,
             };
             report(gateway::run(&options))
         }
+        Command::Agent { command } => report(ask::agents(&command)),
         Command::Explain(options) => report(ask::explain(&options)),
         Command::Dlq { command } => report(ask::dead_letters(&command)),
         Command::Send(options) => report(send::send(&options)),

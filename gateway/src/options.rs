@@ -1,9 +1,16 @@
 //! The command line.
 
+mod agents;
+
 use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use agents::AGENT_EXAMPLES;
+pub use agents::{
+    AgentActOptions, AgentCommand, AgentListOptions, AgentLogsOptions, AgentStatusOptions, ReloadOptions,
+};
 
 /// Routes messages from clients to agent processes through shared-memory rings.
 #[derive(Debug, Parser)]
@@ -13,6 +20,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
     openclaw gateway run --agent words=./words.py add an agent that is any command\n  \
     openclaw send --agent echo \"hello\"            send a message and print the reply\n  \
     openclaw health                               ask a running gateway how it is\n  \
+    openclaw agent list                           list its agents, and how each does\n  \
     openclaw ring list                            look at the rings of a running gateway\n  \
     openclaw explain m-1                          see where the time of a message went\n  \
     openclaw dlq list                             list the messages that were given up\n  \
@@ -40,6 +48,13 @@ pub enum Command {
     Send(SendOptions),
     /// Ask a running gateway how it is.
     Health(HealthOptions),
+    /// Look at the agents of a running gateway; restart, drain, quarantine and release them.
+    #[command(after_help = AGENT_EXAMPLES, visible_alias = "agents")]
+    Agent {
+        /// What to do.
+        #[command(subcommand)]
+        command: AgentCommand,
+    },
     /// Look at the rings of a running gateway: how full they are, who sleeps, what waits.
     ///
     /// A ring pair joins two sides and has two directions. Those of agents have the agent's name, those
@@ -110,6 +125,11 @@ pub enum GatewayCommand {
     Stats(StatsOptions),
     /// Print what happens in a running gateway, an event a line, until Ctrl-C.
     Events(EventsOptions),
+    /// Have a running gateway read its configuration again.
+    ///
+    /// Rules of routing and most settings of agents count at once; the others are named, with what has to be started
+    /// anew. If anything of the configuration cannot be used, nothing changes. SIGHUP does the same.
+    Reload(ReloadOptions),
 }
 
 /// Which agent a host runs.

@@ -49,6 +49,11 @@ pub fn admin_socket(directory: &Path) -> PathBuf {
     directory.join("gateway.sock")
 }
 
+/// What an agent of a gateway that uses this directory prints.
+pub fn agent_log(directory: &Path, name: &str) -> PathBuf {
+    directory.join("logs").join("agents").join(format!("{name}.log"))
+}
+
 /// The directory, locked for as long as this value lives.
 #[derive(Debug)]
 pub struct StateDirectory {
@@ -102,6 +107,6 @@ impl StateDirectory {
 
     /// What an agent prints.
     pub fn agent_log(&self, name: &str) -> PathBuf {
-        self.path.join("logs").join("agents").join(format!("{name}.log"))
+        agent_log(&self.path, name)
     }
 }

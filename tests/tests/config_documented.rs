@@ -13,6 +13,7 @@ const SOURCE: &str = concat!(
     include_str!("../../gateway/src/config/supervision.rs"),
     include_str!("../../gateway/src/config/limits.rs"),
     include_str!("../../gateway/src/config/sandbox.rs"),
+    include_str!("../../gateway/src/config/heartbeat.rs"),
     include_str!("../../keeper/src/sandbox/spec.rs")
 );
 const KEYS: [&str; 5] = ["key", "default", "unit", "limits", "flag"];
@@ -125,6 +126,19 @@ fn numbers_are_those_of_the_source() {
             "agents.defaults.limits.cpus",
             ("none".into(), format!("{} to the cores of the machine", constant("CPUS_MIN"))),
         ),
+        ("agents.entries.<name>.instances", ("1".into(), format!("1 to {}", constant("INSTANCES_MAX")))),
+        ("agents.entries.<name>.minInstances", ("1".into(), format!("1 to {}", constant("INSTANCES_MAX")))),
+        ("agents.entries.<name>.idleTimeoutMs", both("IDLE_TIMEOUT_DEFAULT_MS", 1000, "LONG_MS")),
+        ("agents.entries.<name>.drainTimeoutMs", both("AGENT_DRAIN_DEFAULT_MS", 0, "LONG_MS")),
+        ("agents.entries.<name>.restart.max", both("RESTARTS_DEFAULT", 0, "RESTARTS_MAX")),
+        ("agents.entries.<name>.restart.windowMs", both("RESTART_WINDOW_DEFAULT_MS", 1, "LONG_MS")),
+        (
+            "agents.entries.<name>.sickness.errorPercent",
+            (constant("ERROR_PERCENT_DEFAULT"), "1 to 100".into()),
+        ),
+        ("agents.entries.<name>.sickness.windowMs", both("SICK_WINDOW_DEFAULT_MS", 1000, "LONG_MS")),
+        ("supervision.fleet.max", both("FLEET_DEFAULT", 1, "FLEET_MAX")),
+        ("supervision.fleet.windowMs", both("FLEET_WINDOW_DEFAULT_MS", 1, "LONG_MS")),
         ("journal.segmentMib", both("SEGMENT_DEFAULT_MIB", 1, "SEGMENT_MAX_MIB")),
         ("journal.retainMib", both("RETAIN_DEFAULT_MIB", 1, "RETAIN_MAX_MIB")),
         ("journal.dedupHours", both("DEDUP_DEFAULT_HOURS", 0, "DEDUP_MAX_HOURS")),

@@ -264,6 +264,7 @@ fn runtime(source: &Source) -> Vec<Finding> {
         "flight",
         "histogram",
         "paged",
+        "registry",
         "retry",
         "routing",
         "scaling",

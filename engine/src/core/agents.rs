@@ -1,5 +1,9 @@
 //! The agents of a shard: which incarnation works on which turns, and what waits for it.
 
+mod drain;
+pub(super) mod load;
+pub(super) mod share;
+
 use std::time::Duration;
 
 use hashbrown::HashMap;
@@ -11,8 +15,10 @@ use crate::classes::{ClassQueue, Full};
 use crate::event::{AgentIndex, Effect, InstanceId};
 use crate::hash::WordHash;
 use crate::planted::{self, Bug};
-use crate::scaling::{Scaling, ScalingSignal};
 use crate::time::Moment;
+use drain::Draining;
+use load::Done;
+pub use load::{AgentLoad, Ended};
 
 /// What became of a turn that was given to an agent.
 #[derive(Debug, PartialEq, Eq)]
@@ -52,6 +58,7 @@ struct Waiting {
 struct InHand {
     bytes: usize,
     attempt: u32,
+    since: Moment,
     /// Nobody waits for it any more; what the agent says of it is not passed on.
     cancelled: bool,
 }
@@ -63,7 +70,9 @@ struct Agent {
     in_flight: HashMap<u64, InHand, WordHash>,
     in_flight_bytes: usize,
     queue: ClassQueue<Waiting>,
-    scaling: ScalingSignal,
+    /// Whether it is on its way out.
+    draining: Option<Draining>,
+    done: Done,
 }
 
 impl Agent {
@@ -74,9 +83,16 @@ impl Agent {
                 && self.in_flight_bytes + bytes <= limits.in_flight_bytes_max)
     }
 
-    fn give(&mut self, instance: InstanceId, route: Route, body: Body<'_>, effects: &mut Effects<'_>) {
+    fn give(
+        &mut self,
+        now: Moment,
+        instance: InstanceId,
+        route: Route,
+        body: Body<'_>,
+        effects: &mut Effects<'_>,
+    ) {
         let bytes = body.bytes().len();
-        let in_hand = InHand { bytes, attempt: route.attempt, cancelled: false };
+        let in_hand = InHand { bytes, attempt: route.attempt, since: now, cancelled: false };
         let before = self.in_flight.insert(route.turn, in_hand);
         debug_assert!(before.is_none(), "an agent has a turn once");
         self.in_flight_bytes += bytes;
@@ -118,7 +134,8 @@ impl Agents {
                 in_flight: HashMap::default(),
                 in_flight_bytes: 0,
                 queue: ClassQueue::new(format!("agent {}", definition.name), limits.agent_queue),
-                scaling: ScalingSignal::new(limits.scaling),
+                draining: None,
+                done: Done::default(),
             })
             .collect();
         Self { agents, by_instance: HashMap::default(), limits, waiting: 0 }
@@ -161,6 +178,8 @@ impl Agents {
             self.by_instance.remove(&old.0);
         }
         self.by_instance.insert(instance.0, index);
+        agent.draining = None;
+        agent.done = Done::default();
         self.give_out(now, index, turns, effects);
     }
 
@@ -194,6 +213,7 @@ impl Agents {
         if matches!(agent.presence, Presence::Unavailable(_)) {
             agent.presence = Presence::Down;
         }
+        agent.draining = None;
     }
 
     /// Gives a turn to an agent, or lets it wait. `of_this_shard`: its body stays in the table of turns.
@@ -216,14 +236,18 @@ impl Agents {
         let Some(agent) = self.agents.get_mut(index.0 as usize) else {
             return Admission::Unavailable(format!("agent {} is not in the table", index.0));
         };
-        match &agent.presence {
-            Presence::Unavailable(detail) => return Admission::Unavailable(detail.clone()),
-            Presence::Up(instance) if agent.queue.is_empty() && agent.has_credit(bytes, limits) => {
+        match (&agent.presence, agent.draining) {
+            (Presence::Unavailable(detail), _) => return Admission::Unavailable(detail.clone()),
+            // Who asks has not heard yet that others take its turns.
+            (_, Some(Draining { others: true, .. })) => {
+                return Admission::Full { retry_after: Duration::ZERO };
+            }
+            (Presence::Up(instance), None) if agent.queue.is_empty() && agent.has_credit(bytes, limits) => {
                 let instance = *instance;
-                agent.give(instance, route, body, effects);
+                agent.give(now, instance, route, body, effects);
                 return Admission::Given;
             }
-            Presence::Up(_) | Presence::Down => {}
+            (Presence::Up(_) | Presence::Down, _) => {}
         }
         let waiting = || Waiting { route, body: (!of_this_shard).then(|| body.to_stored()) };
         match agent.queue.push(now, urgency.class, urgency.rank, bytes, waiting) {
@@ -251,7 +275,7 @@ impl Agents {
         &mut self,
         now: Moment,
         instance: InstanceId,
-        turn: u64,
+        (turn, ended): (u64, Ended),
         turns: &Turns,
         effects: &mut Effects<'_>,
     ) {
@@ -259,6 +283,7 @@ impl Agents {
         let agent = &mut self.agents[index.0 as usize];
         if let Some(in_hand) = agent.in_flight.remove(&turn) {
             agent.in_flight_bytes -= in_hand.bytes;
+            agent.done.note(ended, now.since(in_hand.since));
         }
         if planted::is(Bug::DoubleRelease)
             && let Some(&other) = agent.in_flight.keys().min()
@@ -266,6 +291,7 @@ impl Agents {
         {
             agent.in_flight_bytes -= in_hand.bytes;
         }
+        agent.end_if_idle(effects);
         if !agent.queue.is_empty() {
             self.give_out(now, index, turns, effects);
         }
@@ -275,6 +301,9 @@ impl Agents {
         let limits = self.limits;
         let agent = &mut self.agents[index.0 as usize];
         let Presence::Up(instance) = agent.presence else { return };
+        if agent.draining.is_some() {
+            return;
+        }
         while let Some(next) = agent.queue.peek() {
             if !agent.has_credit(next.bytes, limits) {
                 return;
@@ -290,7 +319,7 @@ impl Agents {
             // A turn that has ended meanwhile has been taken out of the queue.
             debug_assert!(body.is_some(), "a waiting turn is open");
             if let Some(body) = body {
-                agent.give(instance, route, body.as_body(), effects);
+                agent.give(now, instance, route, body.as_body(), effects);
             }
         }
     }
@@ -306,17 +335,6 @@ impl Agents {
             }
         } else if agent.queue.remove(|waiting| waiting.route.turn == turn).is_some() {
             self.waiting -= 1;
-        }
-    }
-
-    /// Says which agents' queues call for more or fewer of their kind.
-    pub fn scale(&mut self, now: Moment, each: &mut dyn FnMut(AgentIndex, Scaling, usize)) {
-        for (agent, index) in self.agents.iter_mut().zip(0u32..) {
-            let depth = agent.queue.len();
-            let wait = agent.queue.oldest_wait(now);
-            if let Some(signal) = agent.scaling.observe(now, depth, wait) {
-                each(AgentIndex(index), signal, depth);
-            }
         }
     }
 

@@ -7,7 +7,7 @@ use shm_transport::envelope::{
 };
 
 use super::accept::Refusal;
-use super::agents::{Admission, Standing};
+use super::agents::{Admission, Ended, Standing, load, share};
 use super::awaiting::Outcome;
 use super::turns::{self, State, Turn, Urgency};
 use super::{Due, Effects, ShardCore};
@@ -29,7 +29,7 @@ const NOBODY_FREE: Duration = Duration::from_millis(100);
 /// Why the agent role gives a turn back, as the `sequence` word of a failure between shards; 0: the agent said so.
 const GIVEN_BACK_DIED: u32 = 1;
 const GIVEN_BACK_UNAVAILABLE: u32 = 2;
-const GIVEN_BACK_FULL: u32 = 3;
+pub(super) const GIVEN_BACK_FULL: u32 = 3;
 
 /// What a message between shards carries in `origin`: whom it is for, and how urgent it is.
 fn pack(agent: AgentIndex, urgency: Urgency) -> u64 {
@@ -142,7 +142,7 @@ impl ShardCore {
     }
 
     /// Gives a turn to the shard on which its agent lives.
-    fn dispatch(&mut self, now: Moment, turn: u64, effects: &mut Effects<'_>) {
+    pub(super) fn dispatch(&mut self, now: Moment, turn: u64, effects: &mut Effects<'_>) {
         let Some(open) = self.turns.get(turn) else { return };
         let mut agent = open.agent;
         if !self.can_take(agent) || matches!(self.breakers.allow(agent, now), Allow::No { .. }) {
@@ -280,10 +280,11 @@ impl ShardCore {
         message: &Message<'_>,
         effects: &mut Effects<'_>,
     ) {
-        let ends = match message.open() {
-            Opened::Block(_) => false,
-            Opened::End(_) | Opened::Failure(_) => true,
-            Opened::Hello(_) => return effects(Effect::AgentReady { instance }),
+        let ended = match message.open() {
+            Opened::Block(_) => None,
+            Opened::End(_) => Some(Ended::Answered),
+            Opened::Failure(_) => Some(Ended::Failed),
+            Opened::Hello(hello) => return effects(load::ready(instance, &hello.software)),
             Opened::Message(_) | Opened::Accepted | Opened::Stop | Opened::Cancel | Opened::Journaled => {
                 let poison = Poison::Kind { kind: message.kind().number() };
                 return effects(Effect::Fence { instance, poison });
@@ -306,13 +307,13 @@ impl ShardCore {
                 }
             }
         }
-        if ends {
-            self.agent_finished(now, instance, turn, effects);
+        if let Some(ended) = ended {
+            self.agent_finished(now, instance, (turn, ended), effects);
         }
     }
 
     /// Agent role: a turn goes back to the shard of its session, without an answer.
-    fn give_back(
+    pub(super) fn give_back(
         &mut self,
         now: Moment,
         turn: u64,
@@ -361,6 +362,7 @@ impl ShardCore {
                 let wait = text.parse().map_or(self.limits.retry_after, Duration::from_millis);
                 self.wait_and_retry(now, turn, wait, false);
             }
+            share::GIVEN_BACK => self.shared(now, turn, effects),
             _ => self.failed(now, turn, FailureCause::AgentUnavailable, text, effects),
         }
     }

@@ -2,7 +2,7 @@
 
 use shm_transport::envelope::Kind;
 
-use super::agents::Agents;
+use super::agents::{Agents, Ended};
 use super::turns::Turns;
 use super::{Effects, ShardCore};
 use crate::event::{AgentIndex, Effect, InstanceId};
@@ -30,11 +30,11 @@ impl ShardCore {
         &mut self,
         now: Moment,
         instance: InstanceId,
-        turn: u64,
+        ended: (u64, Ended),
         effects: &mut Effects<'_>,
     ) {
         self.noting(now, effects, |agents, turns, effects| {
-            agents.finish(now, instance, turn, turns, effects)
+            agents.finish(now, instance, ended, turns, effects)
         });
     }
 

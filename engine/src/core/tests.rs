@@ -2,6 +2,7 @@
 
 mod dead_letters;
 mod delivery;
+mod drain;
 mod recovery;
 
 use std::sync::Arc;
@@ -123,12 +124,12 @@ impl Bench {
                 *given = Some(Packet::new(route, body));
                 seen.push(Seen::Shard(shard, body.kind(), route.turn));
             }
-            Effect::AgentReady { instance } => seen.push(Seen::Ready(instance)),
+            Effect::AgentReady { instance, .. } => seen.push(Seen::Ready(instance)),
             Effect::Fence { instance, .. } => seen.push(Seen::Fenced(instance)),
             Effect::Journal { entry, body } if entry.kind != EntryKind::Trim => {
                 log.push((entry, Packet::new(Route::default(), body)));
             }
-            Effect::Journal { .. } | Effect::Event(_) | Effect::Scale { .. } => {}
+            Effect::Journal { .. } | Effect::Event(_) => {}
         });
         seen
     }

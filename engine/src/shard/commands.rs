@@ -9,11 +9,10 @@ use shm_transport::record::Poison;
 
 use crate::core::ShardCore;
 use crate::dead_letters::Selection;
-use crate::event::{AgentIndex, InstanceId, ShardIndex};
+use crate::event::{AgentIndex, Input, InstanceId, ShardIndex};
 use crate::events::{Event, EventMask};
 use crate::journal::entry::JournalState;
 use crate::routing::RoutingTable;
-use crate::scaling::Scaling;
 
 /// A question to the core of a shard, asked on its thread. It must be short: everybody else waits.
 pub struct Question(pub Box<dyn FnOnce(&ShardCore) + Send>);
@@ -47,6 +46,37 @@ impl std::fmt::Debug for Listener {
     }
 }
 
+/// What the control thread says about an agent.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum AgentWord {
+    /// It will not come back for now, for this reason, as a sentence.
+    Unavailable(String),
+    /// It was unavailable or drained, and is expected again.
+    Expected,
+    /// It gets no new turns, ends those it has, and is told to finish then.
+    Drain {
+        /// If others take what is for it: why it does not, as a sentence. Else that waits for its next incarnation.
+        others: Option<String>,
+    },
+    /// What waits for it is routed anew: others have less to do.
+    Share,
+    /// It drains and has had its time: it is told to finish with turns in its hands.
+    Finish,
+}
+
+impl AgentWord {
+    /// As its core hears it.
+    pub fn as_input(&self, agent: AgentIndex) -> Input<'_> {
+        match self {
+            Self::Unavailable(detail) => Input::AgentUnavailable { agent, detail },
+            Self::Expected => Input::AgentExpected { agent },
+            Self::Drain { others } => Input::AgentDraining { agent, others: others.as_deref() },
+            Self::Share => Input::ShareAgent { agent },
+            Self::Finish => Input::FinishAgent { agent },
+        }
+    }
+}
+
 /// What the control thread tells a shard.
 #[derive(Debug)]
 pub enum Command {
@@ -72,17 +102,12 @@ pub enum Command {
         /// What happened, as a sentence.
         detail: String,
     },
-    /// An agent, of whatever shard, will not come back for now.
-    Unavailable {
+    /// Something about an agent, of whatever shard.
+    Agent {
         /// Which agent.
         agent: AgentIndex,
-        /// Why, as a sentence.
-        detail: String,
-    },
-    /// An agent, of whatever shard, that was unavailable is expected again.
-    Expected {
-        /// Which agent.
-        agent: AgentIndex,
+        /// What.
+        word: AgentWord,
     },
     /// Another table says from now on who gets what.
     // Arc: all shards read one table.
@@ -117,6 +142,8 @@ pub enum Notice {
     AgentReady {
         /// Which incarnation.
         instance: InstanceId,
+        /// What it says of its software; empty if nothing.
+        software: String,
     },
     /// An agent broke the rules of its ring, and is not listened to any more.
     AgentFenced {
@@ -138,15 +165,6 @@ pub enum Notice {
         instance: InstanceId,
         /// How long it has had.
         waited: Duration,
-    },
-    /// A pool is too small, or larger than it need be.
-    Scale {
-        /// An agent of it.
-        agent: AgentIndex,
-        /// Which way.
-        signal: Scaling,
-        /// Messages that wait.
-        depth: usize,
     },
     /// The journal of this shard can write, or cannot.
     Journal {

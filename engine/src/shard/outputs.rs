@@ -32,7 +32,6 @@ impl Outputs {
                 taken(self.journal.forward(&entry.to_route(), body), "the journal");
             }
             Effect::Event(event) => self.tell(&event),
-            Effect::Scale { agent, signal, depth } => self.notify(Notice::Scale { agent, signal, depth }),
             Effect::ToEdge { edge, route, body } => {
                 taken(self.edges[edge.0 as usize].forward(&route, body), "an edge");
             }
@@ -57,7 +56,9 @@ impl Outputs {
                     }
                 }
             }
-            Effect::AgentReady { instance } => self.notify(Notice::AgentReady { instance }),
+            Effect::AgentReady { instance, software } => {
+                self.notify(Notice::AgentReady { instance, software: software.to_owned() });
+            }
             Effect::Fence { instance, poison } => self.fenced.push((instance, poison)),
         }
     }

@@ -334,7 +334,8 @@ fn a_turn_carries_effects_to_the_edge() {
     bench.turns(at(0));
     assert_eq!(bench.shard.turn(at(1)), Progress::Idle);
     assert!(bench.shard.prepare_sleep());
-    let unavailable = Command::Unavailable { agent: AgentIndex(0), detail: "it is gone".into() };
+    let unavailable =
+        Command::Agent { agent: AgentIndex(0), word: AgentWord::Unavailable("it is gone".into()) };
     bench.commands.send(unavailable).unwrap();
     assert!(!bench.shard.prepare_sleep(), "a command waits");
     bench.turns(at(2));

@@ -236,3 +236,75 @@ pub struct Listening {
     /// What will be told.
     pub types: Vec<String>,
 }
+
+/// A page of agents.
+#[derive(Serialize, Deserialize, PartialEq, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct Agents {
+    /// How many there are of those that are wanted.
+    pub total: usize,
+    /// In the order of their names.
+    pub agents: Vec<AgentRow>,
+    /// The offset of the next page, if there is one.
+    pub next: Option<usize>,
+}
+
+/// An agent, and how it does.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct AgentRow {
+    /// Its own name.
+    pub name: String,
+    /// Its pool; the same if it is alone.
+    pub pool: String,
+    /// A row of the matrix in `docs/agents.md`.
+    pub state: String,
+    /// Since when it is in that state, Unix milliseconds.
+    pub since_ms: u64,
+    /// Its process, while it has one.
+    pub process_id: Option<u32>,
+    /// Since when that runs, Unix milliseconds.
+    pub started_ms: Option<u64>,
+    /// How often it has been started again.
+    pub restarts: u64,
+    /// Messages in its hands.
+    pub open: usize,
+    /// Messages that wait for it.
+    pub queued: usize,
+    /// Why it is in that state, or ended last.
+    pub cause: Option<String>,
+    /// Why it is thought to be sick.
+    pub sick: Option<String>,
+    /// Whether a restart is under way with it, or will come to it.
+    pub restart_pending: bool,
+    /// What it says of its software.
+    pub version: String,
+    /// The policy of its restarts.
+    pub policy: String,
+    /// What it knows.
+    pub skills: Vec<String>,
+    /// Which channels it serves.
+    pub channels: Vec<String>,
+    /// What messages may ask of it.
+    pub capabilities: Vec<String>,
+}
+
+/// What has begun with agents.
+#[derive(Serialize, Deserialize, PartialEq, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct Acted {
+    /// With which.
+    pub agents: Vec<String>,
+}
+
+/// What reading the configuration again has changed.
+#[derive(Serialize, Deserialize, PartialEq, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct Reloaded {
+    /// Keys that count from now on.
+    pub applied: Vec<String>,
+    /// Keys that count for the next process of these agents.
+    pub restart_agents: BTreeMap<String, Vec<String>>,
+    /// Keys that count after the next start of the gateway.
+    pub restart_gateway: Vec<String>,
+}

@@ -45,15 +45,10 @@ impl<'a> Subscription<'a> {
         // From here on dropping it tells the shards.
         let subscription = Self { admin, id, lines, missed: Arc::clone(&missed) };
         for shard in 0..admin.shards.count() {
-            let listener = Listener(Box::new(listener(
-                shard,
-                Arc::clone(&admin.agents),
-                admin.unix_ms_at_zero,
-                sender.clone(),
-                Arc::clone(&missed),
-            )));
+            let listener = listener_of(admin, Some(shard), &sender, &missed);
             admin.shards.tell(shard, Command::Subscribe { id, mask, listener })?;
         }
+        admin.bulletin.subscribe(id, mask, listener_of(admin, None, &sender, &missed));
         Ok(subscription)
     }
 
@@ -70,6 +65,7 @@ impl<'a> Subscription<'a> {
 
 impl Drop for Subscription<'_> {
     fn drop(&mut self) {
+        self.admin.bulletin.unsubscribe(self.id);
         for shard in 0..self.admin.shards.count() {
             // One that cannot be told now finds out with its next event.
             let _ = self.admin.shards.tell(shard, Command::Unsubscribe(self.id));
@@ -77,9 +73,20 @@ impl Drop for Subscription<'_> {
     }
 }
 
+/// `shard`: none for the control thread.
+fn listener_of(
+    admin: &Admin,
+    shard: Option<usize>,
+    lines: &mpsc::Sender<Vec<u8>>,
+    missed: &Arc<AtomicU64>,
+) -> Listener {
+    let agents = Arc::clone(&admin.agents);
+    Listener(Box::new(listener(shard, agents, admin.unix_ms_at_zero, lines.clone(), Arc::clone(missed))))
+}
+
 /// Runs on the thread of the shard: writes a line and does not wait.
 fn listener(
-    shard: usize,
+    shard: Option<usize>,
     agents: Arc<[AgentName]>,
     unix_ms_at_zero: u64,
     lines: mpsc::Sender<Vec<u8>>,
@@ -110,7 +117,8 @@ struct EventLine<'a> {
 #[serde(rename_all = "camelCase")]
 struct Happened<'a> {
     r#type: &'static str,
-    shard: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shard: Option<usize>,
     /// Counts the events that anybody listens to on the shard.
     sequence: u64,
     at_ms: u64,
@@ -171,9 +179,20 @@ enum Details<'a> {
         text: &'a str,
         attempts: u16,
     },
+    Started {
+        process_id: u32,
+        restarts: u64,
+    },
+    Caused {
+        cause: &'a str,
+    },
+    Reloaded {
+        changes: usize,
+    },
+    Nothing {},
 }
 
-fn line(shard: usize, agents: &[AgentName], unix_ms_at_zero: u64, event: &Event<'_>) -> Vec<u8> {
+fn line(shard: Option<usize>, agents: &[AgentName], unix_ms_at_zero: u64, event: &Event<'_>) -> Vec<u8> {
     let some = |word: u64| (word != 0).then(|| hex(word));
     let (own, detail) = details(&event.detail);
     let known = event.agent.and_then(|agent| agents.get(agent.0 as usize)).map(|name| name.own.as_str());
@@ -230,6 +249,13 @@ fn details<'a>(detail: &Detail<'a>) -> (Option<&'a str>, Details<'a>) {
         Detail::MessageDeadLettered { code, text: why, attempts } => {
             Details::Dead { code: code.name(), text: text(why), attempts }
         }
+        Detail::AgentStarted { process_id, restarts } => Details::Started { process_id, restarts },
+        Detail::AgentEnded { cause }
+        | Detail::AgentQuarantined { cause }
+        | Detail::AgentTerminated { cause }
+        | Detail::AgentSick { cause } => Details::Caused { cause: text(cause) },
+        Detail::AgentDraining | Detail::AgentWell => Details::Nothing {},
+        Detail::ConfigReloaded { changes } => Details::Reloaded { changes },
     };
     (None, details)
 }

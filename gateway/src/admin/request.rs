@@ -1,15 +1,29 @@
 //! What may be asked: lines in, checked requests out, and every error by name.
 
 use engine::events::{EventMask, EventType};
+use engine::registry::Field;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use shm_transport::envelope::FailureCode;
 use shm_transport::ports::session_hash;
 
 use super::VERSION;
+use super::order::Act;
 
 /// The most dead letters of one answer.
 pub const LETTERS_MAX: usize = 100;
+
+/// Bytes of the reason of a quarantine.
+const REASON_BYTES_MAX: usize = 1024;
+/// What agents are found by.
+pub const AGENT_FIELDS: [(&str, Field); 6] = [
+    ("agent", Field::Name),
+    ("state", Field::State),
+    ("skill", Field::Skill),
+    ("capability", Field::Capability),
+    ("channel", Field::Channel),
+    ("version", Field::Version),
+];
 
 /// Declares names, once: an enum and its names.
 macro_rules! names {
@@ -48,6 +62,18 @@ names! {
         Stats "stats",
         /// Events as they happen.
         Events "events",
+        /// Agents, a page of them.
+        AgentList "agent.list",
+        /// Starts agents anew.
+        AgentRestart "agent.restart",
+        /// Drains agents and ends them.
+        AgentDrain "agent.drain",
+        /// Leaves agents alone.
+        AgentQuarantine "agent.quarantine",
+        /// Starts agents that were drained or left alone.
+        AgentRelease "agent.release",
+        /// Reads the configuration again.
+        Reload "reload",
     }
 }
 
@@ -76,6 +102,12 @@ names! {
         NotFound "not_found",
         /// A shard did not answer in time.
         NoAnswer "no_answer",
+        /// No agent and no pool has this name.
+        UnknownAgent "unknown_agent",
+        /// The agent is in a state in which that makes no sense.
+        NotPossible "not_possible",
+        /// The configuration cannot be used.
+        InvalidConfig "invalid_config",
     }
 }
 
@@ -96,7 +128,8 @@ impl Complaint {
         Self { code, message: message.into(), field: None }
     }
 
-    fn of_field(code: ErrorCode, field: &str, message: impl Into<String>) -> Self {
+    /// One about a field.
+    pub fn of_field(code: ErrorCode, field: &str, message: impl Into<String>) -> Self {
         Self { field: Some(field.to_owned()), ..Self::new(code, message) }
     }
 }
@@ -178,6 +211,22 @@ pub enum Request {
         /// Which.
         mask: EventMask,
     },
+    /// [`Op::AgentList`].
+    Agents {
+        /// How many to pass over.
+        offset: usize,
+        /// All of this must apply.
+        wanted: Vec<(Field, String)>,
+    },
+    /// [`Op::AgentRestart`], [`Op::AgentDrain`], [`Op::AgentQuarantine`], [`Op::AgentRelease`].
+    Act {
+        /// An agent or a pool.
+        name: String,
+        /// What is done with it.
+        act: Act,
+    },
+    /// [`Op::Reload`].
+    Reload,
 }
 
 /// The fields of a request that have not been taken yet.
@@ -309,7 +358,34 @@ fn read(op: Op, fields: &mut Fields) -> Result<Request, Complaint> {
         Op::DlqDrop => Request::Drop { which: fields.which()? },
         Op::Stats => Request::Stats { offset: fields.number("offset")?.unwrap_or(0) },
         Op::Events => Request::Events { mask: mask(fields)? },
+        Op::AgentList => {
+            Request::Agents { offset: fields.number("offset")?.unwrap_or(0), wanted: agents(fields)? }
+        }
+        Op::AgentRestart => act(fields, Act::Restart)?,
+        Op::AgentDrain => act(fields, Act::Drain)?,
+        Op::AgentQuarantine => {
+            let reason = fields.text("reason")?.unwrap_or_else(|| "an operator asked for it".into());
+            if reason.len() > REASON_BYTES_MAX {
+                return Err(wrong("reason", &format!("of at most {REASON_BYTES_MAX} bytes")));
+            }
+            act(fields, Act::Quarantine(reason))?
+        }
+        Op::AgentRelease => act(fields, Act::Release)?,
+        Op::Reload => Request::Reload,
     })
+}
+
+fn act(fields: &mut Fields, act: Act) -> Result<Request, Complaint> {
+    Ok(Request::Act { name: fields.text("agent")?.ok_or_else(|| missing("agent"))?, act })
+}
+
+/// What must apply to agents.
+fn agents(fields: &mut Fields) -> Result<Vec<(Field, String)>, Complaint> {
+    let mut wanted = Vec::new();
+    for (name, field) in AGENT_FIELDS {
+        wanted.extend(fields.text(name)?.map(|word| (field, word)));
+    }
+    Ok(wanted)
 }
 
 /// All types where none is named.

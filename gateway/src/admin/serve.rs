@@ -15,8 +15,8 @@ use super::answer::{Error, Line, Listening};
 use super::events::{Subscription, Told, names};
 use super::request::{Complaint, ErrorCode, Request, parse};
 use super::{
-    Admin, CONNECTIONS_MAX, EVENT_PATIENCE, LINE_BYTES_MAX, LINE_PATIENCE, VERSION, dead_letters, explain,
-    stats,
+    Admin, CONNECTIONS_MAX, EVENT_PATIENCE, LINE_BYTES_MAX, LINE_PATIENCE, VERSION, agents, dead_letters,
+    explain, stats,
 };
 
 /// How long nobody is accepted after that did not work: descriptors come back in time.
@@ -110,6 +110,9 @@ async fn answer(write: &mut OwnedWriteHalf, admin: &Admin, request: Request) -> 
         }
         Request::Drop { which } => say(write, &dead_letters::forget(admin, &which).await).await,
         Request::Stats { offset } => say(write, &stats::run(admin, offset).await).await,
+        Request::Agents { offset, wanted } => say(write, &agents::list(admin, offset, wanted).await).await,
+        Request::Act { name, act } => say(write, &agents::act(admin, name, act).await).await,
+        Request::Reload => say(write, &agents::reload(admin).await).await,
         Request::Events { .. } => unreachable!("its caller streams them"),
     }
 }

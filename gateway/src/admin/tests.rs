@@ -1,10 +1,12 @@
 //! Requests, limits of answers, and the document.
 
 use engine::events::{EventMask, EventType};
+use engine::registry::Field;
 use serde_json::json;
 use shm_transport::envelope::FailureCode;
 use shm_transport::ports::session_hash;
 
+use super::order::Act;
 use super::request::{ErrorCode, LETTERS_MAX, Op, Request, Sought, Wanted, Which, parse};
 use super::shards::{ROWS_BYTES_MAX, beginning, fitting};
 
@@ -56,6 +58,21 @@ fn requests_are_read() {
     check(json!({"v": 1, "op": "dlq.drop", "agent": "a", "session": null}), drop);
     check(json!({"v": 1, "op": "stats"}), Request::Stats { offset: 0 });
     check(json!({"v": 1, "op": "events"}), Request::Events { mask: EventMask::all() });
+    check(json!({"v": 1, "op": "agent.list"}), Request::Agents { offset: 0, wanted: Vec::new() });
+    let wanted = vec![(Field::Name, "a".into()), (Field::Version, "1".into())];
+    check(
+        json!({"v": 1, "op": "agent.list", "offset": 5, "version": "1", "agent": "a"}),
+        Request::Agents { offset: 5, wanted },
+    );
+    let act = |act| Request::Act { name: "a".into(), act };
+    check(json!({"v": 1, "op": "agent.restart", "agent": "a"}), act(Act::Restart));
+    check(json!({"v": 1, "op": "agent.drain", "agent": "a"}), act(Act::Drain));
+    check(
+        json!({"v": 1, "op": "agent.quarantine", "agent": "a", "reason": "x"}),
+        act(Act::Quarantine("x".into())),
+    );
+    check(json!({"v": 1, "op": "agent.release", "agent": "a"}), act(Act::Release));
+    check(json!({"v": 1, "op": "reload"}), Request::Reload);
     let mask = EventMask::NONE.with(EventType::SessionCreated);
     check(json!({"v": 1, "op": "events", "types": ["session.created"]}), Request::Events { mask });
 }
@@ -97,6 +114,10 @@ fn what_is_wrong_has_a_name() {
     check(r#"{"v":1,"op":"dlq.drop","all":true,"agent":"a"}"#, InvalidField, Some("all"));
     check(r#"{"v":1,"op":"dlq.drop","all":true,"dryRun":true}"#, UnknownField, Some("dryRun"));
     check(r#"{"v":1,"op":"events","types":["x"]}"#, InvalidField, Some("types"));
+    check(r#"{"v":1,"op":"agent.drain"}"#, MissingField, Some("agent"));
+    check(r#"{"v":1,"op":"agent.drain","agent":"a","reason":"x"}"#, UnknownField, Some("reason"));
+    let long = json!({"v": 1, "op": "agent.quarantine", "agent": "a", "reason": "x".repeat(1025)});
+    check(&long.to_string(), InvalidField, Some("reason"));
 }
 
 /// Rows are given as long as they fit, and texts are cut between characters, counted as JSON writes them.

@@ -1,14 +1,19 @@
-//! The agents of this gateway: from the supervisor's decision to the keeper, and back.
+//! The agents of this gateway: from the supervisor's decision to the keeper and the shards, and back.
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use adapters::edge::AgentHealth;
 use engine::event::{AgentIndex, InstanceId};
+use engine::events::Detail;
 use engine::journal::entry::JournalState;
-use engine::shard::{Command, Notice};
-use engine::supervision::{Action, Event, Limits as Patience, Supervisor};
+use engine::registry::{Description, Registry};
+use engine::shard::{AgentWord, Command, Notice};
+use engine::supervision::fleet::{Fleet, Grant};
+use engine::supervision::sickness::Sickness;
+use engine::supervision::{Event, InvalidTransition, State, Supervisor};
 use engine::time::Moment;
 use keeper::control::{Cause, Exit, Request, Spawn, Usage};
 use shm_transport::link::{Limits, MESSAGE_BYTES_MAX};
@@ -16,34 +21,71 @@ use shm_transport::record::Poison;
 use shm_transport::segment::attach_engine;
 
 use super::Parts;
-use crate::config::{AgentConfig, AgentKind, with_host};
+use super::pools::Pools;
+use super::rolling::Rolling;
+use crate::admin::bulletin::Bulletin;
+use crate::config::{AgentConfig, AgentKind, Config, with_host};
 
 /// Bytes of the ring to an agent, and of the one back.
 const AGENT_RING_BYTES: u64 = 64 * 1024;
 /// What may wait for room in the ring to an agent: its credit, and one message beyond.
 const AGENT_BACKLOG_BYTES_MAX: usize = MESSAGE_BYTES_MAX + 16 * 1024 * 1024;
 const SIGKILL: i32 = 9;
+/// Why a member that its pool has not started takes no messages.
+pub(super) const NOT_NEEDED: &str = "its pool does not need it now";
 
 #[derive(Debug)]
-struct Agent {
-    config: AgentConfig,
-    supervisor: Supervisor,
+pub(super) struct Agent {
+    pub(super) config: AgentConfig,
+    pub(super) supervisor: Supervisor,
     /// The incarnation that was asked for last, until it is known to be dead.
-    current: Option<InstanceId>,
+    pub(super) current: Option<InstanceId>,
     /// When the supervisor wants to hear [`Event::Due`].
-    due: Option<Moment>,
     /// What of its sandbox is not enforced, as it was logged last.
     not_enforced: Vec<String>,
+    pub(super) due: Option<Moment>,
+    /// Whether that moment is its place among the restarts of the fleet.
+    granted: bool,
+    /// Whether messages wait for it although it does not run, since nobody else takes them.
+    pub(super) holds: bool,
+    /// Its process and since when it runs, while it does.
+    pub(super) process: Option<(u32, Moment)>,
+    /// Whether it has said hello.
+    pub(super) ready: bool,
+    /// What it ended of last.
+    pub(super) cause: Option<String>,
+    pub(super) sickness: Sickness,
 }
 
 /// All agents, by their number.
 #[derive(Debug)]
 pub(super) struct Agents {
-    agents: Vec<Agent>,
+    pub(super) agents: Vec<Agent>,
     by_instance: HashMap<InstanceId, usize>,
     /// Why we end those that are not dead yet.
     ended_for: HashMap<InstanceId, String>,
     next_instance: u64,
+    pub(super) registry: Registry,
+    pub(super) fleet: Fleet,
+    pub(super) pools: Pools,
+    pub(super) rolling: Vec<Rolling>,
+    // Arc: connections of the admin socket listen.
+    pub(super) bulletin: Arc<Bulletin>,
+}
+
+pub(super) fn agent_index(index: usize) -> AgentIndex {
+    AgentIndex(u32::try_from(index).unwrap_or(u32::MAX))
+}
+
+/// An agent as the registry knows it.
+pub(super) fn description(config: &AgentConfig) -> Description {
+    Description {
+        name: config.name.clone(),
+        pool: config.pool.clone(),
+        skills: config.life.skills.clone(),
+        channels: config.life.channels.clone(),
+        capabilities: config.capabilities.clone(),
+    }
 }
 
 /// How a process ended, as words.
@@ -65,28 +107,51 @@ fn describe(exit: Exit, cause: Option<Cause>) -> String {
 }
 
 impl Agents {
-    pub(super) fn new(configs: &[AgentConfig]) -> Self {
-        let agents = configs
-            .iter()
-            .map(|config| Agent {
-                config: config.clone(),
-                supervisor: Supervisor::new(Patience::default()),
-                current: None,
-                due: None,
-                not_enforced: Vec::new(),
-            })
-            .collect();
-        Self { agents, by_instance: HashMap::new(), ended_for: HashMap::new(), next_instance: 1 }
+    pub(super) fn new(config: &Config, now: Moment) -> Self {
+        let agents = config.agents.iter().map(|config| Agent {
+            config: config.clone(),
+            supervisor: Supervisor::new(config.life.patience),
+            current: None,
+            due: None,
+            granted: false,
+            holds: false,
+            process: None,
+            ready: false,
+            cause: None,
+            sickness: Sickness::default(),
+            not_enforced: Vec::new(),
+        });
+        Self {
+            agents: agents.collect(),
+            by_instance: HashMap::new(),
+            ended_for: HashMap::new(),
+            next_instance: 1,
+            registry: Registry::new(now, config.agents.iter().map(description).collect()),
+            fleet: Fleet::new(config.fleet),
+            pools: Pools::new(&config.agents, now),
+            rolling: Vec::new(),
+            bulletin: Arc::default(),
+        }
     }
 
-    /// When the next supervisor wants to be woken.
+    /// When somebody wants to be woken.
     pub(super) fn next_due(&self) -> Option<Moment> {
-        self.agents.iter().filter_map(|agent| agent.due).min()
+        self.agents
+            .iter()
+            .filter_map(|agent| agent.due)
+            .chain(self.pools.next_look())
+            .chain(self.next_roll())
+            .min()
     }
 
+    /// Starts those that their pools need from the beginning.
     pub(super) fn start_all(&mut self, parts: &mut Parts) {
         for index in 0..self.agents.len() {
-            self.on(parts, index, Event::Start);
+            if self.pools.starts_with(index) {
+                self.on(parts, index, Event::Start);
+            } else {
+                tell_all(parts, index, &AgentWord::Drain { others: Some(NOT_NEEDED.into()) });
+            }
         }
         self.publish(parts);
     }
@@ -96,17 +161,37 @@ impl Agents {
         for index in 0..self.agents.len() {
             self.on(parts, index, Event::Stop);
         }
+        self.rolling.clear();
         self.publish(parts);
     }
 
     pub(super) fn due(&mut self, parts: &mut Parts) {
         let now = parts.clock.now();
         for index in 0..self.agents.len() {
-            if self.agents[index].due.is_some_and(|due| due <= now) {
-                self.agents[index].due = None;
-                self.on(parts, index, Event::Due);
+            let agent = &mut self.agents[index];
+            let Some(due) = agent.due.filter(|&due| due <= now) else { continue };
+            let restarts =
+                matches!(agent.supervisor.state(), State::BackingOff { .. } | State::Quarantined { .. });
+            if restarts
+                && !agent.granted
+                && let Grant::Later { at, first } = self.fleet.grant(now)
+            {
+                agent.supervisor.postpone(due, at);
+                (agent.due, agent.granted) = (Some(at), true);
+                if first {
+                    tracing::warn!(
+                        agent = agent.config.name,
+                        "too many agents end at once: restarts are spread from now on (supervision.fleet)"
+                    );
+                }
+                continue;
             }
+            // Once, whatever comes of it: a moment that stays would wake this thread for ever.
+            self.agents[index].due = None;
+            self.on(parts, index, Event::Due);
         }
+        self.roll(parts);
+        self.look_at_loads(parts);
         self.publish(parts);
     }
 
@@ -147,7 +232,7 @@ impl Agents {
         match attach_engine(engine_half, agent_half, descriptors.next(), limits) {
             Ok(attached) => {
                 tracing::info!(agent = name, process_id, "agent started");
-                let agent = AgentIndex(u32::try_from(index).unwrap_or(u32::MAX));
+                let agent = agent_index(index);
                 let link = Box::new(attached.link);
                 let start_timeout = self.agents[index].config.start_timeout;
                 let attach = Command::Attach { agent, instance, link, doorbell, start_timeout };
@@ -158,6 +243,11 @@ impl Agents {
                 kill(parts, instance);
             }
         }
+        let agent = &mut self.agents[index];
+        agent.process = Some((process_id, parts.clock.now()));
+        agent.ready = false;
+        agent.sickness.begin(parts.clock.now());
+        self.registry.sick(agent_index(index), None);
         self.on(parts, index, Event::Spawned);
         self.publish(parts);
     }
@@ -165,6 +255,7 @@ impl Agents {
     pub(super) fn spawn_failed(&mut self, parts: &mut Parts, instance: u64, reason: String) {
         let Some(index) = self.forget(InstanceId(instance)) else { return };
         self.on(parts, index, Event::SpawnFailed(reason));
+        self.roll(parts);
         self.publish(parts);
     }
 
@@ -186,20 +277,24 @@ impl Agents {
             memory_peak_kib = usage.memory_peak_bytes.map(|bytes| bytes >> 10),
             "agent ended"
         );
-        let agent = AgentIndex(u32::try_from(index).unwrap_or(u32::MAX));
+        let agent = agent_index(index);
         tell_home(parts, index, Command::Down { agent, instance, detail: detail.clone() });
-        self.on(parts, index, Event::Died(detail));
+        self.on(parts, index, Event::Ended { cause: detail, normal: exit == Exit::Code(0) });
+        self.roll(parts);
         self.publish(parts);
     }
 
     pub(super) fn noticed(&mut self, parts: &mut Parts, notice: &Notice) {
-        match *notice {
-            Notice::AgentReady { instance } => {
-                if let Some(&index) = self.by_instance.get(&instance) {
-                    tracing::debug!(agent = self.agents[index].config.name, "agent is ready");
+        match notice {
+            Notice::AgentReady { instance, software } => {
+                if let Some(&index) = self.by_instance.get(instance) {
+                    tracing::debug!(agent = self.agents[index].config.name, software, "agent is ready");
+                    self.agents[index].ready = true;
+                    self.registry.said_hello(agent_index(index), software);
+                    self.roll(parts);
                 }
             }
-            Notice::AgentFenced { instance, poison } => {
+            &Notice::AgentFenced { instance, poison } => {
                 if let Some(&index) = self.by_instance.get(&instance) {
                     let agent = &self.agents[index].config.name;
                     match poison {
@@ -214,15 +309,9 @@ impl Agents {
                     kill(parts, instance);
                 }
             }
-            Notice::AgentHung { instance, silent } => self.hung(parts, instance, silent),
-            Notice::AgentMute { instance, waited } => self.mute(parts, instance, waited),
-            Notice::Scale { agent, signal, depth } => {
-                if let Some(agent) = self.agents.get(agent.0 as usize) {
-                    let (pool, signal) = (&agent.config.pool, signal.name());
-                    tracing::info!(pool, signal, depth, "the queue of a pool calls for another size");
-                }
-            }
-            Notice::Journal { shard, state } => {
+            &Notice::AgentHung { instance, silent } => self.hung(parts, instance, silent),
+            &Notice::AgentMute { instance, waited } => self.mute(parts, instance, waited),
+            &Notice::Journal { shard, state } => {
                 parts.agents.note_journal(shard, state);
                 match state {
                     JournalState::Writing => {
@@ -258,61 +347,46 @@ impl Agents {
 
     fn forget(&mut self, instance: InstanceId) -> Option<usize> {
         let index = self.by_instance.remove(&instance)?;
-        if self.agents[index].current == Some(instance) {
-            self.agents[index].current = None;
+        let agent = &mut self.agents[index];
+        if agent.current == Some(instance) {
+            (agent.current, agent.process, agent.ready) = (None, None, false);
         }
         Some(index)
     }
 
-    /// Gives an event to an agent's supervisor and does what it says.
-    fn on(&mut self, parts: &mut Parts, index: usize, event: Event) {
-        let now = parts.clock.now();
-        let agent = &mut self.agents[index];
-        let cause = match &event {
-            Event::Died(reason) | Event::SpawnFailed(reason) => Some(reason.clone()),
-            Event::Start | Event::Spawned | Event::Due | Event::Stop => None,
-        };
-        let action = match agent.supervisor.on(now, event) {
-            Ok(action) => action,
+    /// Gives an event to an agent's supervisor and does what it says. One that makes no sense now is dropped.
+    pub(super) fn on(&mut self, parts: &mut Parts, index: usize, event: Event) {
+        if let Err(refused) = self.try_on(parts, index, event) {
             // After the end has begun, deaths are what is wanted.
-            Err(refused) => return tracing::debug!(agent = agent.config.name, %refused, "ignored"),
-        };
-        let name = &agent.config.name;
-        let log = parts.state.agent_log(name);
-        match action {
-            Action::Spawn => {
-                let agent = AgentIndex(u32::try_from(index).unwrap_or(u32::MAX));
-                for shard in &parts.shards {
-                    shard.tell(Command::Expected { agent });
-                }
-                self.spawn(parts, index);
-            }
-            Action::Wait(until) => {
-                agent.due = Some(until);
-                let delay_ms = until.since(now).as_millis();
-                tracing::warn!(agent = name, cause, delay_ms, log = %log.display(), "agent ended; it is started again");
-            }
-            Action::Refuse(until) => {
-                agent.due = Some(until);
-                let cause = cause.unwrap_or_default();
-                let pause = until.since(now).as_secs();
-                tracing::error!(
-                    agent = name,
-                    cause,
-                    log = %log.display(),
-                    "agent ends again and again; it is quarantined for {pause} s. See its log and agents.entries.{name}"
-                );
-                let detail = format!("it ended again and again, last with {cause}; next try in {pause} s");
-                let agent = AgentIndex(u32::try_from(index).unwrap_or(u32::MAX));
-                for shard in &parts.shards {
-                    shard.tell(Command::Unavailable { agent, detail: detail.clone() });
-                }
-            }
-            Action::None => {}
+            tracing::debug!(agent = self.agents[index].config.name, %refused, "ignored");
         }
     }
 
-    fn spawn(&mut self, parts: &mut Parts, index: usize) {
+    /// As [`Self::on`], for those who want to know whether it makes sense.
+    pub(super) fn try_on(
+        &mut self,
+        parts: &mut Parts,
+        index: usize,
+        event: Event,
+    ) -> Result<(), InvalidTransition> {
+        let now = parts.clock.now();
+        let agent = &mut self.agents[index];
+        let cause = match &event {
+            Event::Ended { cause, .. } | Event::SpawnFailed(cause) => Some(cause.clone()),
+            _ => None,
+        };
+        let action = agent.supervisor.on(now, event)?;
+        (agent.due, agent.granted) = (None, false);
+        if let Some(cause) = &cause {
+            agent.cause = Some(cause.clone());
+            self.bulletin.tell(now, Some(agent_index(index)), Detail::AgentEnded { cause });
+        }
+        self.act(parts, index, action);
+        self.note(now, index);
+        Ok(())
+    }
+
+    pub(super) fn spawn(&mut self, parts: &mut Parts, index: usize) {
         let instance = InstanceId(self.next_instance);
         self.next_instance += 1;
         let agent = &mut self.agents[index];
@@ -347,7 +421,7 @@ impl Agents {
     }
 
     /// Tells the pages.
-    fn publish(&self, parts: &Parts) {
+    pub(super) fn publish(&self, parts: &Parts) {
         let board = self
             .agents
             .iter()
@@ -360,13 +434,20 @@ impl Agents {
     }
 }
 
+/// Tells all shards something about an agent: those of its sessions, and the one it lives on.
+pub(super) fn tell_all(parts: &Parts, index: usize, word: &AgentWord) {
+    for shard in &parts.shards {
+        shard.tell(Command::Agent { agent: agent_index(index), word: word.clone() });
+    }
+}
+
 fn tell_home(parts: &Parts, index: usize, command: Command) {
-    let agent = AgentIndex(u32::try_from(index).unwrap_or(u32::MAX));
+    let agent = agent_index(index);
     let count = u8::try_from(parts.shards.len()).unwrap_or(u8::MAX);
     parts.shards[usize::from(agent.home(count).0)].tell(command);
 }
 
-fn kill(parts: &mut Parts, instance: InstanceId) {
+pub(super) fn kill(parts: &mut Parts, instance: InstanceId) {
     send(parts, &Request::Kill { instance: instance.0, signal: SIGKILL });
 }
 

@@ -5,6 +5,8 @@
 //! | `poison` | exits with 1, unless there is a file `healed` in the folder |
 //! | `half` | says half of the reply in the first attempt and then nothing more |
 //! | `hold` | says nothing in the first attempt |
+//! | `wait` | answers when there is a file `go` in the folder |
+//! | `fail` | says that it cannot |
 //! | anything else | answers after a moment |
 //!
 //! Each message it sees is a line `ATTEMPT CONTENT` of the file `seen` in the folder.
@@ -44,6 +46,15 @@ fn main() -> ExitCode {
         match content.split(' ').next() {
             Some("poison") if !folder.join("healed").exists() => return ExitCode::FAILURE,
             Some("hold") if attempt == 1 => continue,
+            Some("wait") => {
+                while !folder.join("go").exists() {
+                    std::thread::park_timeout(MOMENT);
+                }
+            }
+            Some("fail") => {
+                say(json!({"type": "error", "id": id, "message": "it cannot"}));
+                continue;
+            }
             Some("half") => say(json!({"type": "block", "id": id, "content": format!("half of {attempt} ")})),
             _ => std::thread::park_timeout(MOMENT),
         }

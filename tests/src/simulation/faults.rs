@@ -25,6 +25,8 @@ impl World {
             Action::AgentRepeats => self.agent_repeats(agent),
             Action::AgentHaunts => self.agent_haunts(agent),
             Action::Quarantine => self.quarantine(agent),
+            Action::Drain => self.agent_drains(agent),
+            Action::Share => self.agent_shares(agent),
             Action::Expect => {
                 self.supervise(agent);
                 return self.expect(agent);
@@ -184,6 +186,8 @@ impl Action {
             Self::WriteFails => "write fails",
             Self::Replay => "dead letters replayed",
             Self::Drop => "dead letters dropped",
+            Self::Drain => "agent drains",
+            Self::Share => "queue shared",
             _ => "",
         }
     }

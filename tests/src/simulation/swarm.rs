@@ -83,6 +83,10 @@ actions! {
     AgentHaunts 60 fault,
     /// An agent is given up for now.
     Quarantine 15 fault,
+    /// An agent drains, or is told to finish while it does.
+    Drain 40 fault,
+    /// What waits for an agent is shared with others of its pool.
+    Share 40 fault,
     /// An agent that was given up is expected again.
     Expect 60,
     /// Nothing happens for long.
@@ -235,6 +239,5 @@ fn limits(random: &mut Rng, padding_max: usize) -> CoreLimits {
         flights: 64,
         durability: if random.bool() { DurabilityClass::Memory } else { DurabilityClass::Durable },
         retry_after: Duration::from_millis(10),
-        ..CoreLimits::default()
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use engine::event::{Input, InstanceId};
+use engine::event::{AgentIndex, Input, InstanceId};
 use fastrand::Rng;
 use shm_transport::envelope::{
     BlockV1, Body, Encoder, EndV1, FailureCode, FailureV1, HelloV1, Kind, Opened, Route,
@@ -34,6 +34,10 @@ struct Worker {
     hung: bool,
     fenced: bool,
     unavailable: bool,
+    /// The shards were told to give it nothing more.
+    draining: bool,
+    /// It was told to finish.
+    stopping: bool,
     ring: VecDeque<Packet>,
     work: Vec<Work>,
     words: VecDeque<Packet>,
@@ -115,6 +119,7 @@ impl Workers {
                     work.cancelled = true;
                 }
             }
+            Opened::Stop => worker.stopping = true,
             _ => panic!("{:?} for an agent", packet.kind()),
         }
         true
@@ -174,8 +179,12 @@ impl World {
         if worker.instance.is_some() || worker.unavailable || self.gateway.is_none() {
             return;
         }
+        if std::mem::take(&mut worker.draining) {
+            self.all_hear(agent, |agent| Input::AgentExpected { agent });
+        }
         let instance = InstanceId(self.workers.next_instance);
         self.workers.next_instance += 1;
+        let worker = &mut self.workers.all[agent];
         worker.instance = Some(instance);
         let hello = HelloV1 { process_id: 1, software: "simulated".into() };
         let hello = Packet::of(&mut self.workers.encoder, Route::default(), &hello);
@@ -190,6 +199,13 @@ impl World {
     }
 
     pub(super) fn agent_works(&mut self, agent: usize) -> bool {
+        let worker = &self.workers.all[agent];
+        let patient = worker.work.is_empty() || self.random.u8(..16) > 0;
+        if worker.stopping && !worker.hung && worker.words.is_empty() && (worker.work.is_empty() || !patient)
+        {
+            self.agent_dies(agent);
+            return true;
+        }
         match self.workers.work(agent, &mut self.random) {
             Ok(any) => any,
             Err(()) => {
@@ -215,10 +231,10 @@ impl World {
         for _ in 0..self.random.usize(..4) {
             self.agent_says(agent);
         }
-        let unavailable = self.workers.all[agent].unavailable;
+        let Worker { unavailable, draining, .. } = self.workers.all[agent];
         let old = std::mem::take(&mut self.workers.all[agent]);
         let worker = &mut self.workers.all[agent];
-        worker.unavailable = unavailable;
+        (worker.unavailable, worker.draining) = (unavailable, draining);
         if !old.fenced {
             worker.haunting = old.words.into_iter().map(|packet| (instance, packet)).collect();
         }
@@ -312,12 +328,40 @@ impl World {
 
     pub(super) fn quarantine(&mut self, agent: usize) {
         self.agent_dies(agent);
-        self.workers.all[agent].unavailable = true;
+        let worker = &mut self.workers.all[agent];
+        (worker.unavailable, worker.draining) = (true, false);
         self.history.note("unavailable", &[agent as u64], String::new);
+        self.all_hear(agent, |agent| Input::AgentUnavailable { agent, detail: "killed too often" });
+    }
+
+    fn all_hear(&mut self, agent: usize, input: impl Fn(AgentIndex) -> Input<'static>) {
         for shard in 0..self.constants.swarm.shards {
-            let agent = agent_index(agent);
-            self.input(shard, Input::AgentUnavailable { agent, detail: "killed too often" });
+            self.input(shard, input(agent_index(agent)));
         }
+    }
+
+    /// It gets nothing more; others of its pool do, or all waits. One that drains already is told to finish.
+    pub(super) fn agent_drains(&mut self, agent: usize) {
+        if self.workers.all[agent].unavailable {
+            return;
+        }
+        self.history.note("drains", &[agent as u64], String::new);
+        if std::mem::replace(&mut self.workers.all[agent].draining, true) {
+            let home = self.home(agent);
+            return self.input(home, Input::FinishAgent { agent: agent_index(agent) });
+        }
+        let takes = |(_, worker): &(usize, &Worker)| !worker.unavailable && !worker.draining;
+        let pool = self.constants.swarm.pool;
+        let mut members = self.workers.all.iter().enumerate().take(pool);
+        let others = agent < pool && members.any(|member| takes(&member)) && self.random.bool();
+        let others = others.then_some("it goes");
+        self.all_hear(agent, |agent| Input::AgentDraining { agent, others });
+    }
+
+    pub(super) fn agent_shares(&mut self, agent: usize) {
+        self.history.note("shares", &[agent as u64], String::new);
+        let home = self.home(agent);
+        self.input(home, Input::ShareAgent { agent: agent_index(agent) });
     }
 
     pub(super) fn expect(&mut self, agent: usize) {
@@ -325,8 +369,6 @@ impl World {
             return;
         }
         self.history.note("expected", &[agent as u64], String::new);
-        for shard in 0..self.constants.swarm.shards {
-            self.input(shard, Input::AgentExpected { agent: agent_index(agent) });
-        }
+        self.all_hear(agent, |agent| Input::AgentExpected { agent });
     }
 }

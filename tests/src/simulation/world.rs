@@ -297,7 +297,7 @@ impl World {
                     workers.fence(agent);
                 }
             }
-            Effect::AgentReady { .. } | Effect::Event(..) | Effect::Scale { .. } => {}
+            Effect::AgentReady { .. } | Effect::Event(..) => {}
         });
     }
 

@@ -1,0 +1,256 @@
+//! Pools and sickness: what agents have to do is asked of the shards once a second, and acted upon.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use engine::core::ShardCore;
+use engine::core::agents::AgentLoad;
+use engine::events::Detail;
+use engine::registry::Load;
+use engine::scaling::ScalingLimits;
+use engine::shard::{AgentWord, Command, Question};
+use engine::supervision::pool::{Change, MemberLoad, Phase, Pool};
+use engine::supervision::sickness::{Finding, Outcomes};
+use engine::supervision::{Event, State};
+use engine::time::Moment;
+use tokio::sync::mpsc;
+
+use super::Parts;
+use super::agents::{Agents, agent_index, tell_all};
+use crate::config::AgentConfig;
+
+/// How often the shards are asked.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// A pool, and which agents are its members.
+#[derive(Debug)]
+struct Members {
+    pool: Pool,
+    indices: Vec<usize>,
+}
+
+/// All pools, and what is known of the loads of their members.
+#[derive(Debug)]
+pub(super) struct Pools {
+    pools: Vec<Members>,
+    /// The pool of each agent.
+    pool_of: Vec<usize>,
+    /// What each agent had to do.
+    loads: Vec<AgentLoad>,
+    /// When the shards are asked; none while an answer is awaited.
+    next_look: Option<Moment>,
+    /// How many have not answered.
+    awaited: usize,
+    answers: mpsc::UnboundedSender<Vec<AgentLoad>>,
+    heard: mpsc::UnboundedReceiver<Vec<AgentLoad>>,
+}
+
+impl Pools {
+    pub(super) fn new(agents: &[AgentConfig], now: Moment) -> Self {
+        let mut members = BTreeMap::<_, Vec<usize>>::new();
+        for (index, agent) in agents.iter().enumerate() {
+            members.entry(&agent.pool).or_default().push(index);
+        }
+        let mut pool_of = vec![0; agents.len()];
+        let mut pools = Vec::new();
+        for indices in members.into_values() {
+            for &index in &indices {
+                pool_of[index] = pools.len();
+            }
+            let limits = agents[indices[0]].life.pool;
+            pools.push(Members { pool: Pool::new(limits, ScalingLimits::default()), indices });
+        }
+        let idle = |index| AgentLoad {
+            agent: agent_index(index),
+            open: 0,
+            queued: 0,
+            oldest_wait: Duration::ZERO,
+            outcomes: Outcomes::default(),
+        };
+        let (answers, heard) = mpsc::unbounded_channel();
+        Self {
+            pools,
+            pool_of,
+            loads: (0..agents.len()).map(idle).collect(),
+            next_look: Some(now.plus(LOOK_EVERY)),
+            awaited: 0,
+            answers,
+            heard,
+        }
+    }
+
+    /// The agents of the pool of one of them, itself included.
+    pub(super) fn members_of(&self, index: usize) -> &[usize] {
+        &self.pools[self.pool_of[index]].indices
+    }
+
+    /// Whether an agent is started with the gateway.
+    pub(super) fn starts_with(&self, index: usize) -> bool {
+        let Members { pool, indices } = &self.pools[self.pool_of[index]];
+        let limits = pool.limits();
+        let count = limits.min.max(limits.spares);
+        indices.iter().take(count).any(|&member| member == index)
+    }
+
+    /// Another configuration says this of the pool of an agent.
+    pub(super) fn set_limits(&mut self, index: usize, limits: engine::supervision::pool::PoolLimits) {
+        self.pools[self.pool_of[index]].pool.set_limits(limits);
+    }
+
+    /// The least members that the pool of an agent has.
+    pub(super) fn min(&self, index: usize) -> usize {
+        self.pools[self.pool_of[index]].pool.limits().min
+    }
+
+    pub(super) fn next_look(&self) -> Option<Moment> {
+        self.next_look
+    }
+
+    /// What a shard has answered.
+    pub(super) async fn heard(&mut self) -> Option<Vec<AgentLoad>> {
+        self.heard.recv().await
+    }
+
+    fn load(&self, index: usize, state: &State) -> MemberLoad {
+        let AgentLoad { open, queued, oldest_wait, outcomes, .. } = self.loads[index];
+        let phase = match state {
+            State::Created => Phase::Resting,
+            state if state.takes_messages() => Phase::Running,
+            _ => Phase::Out,
+        };
+        MemberLoad { phase, open, queued, oldest_wait, ended: outcomes.answered + outcomes.failed }
+    }
+}
+
+impl Agents {
+    /// Asks all shards what their agents have to do, if it is time.
+    pub(super) fn look_at_loads(&mut self, parts: &Parts) {
+        let now = parts.clock.now();
+        if self.pools.next_look.is_none_or(|look| look > now) {
+            return;
+        }
+        for shard in &parts.shards {
+            let (clock, answers) = (parts.clock, self.pools.answers.clone());
+            let question = move |core: &ShardCore| {
+                // Nobody listens only when the process ends.
+                let _ = answers.send(core.agent_loads(clock.now()));
+            };
+            // A shard that does not take it now is asked again later.
+            if shard.caller().tell([Command::Ask(Question(Box::new(question)))]).is_ok() {
+                self.pools.awaited += 1;
+            }
+        }
+        self.pools.next_look = (self.pools.awaited == 0).then(|| now.plus(LOOK_EVERY));
+    }
+
+    /// A shard has answered. After the last answer pools grow or shrink, and agents are found sick or well.
+    pub(super) fn loaded(&mut self, parts: &mut Parts, loads: Vec<AgentLoad>) {
+        for load in loads {
+            let AgentLoad { agent, open, queued, .. } = load;
+            self.registry.loaded(agent, Load { open, queued });
+            if let Some(known) = self.pools.loads.get_mut(agent.0 as usize) {
+                *known = load;
+            }
+        }
+        self.pools.awaited = self.pools.awaited.saturating_sub(1);
+        if self.pools.awaited > 0 {
+            return;
+        }
+        let now = parts.clock.now();
+        self.pools.next_look = Some(now.plus(LOOK_EVERY));
+        // Relaxed: a single flag, and this is asked again within a second.
+        if parts.draining.load(std::sync::atomic::Ordering::Relaxed) {
+            return;
+        }
+        for pool in 0..self.pools.pools.len() {
+            self.share(parts, pool);
+            self.resize(parts, now, pool);
+        }
+        for index in 0..self.agents.len() {
+            self.examine(parts, now, index);
+        }
+        self.publish(parts);
+    }
+
+    /// Where a member has nothing to do, those for whom messages wait share them.
+    fn share(&self, parts: &Parts, pool: usize) {
+        let members = &self.pools.pools[pool].indices;
+        let ready = |index: usize| {
+            let agent = &self.agents[index];
+            *agent.supervisor.state() == State::Running && agent.ready
+        };
+        let idle =
+            |index: usize| ready(index) && self.pools.loads[index].open + self.pools.loads[index].queued == 0;
+        if members.len() < 2 || !members.iter().any(|&index| idle(index)) {
+            return;
+        }
+        for &index in members.iter().filter(|&&index| self.pools.loads[index].queued > 0) {
+            tell_all(parts, index, &AgentWord::Share);
+        }
+    }
+
+    fn resize(&mut self, parts: &mut Parts, now: Moment, pool: usize) {
+        let Members { pool: policy, indices } = &self.pools.pools[pool];
+        if policy.limits().is_fixed() {
+            return;
+        }
+        let loads: Vec<_> = indices
+            .iter()
+            .map(|&index| self.pools.load(index, self.agents[index].supervisor.state()))
+            .collect();
+        let Members { pool: policy, indices } = &mut self.pools.pools[pool];
+        let Some(change) = policy.observe(now, &loads) else { return };
+        let depth = loads.iter().map(|load| load.queued).sum();
+        let oldest_wait = loads.iter().map(|load| load.oldest_wait).max().unwrap_or_default();
+        let (index, event) = match change {
+            Change::Start(place) => (indices[place], Event::Start),
+            Change::Rest(place) => (indices[place], Event::Rest),
+        };
+        let grows = event == Event::Start;
+        let AgentConfig { pool, name, .. } = &self.agents[index].config;
+        if grows {
+            tracing::info!(pool, agent = name, depth, "the pool needs one member more");
+        } else {
+            tracing::info!(pool, agent = name, "the pool lets an idle member go");
+        }
+        let detail = if grows {
+            Detail::PoolScaleUp { pool, depth, oldest_wait }
+        } else {
+            Detail::PoolScaleDown { pool, depth }
+        };
+        self.bulletin.tell(now, Some(agent_index(index)), detail);
+        self.on(parts, index, event);
+    }
+
+    /// Looks whether an agent does its work.
+    fn examine(&mut self, parts: &mut Parts, now: Moment, index: usize) {
+        let agent = &mut self.agents[index];
+        if *agent.supervisor.state() != State::Running {
+            return;
+        }
+        let outcomes = self.pools.loads[index].outcomes;
+        let Some(finding) = agent.sickness.observe(now, outcomes, &agent.config.life.sickness) else {
+            return;
+        };
+        let name = &agent.config.name;
+        let detail = match &finding {
+            Finding::Sick(cause) => {
+                tracing::warn!(agent = name, cause, "agent is sick");
+                Detail::AgentSick { cause }
+            }
+            Finding::Restart(cause) => {
+                tracing::warn!(agent = name, cause, "agent is sick for too long: it is started anew");
+                Detail::AgentSick { cause }
+            }
+            Finding::Well => {
+                tracing::info!(agent = name, "agent is well again");
+                Detail::AgentWell
+            }
+        };
+        self.bulletin.tell(now, Some(agent_index(index)), detail);
+        self.registry.sick(agent_index(index), agent.sickness.reason());
+        if matches!(finding, Finding::Restart(_)) {
+            self.on(parts, index, Event::Restart);
+        }
+    }
+}
