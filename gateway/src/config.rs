@@ -302,7 +302,7 @@ fn validate(
     let around = Machine { cores, state_directory: &state_directory };
     let agents = agents(&mut broken, file.agents, &options.agent, around);
     let delivery = delivery::check(&mut broken, &file.journal, &file.delivery);
-    let heartbeat = heartbeat::check(&mut broken, &file.supervision.heartbeat);
+    let heartbeat = heartbeat::check(&mut broken, file.supervision.heartbeat());
     let routing = delivery::check_routing(&mut broken, file.routing, &agents);
     let fleet = supervision::check_fleet(&mut broken, &file.supervision);
     if !broken.is_empty() {

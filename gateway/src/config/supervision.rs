@@ -49,7 +49,13 @@ pub(super) struct FileSupervision {
     #[serde(default)]
     fleet: FileFleet,
     #[serde(default)]
-    pub(super) heartbeat: FileHeartbeat,
+    heartbeat: FileHeartbeat,
+}
+
+impl FileSupervision {
+    pub(super) fn heartbeat(&self) -> &FileHeartbeat {
+        &self.heartbeat
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
