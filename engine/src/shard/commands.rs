@@ -60,6 +60,23 @@ pub enum Command {
         /// The eventfd it rings.
         doorbell: OwnedFd,
     },
+    /// A live incarnation of an agent that an earlier gateway has started.
+    Adopt {
+        /// Which agent.
+        agent: AgentIndex,
+        /// The incarnation.
+        instance: InstanceId,
+        /// Its rings. Boxed: the other commands are small.
+        link: Box<Link>,
+        /// The eventfd it rings.
+        doorbell: OwnedFd,
+    },
+    /// These incarnations, of whatever shard, live on from an earlier gateway and will be handed over by
+    /// [`Command::Adopt`]. Told before anything else.
+    Adopting {
+        /// Which agents, and which incarnations of them.
+        instances: Vec<(AgentIndex, InstanceId)>,
+    },
     /// An incarnation is gone; another will follow.
     Down {
         /// Which agent.
@@ -112,6 +129,11 @@ pub enum Command {
 pub enum Notice {
     /// An agent has said its first words.
     AgentReady {
+        /// Which incarnation.
+        instance: InstanceId,
+    },
+    /// An agent that an earlier gateway has started works for this one.
+    AgentAdopted {
         /// Which incarnation.
         instance: InstanceId,
     },
