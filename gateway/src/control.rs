@@ -212,7 +212,14 @@ impl Control {
             KeeperEvent::Died { instance, exit, .. } => {
                 self.agents.died(&mut self.parts, instance, exit);
             }
-            KeeperEvent::Welcome { .. } | KeeperEvent::Stopped => {}
+            // What is held is told before; a keeper of another version is not served.
+            KeeperEvent::Welcome { .. }
+            | KeeperEvent::OtherVersion { .. }
+            | KeeperEvent::Listener { .. }
+            | KeeperEvent::Alive { .. }
+            | KeeperEvent::Missed { .. }
+            | KeeperEvent::Held { .. }
+            | KeeperEvent::Stopped => {}
             KeeperEvent::NotShown { reason } => {
                 tracing::warn!(%reason, "`openclaw ring` does not see every ring");
             }

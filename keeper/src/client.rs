@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::channel::{Channel, Sent};
-use crate::control::{Event, Request, VERSION};
+use crate::control::{Event, Exit, Request, VERSION};
 
 pub use crate::channel::ChannelError as ClientError;
 
@@ -19,6 +19,12 @@ pub use crate::channel::ChannelError as ClientError;
 const WELCOME_DEADLINE: Duration = Duration::from_secs(5);
 /// How long a keeper may take to make room for a request.
 const SEND_DEADLINE: Duration = Duration::from_secs(5);
+/// How long a keeper that ends may take for it.
+const END_DEADLINE: Duration = Duration::from_secs(10);
+/// How often it is looked whether it has.
+const LOOK: Duration = Duration::from_millis(10);
+/// What the agents of a keeper of another version get to finish.
+const OTHER_VERSION_GRACE_MS: u64 = 1000;
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 16;
 
@@ -52,28 +58,80 @@ pub enum StartError {
         source: std::io::Error,
     },
     /// The keeper ended or broke off before it answered; its own words are on standard error.
-    #[error("the keeper with process id {process_id} broke off before it answered")]
+    #[error("the keeper on {} broke off before it answered", path.display())]
     BrokeOff {
-        /// Its process id.
-        process_id: u32,
+        /// The control socket.
+        path: PathBuf,
         /// What was seen of it.
         #[source]
         source: ClientError,
     },
     /// The keeper did not answer in time.
-    #[error("the keeper with process id {process_id} did not answer within {} s", WELCOME_DEADLINE.as_secs())]
+    #[error("the keeper on {} did not answer within {} s", path.display(), WELCOME_DEADLINE.as_secs())]
     Silent {
-        /// Its process id.
-        process_id: u32,
+        /// The control socket.
+        path: PathBuf,
     },
     /// The keeper answered, but not with a welcome.
-    #[error("the keeper with process id {process_id} refuses: {reason}")]
+    #[error("the keeper on {} refuses: {reason}", path.display())]
     Refused {
-        /// Its process id.
-        process_id: u32,
+        /// The control socket.
+        path: PathBuf,
         /// Its reason.
         reason: String,
     },
+    /// The keeper speaks none of the versions of this build.
+    #[error("the keeper on {} speaks control version {version}, this gateway {VERSION}", path.display())]
+    OtherVersion {
+        /// The control socket.
+        path: PathBuf,
+        /// Its version.
+        version: u32,
+    },
+}
+
+/// What a keeper holds from the gateway before.
+#[derive(Debug)]
+pub enum Holding {
+    /// What that gateway has said of itself. Told first.
+    Shape(String),
+    /// A listening socket.
+    Listener {
+        /// What it is for.
+        name: String,
+        /// Where it listens, in the words of the configuration.
+        address: String,
+        /// The socket.
+        socket: OwnedFd,
+    },
+    /// An agent that lives.
+    Agent(HeldAgent),
+    /// The death of an agent while no gateway was there.
+    Death {
+        /// Which agent.
+        name: String,
+        /// What was its process id.
+        process_id: u32,
+        /// How it ended.
+        exit: Exit,
+    },
+    /// Deaths that are not told, since there were too many.
+    Untold(u64),
+}
+
+/// An agent that lives, with its descriptors.
+#[derive(Debug)]
+pub struct HeldAgent {
+    /// Which agent.
+    pub instance: u64,
+    /// Its name in the configuration it was started by.
+    pub name: String,
+    /// Its process id.
+    pub process_id: u32,
+    /// [`crate::control::Spawn::definition`] of what it was started with.
+    pub definition: u64,
+    /// Those of [`Event::Spawned`].
+    pub descriptors: Vec<OwnedFd>,
 }
 
 /// A running keeper. Dropping this kills nothing; the keeper sees the connection end.
@@ -81,10 +139,61 @@ pub enum StartError {
 pub struct Client {
     channel: Channel,
     process_id: u32,
-    child: Child,
+    /// Only if this process has started it.
+    child: Option<Child>,
+    instance_max: u64,
 }
 
 impl Client {
+    /// Connects to the keeper of a gateway that is gone, and tells `each` what it holds; starts one if there is none, or
+    /// only one of another version, which is ended with its agents.
+    ///
+    /// There must be no other gateway: the caller holds the lock of the directory.
+    pub fn connect_or_start(
+        executable: &Path,
+        socket_path: &Path,
+        each: &mut dyn FnMut(Holding),
+    ) -> Result<Self, StartError> {
+        let end = Instant::now() + END_DEADLINE;
+        loop {
+            let refused = match Self::connect(socket_path, each) {
+                Ok(Some(client)) => return Ok(client),
+                Ok(None) => return Self::start(executable, socket_path),
+                Err(error @ StartError::OtherVersion { .. }) => {
+                    retire(socket_path);
+                    error
+                }
+                // It has not seen the end of the gateway before, or it ends itself.
+                Err(error @ (StartError::Refused { .. } | StartError::BrokeOff { .. })) => error,
+                Err(error) => return Err(error),
+            };
+            if Instant::now() >= end {
+                return Err(refused);
+            }
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    /// Connects to a keeper that runs; `None` if there is none. `each` is told what it holds.
+    pub fn connect(socket_path: &Path, each: &mut dyn FnMut(Holding)) -> Result<Option<Self>, StartError> {
+        let path = socket_path;
+        let failed = |step: &'static str| {
+            move |errno: Errno| StartError::Socket { step, path: path.to_owned(), source: errno.into() }
+        };
+        let address = SocketAddrUnix::new(path).map_err(failed("the address"))?;
+        let connection = socket().map_err(failed("making"))?;
+        match rustix::net::connect(&connection, &address) {
+            Ok(()) => {}
+            Err(Errno::NOENT | Errno::CONNREFUSED) => return Ok(None),
+            Err(errno) => return Err(failed("connecting")(errno)),
+        }
+        // Who it is, the welcome tells.
+        let mut client =
+            Self { channel: Channel::new(connection), process_id: 0, child: None, instance_max: 0 };
+        client.greet(path, each)?;
+        Ok(Some(client))
+    }
+
     /// Starts a keeper (`executable keeper --socket socket_path`) and greets it.
     ///
     /// The directory of the path must be the gateway's own: a dead socket in it is removed.
@@ -121,15 +230,17 @@ impl Client {
         let connection = socket().map_err(failed("making"))?;
         rustix::net::connect(&connection, &address).map_err(failed("connecting"))?;
         let process_id = child.id();
-        let mut client = Self { channel: Channel::new(connection), process_id, child };
-        client.greet()?;
+        let mut client =
+            Self { channel: Channel::new(connection), process_id, child: Some(child), instance_max: 0 };
+        // A new keeper holds nothing.
+        client.greet(path, &mut |_| {})?;
         Ok(client)
     }
 
-    /// Says hello and waits for the answer.
-    fn greet(&mut self) -> Result<(), StartError> {
-        let process_id = self.process_id;
-        let broke_off = |source| StartError::BrokeOff { process_id, source };
+    /// Says hello, and hears what is held.
+    fn greet(&mut self, path: &Path, each: &mut dyn FnMut(Holding)) -> Result<(), StartError> {
+        let place = || path.to_owned();
+        let broke_off = |source| StartError::BrokeOff { path: place(), source };
         let software = concat!("keeper-client/", env!("CARGO_PKG_VERSION")).to_owned();
         let hello = Request::Hello {
             version_min: VERSION,
@@ -138,23 +249,50 @@ impl Client {
             software,
         };
         self.send(&hello).map_err(broke_off)?;
-        let deadline = Instant::now() + WELCOME_DEADLINE;
+        let mut deadline = Instant::now() + WELCOME_DEADLINE;
         loop {
-            match self.receive().map_err(broke_off)? {
-                Some((Event::Welcome { .. }, _)) => return Ok(()),
-                Some((Event::Refused { reason }, _)) => {
-                    return Err(StartError::Refused { process_id, reason });
+            let (event, descriptors) = match self.receive().map_err(broke_off)? {
+                Some(received) => received,
+                None if wait(&self.channel, PollFlags::IN, deadline) => continue,
+                None => return Err(StartError::Silent { path: place() }),
+            };
+            // A keeper that has much to tell is not silent.
+            deadline = Instant::now() + WELCOME_DEADLINE;
+            match (event, <[OwnedFd; 1]>::try_from(descriptors)) {
+                (Event::Welcome { process_id, shape, .. }, _) => {
+                    self.process_id = process_id;
+                    shape.map(Holding::Shape).into_iter().for_each(&mut *each);
                 }
-                Some((other, _)) => {
-                    let reason = format!("{other:?} came before the welcome");
-                    return Err(StartError::Refused { process_id, reason });
+                (Event::Listener { name, address }, Ok([socket])) => {
+                    each(Holding::Listener { name, address, socket });
                 }
-                None if !wait(&self.channel, PollFlags::IN, deadline) => {
-                    return Err(StartError::Silent { process_id });
+                (Event::Alive { instance, name, process_id, definition, .. }, descriptors) => {
+                    let descriptors = descriptors.map_or_else(|many| many, Vec::from);
+                    each(Holding::Agent(HeldAgent { instance, name, process_id, definition, descriptors }));
                 }
-                None => {}
+                (Event::Missed { name, process_id, exit, .. }, _) => {
+                    each(Holding::Death { name, process_id, exit });
+                }
+                (Event::Held { instance_max, untold }, _) => {
+                    self.instance_max = instance_max;
+                    (untold > 0).then_some(Holding::Untold(untold)).into_iter().for_each(each);
+                    return Ok(());
+                }
+                (Event::OtherVersion { version }, _) => {
+                    return Err(StartError::OtherVersion { path: place(), version });
+                }
+                (Event::Refused { reason }, _) => return Err(StartError::Refused { path: place(), reason }),
+                (other, _) => {
+                    let reason = format!("{other:?} came before the end of what is held");
+                    return Err(StartError::Refused { path: place(), reason });
+                }
             }
         }
+    }
+
+    /// The largest number that any agent of this keeper had before it was connected to.
+    pub fn instance_max(&self) -> u64 {
+        self.instance_max
     }
 
     /// The keeper's process id.
@@ -171,6 +309,12 @@ impl Client {
     /// the second end of `name` write.
     pub fn show(&mut self, name: &str, halves: [BorrowedFd<'_>; 2]) -> Result<(), ClientError> {
         self.send_with(&Request::Show { name: name.to_owned() }, &halves)
+    }
+
+    /// Has the keeper hold a listening socket for the next gateway, in the place of an earlier one of that name.
+    pub fn hold(&mut self, name: &str, address: &str, socket: BorrowedFd<'_>) -> Result<(), ClientError> {
+        let request = Request::Listener { name: name.to_owned(), address: address.to_owned() };
+        self.send_with(&request, &[socket])
     }
 
     fn send_with(&mut self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<(), ClientError> {
@@ -191,15 +335,26 @@ impl Client {
         self.channel.receive()
     }
 
-    /// Waits for the keeper's process to end.
-    pub fn wait(&mut self) -> std::io::Result<ExitStatus> {
-        self.child.wait()
+    /// Waits for the keeper's process to end. `None`: somebody else has started it, and reaps it.
+    pub fn wait(&mut self) -> std::io::Result<Option<ExitStatus>> {
+        self.child.as_mut().map(Child::wait).transpose()
     }
 }
 
 impl AsFd for Client {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.channel.as_fd()
+    }
+}
+
+/// Ends a keeper of another version.
+fn retire(socket_path: &Path) {
+    let Ok(address) = SocketAddrUnix::new(socket_path) else { return };
+    let Ok(connection) = socket() else { return };
+    if rustix::net::connect(&connection, &address).is_ok() {
+        let request = Request::Shutdown { grace_ms: OTHER_VERSION_GRACE_MS };
+        // If it is not heard, the keeper is found alive again, and told again.
+        let _ = Channel::new(connection).send(&request, &[]);
     }
 }
 

@@ -33,6 +33,8 @@ pub(crate) struct Agent {
     pub(crate) pidfd: OwnedFd,
     /// For those who look at its rings.
     pub(crate) name: String,
+    /// What it was started with, for the next gateway.
+    pub(crate) definition: u64,
     /// Capacities of the ring to it and of the one back.
     pub(crate) ring_bytes: [u64; 2],
     /// Kept while the agent lives. Arc: an event under way holds them, too.
@@ -50,20 +52,27 @@ struct DeadGroup {
 #[derive(Debug)]
 pub(crate) struct Roster {
     agents: BTreeMap<u64, Agent>,
+    /// The largest instance so far, dead ones included.
+    instance_max: u64,
     dead_groups: Vec<DeadGroup>,
     sweep_at: Instant,
 }
 
 impl Roster {
     pub(crate) fn new(now: Instant) -> Self {
-        Self { agents: BTreeMap::new(), dead_groups: Vec::new(), sweep_at: now + SWEEP_TICK }
+        Self { agents: BTreeMap::new(), instance_max: 0, dead_groups: Vec::new(), sweep_at: now + SWEEP_TICK }
     }
 
     pub(crate) fn agents(&self) -> &BTreeMap<u64, Agent> {
         &self.agents
     }
 
+    pub(crate) fn instance_max(&self) -> u64 {
+        self.instance_max
+    }
+
     pub(crate) fn add(&mut self, instance: u64, agent: Agent) {
+        self.instance_max = self.instance_max.max(instance);
         let before = self.agents.insert(instance, agent);
         assert!(before.is_none(), "the caller has looked");
     }
