@@ -32,7 +32,7 @@ use shm_transport::record::Poison;
 use tokio::sync::mpsc::UnboundedSender as Notices;
 
 use crate::core::ShardCore;
-use crate::event::{AgentIndex, EdgeIndex, Input, InstanceId, ShardIndex};
+use crate::event::{EdgeIndex, Input, InstanceId, ShardIndex};
 use crate::journal::entry::{JournalState, Progress as JournalProgress};
 use crate::stats::SharedCounters;
 use crate::time::Moment;
@@ -219,13 +219,15 @@ impl Shard {
                 Command::End => self.ended = true,
                 Command::StopAgents => self.input(now, Input::StopAgents),
                 Command::Attach { agent, instance, link, doorbell } => {
-                    self.attach(now, agent, instance, *link, doorbell);
+                    let Link { sender, receiver } = *link;
+                    self.outputs.agents.insert(instance, sender);
+                    let heard =
+                        AgentInput { receiver, hot: true, quiet_sleeps: 0, empty_rings: 0, deaf: DEAF_MIN };
+                    self.agents.insert(instance, heard);
+                    self.hot.push(instance);
+                    self.new_doorbells.push(NewDoorbell { instance, doorbell });
+                    self.input(now, Input::AgentUp { agent, instance });
                 }
-                Command::Adopt { agent, instance, link, doorbell } => {
-                    self.attach(now, agent, instance, *link, doorbell);
-                    self.outputs.notify(Notice::AgentAdopted { instance });
-                }
-                Command::Adopting { .. } => {}
                 Command::Down { agent, instance, detail } => {
                     self.hear_last_words(now, instance);
                     self.detach(instance);
@@ -254,23 +256,6 @@ impl Shard {
             }
         }
         count
-    }
-
-    fn attach(
-        &mut self,
-        now: Moment,
-        agent: AgentIndex,
-        instance: InstanceId,
-        link: Link,
-        doorbell: OwnedFd,
-    ) {
-        let Link { sender, receiver } = link;
-        self.outputs.agents.insert(instance, sender);
-        let heard = AgentInput { receiver, hot: true, quiet_sleeps: 0, empty_rings: 0, deaf: DEAF_MIN };
-        self.agents.insert(instance, heard);
-        self.hot.push(instance);
-        self.new_doorbells.push(NewDoorbell { instance, doorbell });
-        self.input(now, Input::AgentUp { agent, instance });
     }
 
     fn input(&mut self, now: Moment, input: Input<'_>) {

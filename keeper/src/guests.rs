@@ -7,9 +7,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::net::sockopt;
+use rustix::process::Pid;
 
 use crate::channel::{Channel, ChannelError, Sent, sentence};
 use crate::control::{Event, Request, VERSION, negotiate};
+use crate::roster::number;
 use crate::view::{Answer, OBSERVERS_MAX, Question, SILENCE_MAX_MS};
 
 /// The most strangers at a time.
@@ -52,6 +54,8 @@ pub(crate) enum Door {
     Open,
     /// Nobody: the gateway with this process id is served.
     Serves(u32),
+    /// Nobody but itself: this process was the gateway, and lives on; it might still write into the rings.
+    Leaves(Pid),
     /// Nobody: the keeper ends its agents.
     Ending,
 }
@@ -220,19 +224,24 @@ impl Guests {
 
 /// Why this guest cannot be the gateway, if it cannot.
 fn refusal(door: Door, guest: &Guest) -> Option<String> {
+    let peer = match sockopt::socket_peercred(&guest.channel) {
+        Ok(peer) => peer,
+        Err(errno) => return Some(format!("the kernel does not say who asks: {errno}")),
+    };
     match door {
         Door::Open => {}
+        Door::Leaves(before) if before == peer.pid => {}
+        Door::Leaves(before) => {
+            return Some(format!("the gateway with process id {} has not ended yet", number(before)));
+        }
         Door::Serves(other) => {
             return Some(format!("this keeper serves the gateway with process id {other}"));
         }
         Door::Ending => return Some("this keeper ends its agents, and then itself".to_owned()),
     }
     let own = rustix::process::geteuid();
-    match sockopt::socket_peercred(&guest.channel) {
-        Ok(peer) if peer.uid == own => None,
-        Ok(peer) => Some(format!("this keeper serves user {}, not user {}", own.as_raw(), peer.uid.as_raw())),
-        Err(errno) => Some(format!("the kernel does not say who asks: {errno}")),
-    }
+    let other = (peer.uid != own).then_some(peer.uid)?;
+    Some(format!("this keeper serves user {}, not user {}", own.as_raw(), other.as_raw()))
 }
 
 #[cfg(test)]

@@ -232,10 +232,11 @@ impl Keeper {
     /// Reads one message of a guest, so that no number of questions keeps the gateway waiting.
     fn hear_guest(&mut self, seat: usize, now: Instant) -> Result<(), KeeperError> {
         let gateway = self.connection.gateway();
-        let door = match (self.phase, gateway) {
-            (Phase::Ending { .. } | Phase::Killed { .. }, _) => Door::Ending,
-            (Phase::Serving, Some(process_id)) => Door::Serves(process_id),
-            (Phase::Serving, None) => Door::Open,
+        let door = match (self.phase, gateway, self.succession.leaving()) {
+            (Phase::Ending { .. } | Phase::Killed { .. }, ..) => Door::Ending,
+            (Phase::Serving, Some(process_id), _) => Door::Serves(process_id),
+            (Phase::Serving, None, Some(process)) => Door::Leaves(process),
+            (Phase::Serving, None, None) => Door::Open,
         };
         match self.guests.listen(seat, door, now) {
             Came::Nothing => Ok(()),

@@ -10,7 +10,7 @@
 //! | `Started` | it has been, and has not said hello | – | `Due` or end | end |
 //! | `Waiting` | somebody else is to start it | – | – | end |
 //!
-//! `–` cannot come. A hello leads from anywhere to `Served`. *End* is that of the agents, and then of the keeper. The
+//! `–` cannot come. A hello leads to `Served`, in `Leaving` only one of the process that leaves. *End* is that of the agents, and then of the keeper. The
 //! next gateway is not started before the process of the last one is gone, since that one has the lock of the state
 //! directory until then, and may write to the rings.
 
@@ -188,6 +188,14 @@ impl Succession {
             Stage::Served { process, .. } => process.as_ref(),
             Stage::Leaving { process, .. } | Stage::Started { process, .. } => Some(process),
             Stage::Fresh { .. } | Stage::Due { .. } | Stage::Waiting { .. } => None,
+        }
+    }
+
+    /// The process of a gateway whose connection has ended and that may still live.
+    pub(crate) fn leaving(&self) -> Option<Pid> {
+        match &self.stage {
+            Stage::Leaving { process, .. } => Some(process.id),
+            _ => None,
         }
     }
 

@@ -18,6 +18,14 @@ use tempfile::TempDir;
 
 use super::{Fixture, Probe, WAIT, await_gone_or_zombie, connect, event, example, kill, read, socket};
 
+/// Sends one message to a keeper, and prints its answer; as another process, and perhaps as another user.
+const ASK: &str = "import socket, sys\n\
+    asker = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)\n\
+    asker.connect(sys.argv[1])\n\
+    asker.send(sys.argv[2].encode())\n\
+    print(asker.recv(4096).decode(), end='')";
+const HELLO: &str = r#"{"type":"hello","version_min":1,"version_max":9,"process_id":1,"software":"test"}"#;
+
 /// A gateway as a process of its own, with so many agents.
 struct Gateway {
     folder: TempDir,
@@ -233,6 +241,23 @@ fn a_crash_loop_is_given_up() {
     gateway.await_nothing_left();
 }
 
+/// Nobody takes over from a gateway that is disconnected and lives on, until it is dead.
+#[test]
+fn the_living_are_not_followed() {
+    let fixture = Fixture::start();
+    let (socket, Fixture { directory: _directory, mut client }) = (fixture.socket(), fixture);
+    let keep = Keep { shape: "round".into(), patience_ms: 60_000, restart: None };
+    client.send(&Request::Keep(keep)).unwrap();
+    drop(client);
+    let asked = Command::new("python3").args(["-c", ASK]).arg(&socket).arg(HELLO).output().unwrap();
+    let living = format!("the gateway with process id {} has not ended yet", std::process::id());
+    let expected = format!(r#"{{"type":"refused","reason":"{living}"}}"#);
+    assert_eq!(String::from_utf8(asked.stdout).unwrap(), expected);
+    let (mut client, held) = take_over(&socket);
+    assert_eq!(held.shape.as_deref(), Some("round"), "it may come back itself");
+    shut_down(&mut client);
+}
+
 /// The agents of a gateway that hands over wait for the next one, also if they were to end with a gateway that crashes.
 #[test]
 fn a_handover_is_no_crash() {
@@ -307,15 +332,9 @@ fn other_users_are_refused() {
         let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
         std::fs::set_permissions(path, mode).unwrap();
     }
-    let ask = "import socket, sys\n\
-        asker = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)\n\
-        asker.connect(sys.argv[1])\n\
-        asker.send(sys.argv[2].encode())\n\
-        print(asker.recv(4096).decode(), end='')";
-    let hello = r#"{"type":"hello","version_min":1,"version_max":9,"process_id":1,"software":"test"}"#;
-    for request in [hello, r#"{"type":"shutdown","grace_ms":0}"#] {
+    for request in [HELLO, r#"{"type":"shutdown","grace_ms":0}"#] {
         let asked = Command::new("python3")
-            .args(["-c", ask])
+            .args(["-c", ASK])
             .arg(gateway.socket())
             .arg(request)
             .uid(OTHER)
