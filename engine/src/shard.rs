@@ -218,7 +218,9 @@ impl Shard {
             match command {
                 Command::End => self.ended = true,
                 Command::StopAgents => self.input(now, Input::StopAgents),
-                Command::Attach { agent, instance, link, doorbell } => {
+                Command::Adopting { .. } => {}
+                Command::Attach { agent, instance, link, doorbell }
+                | Command::Adopt { agent, instance, link, doorbell } => {
                     let Link { sender, receiver } = *link;
                     self.outputs.agents.insert(instance, sender);
                     let heard =

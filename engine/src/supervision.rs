@@ -141,6 +141,11 @@ impl Supervisor {
         Self { state: State::Idle, limits, deaths: VecDeque::new(), restarts: 0 }
     }
 
+    /// For an agent that runs already: its past is not known.
+    pub fn running(limits: Limits) -> Self {
+        Self { state: State::Running, ..Self::new(limits) }
+    }
+
     /// Where the agent stands.
     pub fn state(&self) -> &State {
         &self.state
