@@ -10,11 +10,13 @@
 //! | `serve` | connections, their lines, and how many of both there may be |
 //! | `shards` | how shards are asked |
 //! | `explain`, `dead_letters`, `stats`, `events` | an operation each |
+//! | `orders` | operations of the control thread itself |
 
 pub mod answer;
 mod dead_letters;
 mod events;
 mod explain;
+mod orders;
 pub mod request;
 mod serve;
 pub mod shards;
@@ -35,6 +37,9 @@ use rustix::fs::Mode;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use shards::Shards;
+use tokio::sync::mpsc;
+
+use crate::control::orders::Order;
 
 /// The version of the protocol: `v` of every line.
 pub const VERSION: u64 = 1;
@@ -124,15 +129,16 @@ pub struct Admin {
     /// Unix milliseconds at [`Moment::ZERO`].
     unix_ms_at_zero: u64,
     listeners: AtomicU64,
+    orders: mpsc::Sender<Order>,
 }
 
 impl Admin {
     /// Over these shards; agents in the order of their numbers.
-    pub fn new(shards: Shards, agents: Arc<[AgentName]>, clock: Clock) -> Self {
+    pub fn new(shards: Shards, agents: Arc<[AgentName]>, clock: Clock, orders: mpsc::Sender<Order>) -> Self {
         let unix_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
         let run_ms = clock.now().since(Moment::ZERO).as_millis();
         let unix_ms_at_zero = u64::try_from(unix_ms.saturating_sub(run_ms)).unwrap_or(0);
-        Self { shards, agents, unix_ms_at_zero, listeners: AtomicU64::new(1) }
+        Self { shards, agents, unix_ms_at_zero, listeners: AtomicU64::new(1), orders }
     }
 
     fn agent_name(&self, agent: AgentIndex) -> Option<String> {

@@ -4,6 +4,7 @@
 //! rest of the program sees. Flags win over the file, the file over defaults.
 
 mod delivery;
+pub mod restart;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,6 +19,7 @@ use crate::options::{RunOptions, RuntimeChoice};
 use crate::state_directory;
 pub use delivery::{DeliveryConfig, RoutingConfig};
 use delivery::{FileDelivery, FileJournal, FileRouting};
+pub use restart::Restart;
 
 /// Default port, that of every OpenClaw gateway.
 const PORT_DEFAULT: u16 = 18789;
@@ -35,6 +37,8 @@ const AGENT_BYTES_MAX: usize = 48 * 1024;
 const INSTANCES_MAX: u64 = 256;
 const DRAIN_TIMEOUT_DEFAULT_MS: u64 = 5_000;
 const DRAIN_TIMEOUT_MAX_MS: u64 = 600_000;
+const HANDOVER_TIMEOUT_DEFAULT_MS: u64 = 60_000;
+const HANDOVER_TIMEOUT_MAX_MS: u64 = 3_600_000;
 
 /// The configuration file.
 #[derive(Debug, Default, Deserialize)]
@@ -61,6 +65,8 @@ struct FileGateway {
     port: Option<u16>,
     edge_threads: Option<u64>,
     drain_timeout_ms: Option<u64>,
+    restart: Option<String>,
+    handover_timeout_ms: Option<u64>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -134,6 +140,10 @@ pub struct Config {
     pub runtime: Choice,
     /// How long Ctrl-C waits for replies.
     pub drain_timeout: Duration,
+    /// Whether the keeper starts a gateway that has crashed.
+    pub restart: Restart,
+    /// How long agents wait for the next gateway.
+    pub handover_timeout: Duration,
     /// The agents; their order is their number.
     pub agents: Vec<AgentConfig>,
     /// The journal and delivery.
@@ -225,6 +235,12 @@ fn validate(
     let drain =
         options.drain_timeout_ms.or(file.gateway.drain_timeout_ms).unwrap_or(DRAIN_TIMEOUT_DEFAULT_MS);
     range(&mut broken, "gateway.drainTimeoutMs", drain, 0, DRAIN_TIMEOUT_MAX_MS);
+    let restart = restart::check(&mut broken, options.restart, file.gateway.restart.as_deref());
+    let handover = options
+        .handover_timeout_ms
+        .or(file.gateway.handover_timeout_ms)
+        .unwrap_or(HANDOVER_TIMEOUT_DEFAULT_MS);
+    range(&mut broken, "gateway.handoverTimeoutMs", handover, 0, HANDOVER_TIMEOUT_MAX_MS);
     let runtime = runtime(&mut broken, options.runtime, file.engine.runtime.as_deref());
     let agents = agents(&mut broken, file.agents.entries, &options.agent);
     let delivery = delivery::check(&mut broken, &file.journal, &file.delivery);
@@ -239,6 +255,8 @@ fn validate(
         edge_count: edge_count as usize,
         runtime,
         drain_timeout: Duration::from_millis(drain),
+        restart,
+        handover_timeout: Duration::from_millis(handover),
         agents,
         delivery,
         routing,
@@ -405,7 +423,8 @@ mod tests {
     /// All broken rules come at once, each with key, value and rule.
     #[test]
     fn every_broken_rule_is_listed() {
-        let text = "{gateway: {host: '0.0.0.0', edgeThreads: 17}, engine: {shards: 0, runtime: 'x'},
+        let text =
+            "{gateway: {host: '0.0.0.0', edgeThreads: 17, restart: 'x'}, engine: {shards: 0, runtime: 'x'},
             agents: {entries: {'a b': {}, gone: {command: ['no-such-program-here']}, none: {command: []},
             much: {command: ['ls'], inFlightMax: 5000, workingDirectory: '/no/such'}}}}";
         let options = RunOptions { agent: vec!["nothing".into(), "gone=ls".into()], ..RunOptions::default() };
@@ -417,6 +436,7 @@ mod tests {
                 "gateway.host",
                 "gateway.edgeThreads",
                 "engine.shards",
+                "gateway.restart",
                 "engine.runtime",
                 "--agent",
                 "--agent",

@@ -4,9 +4,14 @@
 //! the other, and attaches to the rings of what was spawned. It runs on the main thread, apart from edges
 //! and shards, so nothing it waits for delays a message.
 
+pub mod adoption;
 mod agents;
+pub mod handover;
+pub mod orders;
 mod shutdown;
+mod signals;
 
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -22,7 +27,6 @@ use engine::time::{Clock, Moment};
 use keeper::client::{Client, ClientError};
 use keeper::control::Event as KeeperEvent;
 use tokio::io::unix::AsyncFd;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use crate::admin::shards::Shards;
@@ -31,7 +35,11 @@ use crate::config::Config;
 use crate::edges::EdgeThread;
 use crate::health::AgentBoard;
 use crate::state_directory::StateDirectory;
+use adoption::Adoptions;
 use agents::Agents;
+use handover::Succession;
+use orders::{Next, Order};
+use signals::Signals;
 
 /// How often the edges are asked whether everything has been answered, while going down.
 const DRAIN_LOOK: Duration = Duration::from_millis(5);
@@ -82,7 +90,14 @@ pub struct Parts {
     pub draining: Arc<AtomicBool>,
     /// The clock of the shards.
     pub clock: Clock,
+    /// Where clients connect.
+    pub address: SocketAddr,
+    /// What the keeper is told of the end of this gateway.
+    pub succession: Succession,
 }
+
+/// Orders that may wait for the control thread.
+const ORDERS_MAX: usize = 16;
 
 /// The control thread's state.
 #[derive(Debug)]
@@ -92,6 +107,10 @@ pub struct Control {
     // Arc: listeners on shards and connections of the admin socket name agents.
     agent_names: Arc<[AgentName]>,
     drain_timeout: Duration,
+    orders: mpsc::Receiver<Order>,
+    /// Given to the admin socket.
+    orderer: mpsc::Sender<Order>,
+    signals: Signals,
 }
 
 /// What woke the control thread.
@@ -99,44 +118,53 @@ enum Wake {
     Signal,
     Keeper,
     Notice(Notice),
+    Order(Order),
     Due,
     Look,
 }
 
 impl Control {
-    /// Before anything has been spawned.
-    pub fn new(config: &Config, parts: Parts) -> Self {
-        let names = config.agents.iter();
-        let names = names.map(|agent| AgentName { own: agent.name.clone(), pool: agent.pool.clone() });
-        Self {
-            agents: Agents::new(&config.agents),
-            agent_names: names.collect(),
-            parts,
-            drain_timeout: config.drain_timeout,
-        }
-    }
-
-    /// Starts the agents, keeps them alive, and ends everything on SIGINT or SIGTERM.
-    pub fn run(self) -> Result<ExitCode, ControlError> {
+    /// Starts the agents, keeps them alive, and ends everything on SIGINT, SIGTERM or SIGHUP; or leaves everything to the
+    /// next gateway.
+    pub fn run(config: &Config, parts: Parts, adoptions: Adoptions) -> Result<ExitCode, ControlError> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(ControlError::Start)?;
-        runtime.block_on(self.serve())
+        runtime.block_on(async { Self::new(config, parts)?.serve(adoptions).await })
     }
 
-    async fn serve(mut self) -> Result<ExitCode, ControlError> {
+    /// Before anything has been spawned.
+    fn new(config: &Config, parts: Parts) -> Result<Self, ControlError> {
+        let names = config.agents.iter();
+        let names = names.map(|agent| AgentName { own: agent.name.clone(), pool: agent.pool.clone() });
+        let (orderer, orders) = mpsc::channel(ORDERS_MAX);
+        Ok(Self {
+            agents: Agents::new(&config.agents, parts.keeper.instance_max()),
+            agent_names: names.collect(),
+            parts,
+            drain_timeout: config.drain_timeout,
+            orders,
+            orderer,
+            signals: Signals::new().map_err(ControlError::Start)?,
+        })
+    }
+
+    async fn serve(mut self, adoptions: Adoptions) -> Result<ExitCode, ControlError> {
         let keeper = watch_keeper(self.parts.keeper.as_fd()).map_err(ControlError::Start)?;
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(ControlError::Start)?;
-        let mut terminate = signal(SignalKind::terminate()).map_err(ControlError::Start)?;
         let shards = Shards::new(self.parts.shards.iter().map(ShardHandle::caller).collect());
-        let admin = Admin::new(shards, Arc::clone(&self.agent_names), self.parts.clock);
+        let admin = Admin::new(shards, Arc::clone(&self.agent_names), self.parts.clock, self.orderer.clone());
         self.parts.admin.serve(Arc::new(admin)).map_err(ControlError::Start)?;
-        self.agents.start_all(&mut self.parts);
+        self.agents.start_all(&mut self.parts, adoptions);
         let result = loop {
-            match self.wake(&keeper, &mut interrupt, &mut terminate, false).await {
+            match self.wake(&keeper, false).await {
                 Wake::Signal => break Ok(()),
                 Wake::Look => {}
+                Wake::Order(order) => match self.obey(order, false).await {
+                    Next::GoOn => {}
+                    Next::End => break Ok(()),
+                    Next::HandOver => return self.hand_over().await,
+                },
                 wake => {
                     if let Err(error) = self.handle(wake) {
                         break Err(error);
@@ -151,24 +179,17 @@ impl Control {
                 });
             }
         };
-        let code = self.end(&keeper, &mut interrupt, &mut terminate).await;
+        let code = self.end(&keeper).await;
         result.map(|()| code)
     }
 
     /// Waits for whatever comes first.
-    async fn wake(
-        &mut self,
-        keeper: &AsyncFd<OwnedFd>,
-        interrupt: &mut Signal,
-        terminate: &mut Signal,
-        looking: bool,
-    ) -> Wake {
+    async fn wake(&mut self, keeper: &AsyncFd<OwnedFd>, looking: bool) -> Wake {
         let look = if looking { DRAIN_LOOK } else { Duration::from_secs(1) };
         let due = self.agents.next_due().map(|due| due.since(self.now()));
         let until_due = due.unwrap_or(Duration::MAX).min(Duration::from_secs(3600));
         tokio::select! {
-            _ = interrupt.recv() => Wake::Signal,
-            _ = terminate.recv() => Wake::Signal,
+            () = self.signals.any() => Wake::Signal,
             ready = keeper.readable() => {
                 if let Ok(mut ready) = ready {
                     ready.clear_ready();
@@ -176,6 +197,7 @@ impl Control {
                 Wake::Keeper
             }
             Some(notice) = self.parts.notices.recv() => Wake::Notice(notice),
+            Some(order) = self.orders.recv() => Wake::Order(order),
             () = tokio::time::sleep(until_due), if due.is_some() => Wake::Due,
             () = tokio::time::sleep(look) => Wake::Look,
         }
@@ -196,7 +218,8 @@ impl Control {
             }
             Wake::Notice(notice) => self.agents.noticed(&mut self.parts, &notice),
             Wake::Due => self.agents.due(&mut self.parts),
-            Wake::Signal | Wake::Look => {}
+            // Its callers answer orders.
+            Wake::Signal | Wake::Look | Wake::Order(_) => {}
         }
         Ok(())
     }

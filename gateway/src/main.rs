@@ -34,6 +34,9 @@ fn main() -> ExitCode {
                 Some(GatewayCommand::Run(options)) => options,
                 Some(GatewayCommand::Stats(options)) => return report(ask::stats(&options)),
                 Some(GatewayCommand::Events(options)) => return report(ask::events(&options)),
+                Some(GatewayCommand::Status(options)) => return report(ask::status(&options)),
+                Some(GatewayCommand::Stop(options)) => return report(ask::stop(&options)),
+                Some(GatewayCommand::Restart(options)) => return report(ask::restart(&options)),
                 None => options,
             };
             report(gateway::run(&options))

@@ -1,9 +1,13 @@
 //! The command line.
 
+mod lifecycle;
+
 use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub use lifecycle::{RestartChoice, RestartOptions, StatusOptions, StopOptions};
 
 /// Routes messages from clients to agent processes through shared-memory rings.
 #[derive(Debug, Parser)]
@@ -91,6 +95,16 @@ pub enum GatewayCommand {
     Stats(StatsOptions),
     /// Print what happens in a running gateway, an event a line, until Ctrl-C.
     Events(EventsOptions),
+    /// Print which processes a running gateway has, since when, and what it has taken over.
+    Status(StatusOptions),
+    /// End a running gateway and its agents, and wait for that: what was accepted is answered first.
+    Stop(StopOptions),
+    /// Replace a running gateway by the program that now has its path; its agents go on.
+    ///
+    /// The socket on which it listens stays open, so that clients who connect meanwhile are served by the new one. Those
+    /// that are connected are told to come back (close code 1001); what they have not been answered they are when they
+    /// send it again with the same id.
+    Restart(RestartOptions),
 }
 
 /// Which agent a host runs.
@@ -136,6 +150,12 @@ pub struct RunOptions {
     /// How long Ctrl-C waits for replies that are on their way. Default: 5000.
     #[arg(long, value_name = "MS")]
     pub drain_timeout_ms: Option<u64>,
+    /// Whether the gateway is started again after a crash. Default: auto, which means yes, unless systemd has started it.
+    #[arg(long, value_enum)]
+    pub restart: Option<RestartChoice>,
+    /// How long agents wait for the next gateway when this one is gone; 0: they end with it. Default: 60000.
+    #[arg(long, value_name = "MS")]
+    pub handover_timeout_ms: Option<u64>,
     /// What to log: error, warn, info, debug, trace, or a filter such as `engine=debug`.
     #[arg(long, value_name = "LEVEL", env = "OPENCLAW_LOG_LEVEL", default_value = "info")]
     pub log_level: String,

@@ -98,6 +98,8 @@ fn numbers_are_those_of_the_source() {
     let port = (constant("PORT_DEFAULT"), format!("0 to {}; 0 takes a free one", u16::MAX));
     let edges = ("1 for every 4 cores, at least 1".into(), format!("1 to {}", constant("EDGES_MAX")));
     let drain = (constant("DRAIN_TIMEOUT_DEFAULT_MS"), format!("0 to {}", constant("DRAIN_TIMEOUT_MAX_MS")));
+    let handover =
+        (constant("HANDOVER_TIMEOUT_DEFAULT_MS"), format!("0 to {}", constant("HANDOVER_TIMEOUT_MAX_MS")));
     let rest = "the cores left by the edge threads, at least 1";
     let shards = (rest.into(), format!("1 to {}", constant("SHARDS_MAX")));
     let in_flight = (constant("IN_FLIGHT_DEFAULT"), format!("1 to {}", constant("IN_FLIGHT_MAX")));
@@ -107,6 +109,7 @@ fn numbers_are_those_of_the_source() {
         ("gateway.port", port),
         ("gateway.edgeThreads", edges),
         ("gateway.drainTimeoutMs", drain),
+        ("gateway.handoverTimeoutMs", handover),
         ("engine.shards", shards),
         ("agents.entries.<name>.inFlightMax", in_flight),
         ("journal.segmentMib", both("SEGMENT_DEFAULT_MIB", 1, "SEGMENT_MAX_MIB")),

@@ -1,5 +1,7 @@
 //! What may be asked: lines in, checked requests out, and every error by name.
 
+use std::time::Duration;
+
 use engine::events::{EventMask, EventType};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -7,6 +9,7 @@ use shm_transport::envelope::FailureCode;
 use shm_transport::ports::session_hash;
 
 use super::VERSION;
+use crate::control::orders::OrderKind;
 
 /// The most dead letters of one answer.
 pub const LETTERS_MAX: usize = 100;
@@ -48,6 +51,12 @@ names! {
         Stats "stats",
         /// Events as they happen.
         Events "events",
+        /// Processes, and what was taken over.
+        GatewayStatus "gateway.status",
+        /// Ends the gateway and its agents.
+        GatewayStop "gateway.stop",
+        /// Leaves everything to the next gateway.
+        GatewayRestart "gateway.restart",
     }
 }
 
@@ -76,6 +85,8 @@ names! {
         NotFound "not_found",
         /// A shard did not answer in time.
         NoAnswer "no_answer",
+        /// The gateway cannot do that, or not now.
+        Refused "refused",
     }
 }
 
@@ -178,6 +189,8 @@ pub enum Request {
         /// Which.
         mask: EventMask,
     },
+    /// One that the control thread answers.
+    Order(OrderKind),
 }
 
 /// The fields of a request that have not been taken yet.
@@ -309,6 +322,13 @@ fn read(op: Op, fields: &mut Fields) -> Result<Request, Complaint> {
         Op::DlqDrop => Request::Drop { which: fields.which()? },
         Op::Stats => Request::Stats { offset: fields.number("offset")?.unwrap_or(0) },
         Op::Events => Request::Events { mask: mask(fields)? },
+        Op::GatewayStatus => Request::Order(OrderKind::Status),
+        Op::GatewayStop => {
+            let timeout_ms = fields.number("timeoutMs")?;
+            let timeout = timeout_ms.map(|ms| u64::try_from(ms).map_or(Duration::MAX, Duration::from_millis));
+            Request::Order(OrderKind::Stop { timeout })
+        }
+        Op::GatewayRestart => Request::Order(OrderKind::Restart),
     })
 }
 

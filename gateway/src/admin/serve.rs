@@ -16,8 +16,9 @@ use super::events::{Subscription, Told, names};
 use super::request::{Complaint, ErrorCode, Request, parse};
 use super::{
     Admin, CONNECTIONS_MAX, EVENT_PATIENCE, LINE_BYTES_MAX, LINE_PATIENCE, VERSION, dead_letters, explain,
-    stats,
+    orders, stats,
 };
+use crate::control::orders::Answer;
 
 /// How long nobody is accepted after that did not work: descriptors come back in time.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
@@ -110,6 +111,15 @@ async fn answer(write: &mut OwnedWriteHalf, admin: &Admin, request: Request) -> 
         }
         Request::Drop { which } => say(write, &dead_letters::forget(admin, &which).await).await,
         Request::Stats { offset } => say(write, &stats::run(admin, offset).await).await,
+        Request::Order(kind) => {
+            // The gateway may go once this is dropped.
+            let (answer, _said) = orders::run(admin, kind).await;
+            match answer {
+                Ok(Answer::Status(status)) => say(write, &Ok(status)).await,
+                Ok(Answer::Going(going)) => say(write, &Ok(going)).await,
+                Err(complaint) => say(write, &Err::<(), _>(complaint)).await,
+            }
+        }
         Request::Events { .. } => unreachable!("its caller streams them"),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use adapters::edge::AgentHealth;
@@ -16,7 +17,9 @@ use shm_transport::record::Poison;
 use shm_transport::segment::attach_engine;
 
 use super::Parts;
+use super::adoption::{Adoptions, Leaving};
 use crate::config::{AgentConfig, AgentKind};
+use crate::state_directory::StateDirectory;
 
 /// Bytes of the ring to an agent, and of the one back.
 const AGENT_RING_BYTES: u64 = 64 * 1024;
@@ -40,10 +43,15 @@ pub(super) struct Agents {
     agents: Vec<Agent>,
     by_instance: HashMap<InstanceId, usize>,
     next_instance: u64,
+    leaving: Leaving,
+    /// How many go on from the gateway before.
+    adopted: usize,
+    /// How many processes have been asked for.
+    started: u64,
 }
 
 /// How a process ended, as words.
-fn describe(exit: Exit) -> String {
+pub(super) fn describe(exit: Exit) -> String {
     match exit {
         Exit::Code(127) => "exit status 127 (its program could not be started)".into(),
         Exit::Code(code) => format!("exit status {code}"),
@@ -52,7 +60,8 @@ fn describe(exit: Exit) -> String {
 }
 
 impl Agents {
-    pub(super) fn new(configs: &[AgentConfig]) -> Self {
+    /// `instance_max` is the largest number that any agent of the keeper has had.
+    pub(super) fn new(configs: &[AgentConfig], instance_max: u64) -> Self {
         let agents = configs
             .iter()
             .map(|config| Agent {
@@ -62,17 +71,38 @@ impl Agents {
                 due: None,
             })
             .collect();
-        Self { agents, by_instance: HashMap::new(), next_instance: 1 }
+        let (by_instance, leaving) = (HashMap::new(), Leaving::default());
+        Self { agents, by_instance, next_instance: instance_max + 1, leaving, adopted: 0, started: 0 }
+    }
+
+    /// How many go on from the gateway before, and how many processes have been started since.
+    pub(super) fn counts(&self) -> (usize, u64) {
+        (self.adopted, self.started)
     }
 
     /// When the next supervisor wants to be woken.
     pub(super) fn next_due(&self) -> Option<Moment> {
-        self.agents.iter().filter_map(|agent| agent.due).min()
+        self.agents.iter().filter_map(|agent| agent.due).chain(self.leaving.next_due()).min()
     }
 
-    pub(super) fn start_all(&mut self, parts: &mut Parts) {
+    /// Goes on with the agents of the gateway before, and starts all others.
+    pub(super) fn start_all(&mut self, parts: &mut Parts, adoptions: Adoptions) {
+        let (adopted, leaving) = adoptions.begin(parts);
+        self.leaving = leaving;
+        self.adopted = adopted.len();
+        for adopted in adopted {
+            let (index, process_id, instance, command) = adopted.hand_over();
+            let agent = &mut self.agents[index];
+            agent.current = Some(instance);
+            agent.supervisor = Supervisor::running(Patience::default());
+            self.by_instance.insert(instance, index);
+            tracing::info!(agent = agent.config.name, process_id, "agent goes on");
+            tell_home(parts, index, command);
+        }
         for index in 0..self.agents.len() {
-            self.on(parts, index, Event::Start);
+            if self.agents[index].current.is_none() && !self.leaving.blocks(index) {
+                self.on(parts, index, Event::Start);
+            }
         }
         self.publish(parts);
     }
@@ -87,6 +117,9 @@ impl Agents {
 
     pub(super) fn due(&mut self, parts: &mut Parts) {
         let now = parts.clock.now();
+        for instance in self.leaving.overdue(now) {
+            kill(parts, instance);
+        }
         for index in 0..self.agents.len() {
             if self.agents[index].due.is_some_and(|due| due <= now) {
                 self.agents[index].due = None;
@@ -107,7 +140,6 @@ impl Agents {
         let instance = InstanceId(instance);
         let Some(&index) = self.by_instance.get(&instance) else { return };
         let name = self.agents[index].config.name.clone();
-        let limits = Limits { backlog_bytes_max: AGENT_BACKLOG_BYTES_MAX, ..Limits::default() };
         let mut descriptors = descriptors.into_iter();
         let (Some(engine_half), Some(agent_half), Some(doorbell)) =
             (descriptors.next(), descriptors.next(), descriptors.next())
@@ -116,10 +148,10 @@ impl Agents {
             return kill(parts, instance);
         };
         // An older keeper makes no side channel for large messages.
-        match attach_engine(engine_half, agent_half, descriptors.next(), limits) {
+        match attach_engine(engine_half, agent_half, descriptors.next(), link_limits()) {
             Ok(attached) => {
                 tracing::info!(agent = name, process_id, "agent started");
-                let agent = AgentIndex(u32::try_from(index).unwrap_or(u32::MAX));
+                let agent = number(index);
                 let link = Box::new(attached.link);
                 tell_home(parts, index, Command::Attach { agent, instance, link, doorbell });
             }
@@ -140,9 +172,13 @@ impl Agents {
 
     pub(super) fn died(&mut self, parts: &mut Parts, instance: u64, exit: Exit) {
         let instance = InstanceId(instance);
+        if let Some(next) = self.leaving.gone(instance) {
+            self.on(parts, next, Event::Start);
+            return self.publish(parts);
+        }
         let Some(index) = self.forget(instance) else { return };
         let detail = describe(exit);
-        let agent = AgentIndex(u32::try_from(index).unwrap_or(u32::MAX));
+        let agent = number(index);
         tell_home(parts, index, Command::Down { agent, instance, detail: detail.clone() });
         self.on(parts, index, Event::Died(detail));
         self.publish(parts);
@@ -202,6 +238,11 @@ impl Agents {
         }
     }
 
+    /// How many there should be.
+    pub(super) fn configured(&self) -> usize {
+        self.agents.len()
+    }
+
     /// How many incarnations live.
     pub(super) fn alive(&self) -> usize {
         self.by_instance.len()
@@ -232,7 +273,7 @@ impl Agents {
         let log = parts.state.agent_log(name);
         match action {
             Action::Spawn => {
-                let agent = AgentIndex(u32::try_from(index).unwrap_or(u32::MAX));
+                let agent = number(index);
                 for shard in &parts.shards {
                     shard.tell(Command::Expected { agent });
                 }
@@ -254,7 +295,7 @@ impl Agents {
                     "agent ends again and again; it is quarantined for {pause} s. See its log and agents.entries.{name}"
                 );
                 let detail = format!("it ended again and again, last with {cause}; next try in {pause} s");
-                let agent = AgentIndex(u32::try_from(index).unwrap_or(u32::MAX));
+                let agent = number(index);
                 for shard in &parts.shards {
                     shard.tell(Command::Unavailable { agent, detail: detail.clone() });
                 }
@@ -269,28 +310,9 @@ impl Agents {
         let agent = &mut self.agents[index];
         agent.current = Some(instance);
         self.by_instance.insert(instance, index);
-        let host = parts.executable.to_string_lossy().into_owned();
-        let argv = match &agent.config.kind {
-            AgentKind::Echo => vec![host, "agent-host".into(), "echo".into()],
-            AgentKind::Stdio(command) => {
-                let mut argv = vec![host, "agent-host".into(), "stdio".into(), "--".into()];
-                argv.extend(command.iter().cloned());
-                argv
-            }
-        };
-        let request = Request::Spawn(Spawn {
-            instance: instance.0,
-            // Every incarnation gets rings of its own, so its number is the generation of both.
-            generation: instance.0,
-            name: agent.config.name.clone(),
-            argv,
-            environment: agent.config.environment.clone(),
-            working_directory: agent.config.working_directory.clone(),
-            to_agent_bytes: AGENT_RING_BYTES,
-            from_agent_bytes: AGENT_RING_BYTES,
-            log_path: Some(parts.state.agent_log(&agent.config.name)),
-        });
-        send(parts, &request);
+        let request = spawn_request(&agent.config, &parts.executable, &parts.state, instance);
+        self.started += 1;
+        send(parts, &Request::Spawn(request));
     }
 
     /// Tells the pages.
@@ -307,8 +329,48 @@ impl Agents {
     }
 }
 
+/// The number of the agent at a place of the table.
+pub(super) fn number(index: usize) -> AgentIndex {
+    AgentIndex(u32::try_from(index).unwrap_or(u32::MAX))
+}
+
+/// The limits of the link to an agent.
+pub(super) fn link_limits() -> Limits {
+    Limits { backlog_bytes_max: AGENT_BACKLOG_BYTES_MAX, ..Limits::default() }
+}
+
+/// How an agent is started.
+pub(super) fn spawn_request(
+    agent: &AgentConfig,
+    executable: &Path,
+    state: &StateDirectory,
+    instance: InstanceId,
+) -> Spawn {
+    let host = executable.to_string_lossy().into_owned();
+    let argv = match &agent.kind {
+        AgentKind::Echo => vec![host, "agent-host".into(), "echo".into()],
+        AgentKind::Stdio(command) => {
+            let mut argv = vec![host, "agent-host".into(), "stdio".into(), "--".into()];
+            argv.extend(command.iter().cloned());
+            argv
+        }
+    };
+    Spawn {
+        instance: instance.0,
+        // Every incarnation gets rings of its own, so its number is the generation of both.
+        generation: instance.0,
+        name: agent.name.clone(),
+        argv,
+        environment: agent.environment.clone(),
+        working_directory: agent.working_directory.clone(),
+        to_agent_bytes: AGENT_RING_BYTES,
+        from_agent_bytes: AGENT_RING_BYTES,
+        log_path: Some(state.agent_log(&agent.name)),
+    }
+}
+
 fn tell_home(parts: &Parts, index: usize, command: Command) {
-    let agent = AgentIndex(u32::try_from(index).unwrap_or(u32::MAX));
+    let agent = number(index);
     let count = u8::try_from(parts.shards.len()).unwrap_or(u8::MAX);
     parts.shards[usize::from(agent.home(count).0)].tell(command);
 }
@@ -318,7 +380,7 @@ fn kill(parts: &mut Parts, instance: InstanceId) {
 }
 
 /// A request that cannot be sent is not lost silently: the keeper is gone then, which its socket tells next.
-fn send(parts: &mut Parts, request: &Request) {
+pub(super) fn send(parts: &mut Parts, request: &Request) {
     if let Err(error) = parts.keeper.send(request)
         // Relaxed: only decides on a log line.
         && !parts.draining.load(Ordering::Relaxed)

@@ -1,0 +1,212 @@
+//! Agents of the gateway before: which of them go on in this one, and which are ended and started anew.
+//!
+//! One goes on if the configuration still has an agent of its name that would be started in the same way, and if the
+//! shards are the same: turns have the numbers of their shards, so what an agent has in hand means nothing to others.
+
+use std::collections::HashMap;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::time::Duration;
+
+use engine::event::{AgentIndex, InstanceId};
+use engine::shard::Command;
+use engine::time::Moment;
+use keeper::client::{HeldAgent, Holding};
+use keeper::control::Request;
+use shm_transport::link::Link;
+use shm_transport::segment::{AttachError, attach_engine};
+
+use super::agents::{describe, link_limits, spawn_request};
+use super::{Parts, agents};
+use crate::config::{AgentConfig, Config};
+use crate::state_directory::StateDirectory;
+
+/// What the keeper holds the socket of the clients under.
+pub const CLIENTS: &str = "clients";
+/// How long an agent that does not go on may take to end.
+const END_GRACE: Duration = Duration::from_secs(2);
+const SIGTERM: i32 = 15;
+
+/// What a gateway must have in common with the one before, for agents to go on: see [`keeper::control::Keep::shape`].
+pub fn shape(config: &Config) -> String {
+    format!("{} shards", config.shard_count)
+}
+
+/// Everything that the gateway before has left.
+#[derive(Debug, Default)]
+pub struct Inheritance {
+    shape: Option<String>,
+    listeners: Vec<(String, String, OwnedFd)>,
+    agents: Vec<(HeldAgent, Result<Rings, String>)>,
+}
+
+#[derive(Debug)]
+struct Rings {
+    link: Box<Link>,
+    doorbell: OwnedFd,
+}
+
+/// An agent that goes on.
+#[derive(Debug)]
+pub struct Adopted {
+    index: usize,
+    instance: InstanceId,
+    process_id: u32,
+    rings: Rings,
+}
+
+/// What becomes of the agents of the gateway before.
+#[derive(Debug, Default)]
+pub struct Adoptions {
+    adopted: Vec<Adopted>,
+    /// Which are ended, with the number of the agent that is started then.
+    ended: Vec<(InstanceId, Option<usize>)>,
+}
+
+impl Inheritance {
+    /// Takes what the keeper tells, and tells the operator what is lost.
+    pub fn take(&mut self, holding: Holding) {
+        match holding {
+            Holding::Shape(shape) => self.shape = Some(shape),
+            Holding::Listener { name, address, socket } => self.listeners.push((name, address, socket)),
+            Holding::Agent(mut agent) => {
+                // At once: two of four descriptors are not needed once the rings are mapped.
+                let rings = attach(std::mem::take(&mut agent.descriptors));
+                self.agents.push((agent, rings));
+            }
+            Holding::Death { name, process_id, exit } => {
+                let cause = describe(exit);
+                tracing::warn!(agent = name, process_id, cause, "agent ended while there was no gateway");
+            }
+            Holding::Untold(count) => tracing::warn!(count, "more agents ended while there was no gateway"),
+        }
+    }
+
+    /// The socket on which the gateway before has listened, if it is configured as that one was.
+    pub fn listener(&mut self, configured: SocketAddr) -> Option<TcpListener> {
+        let address = configured.to_string();
+        let held = |(name, held, _): &(String, String, OwnedFd)| name == CLIENTS && *held == address;
+        let position = self.listeners.iter().position(held)?;
+        let listener = TcpListener::from(self.listeners.swap_remove(position).2);
+        let bound = listener.local_addr().ok()?;
+        let same_port = bound.port() == configured.port() || configured.port() == 0;
+        (bound.ip() == configured.ip() && same_port).then_some(listener)
+    }
+
+    /// Decides which agents go on.
+    pub fn decide(self, config: &Config, executable: &Path, state: &StateDirectory) -> Adoptions {
+        let same_shape = self.shape.as_deref() == Some(&*shape(config));
+        let by_name: HashMap<_, _> =
+            config.agents.iter().enumerate().map(|(index, agent)| (&*agent.name, index)).collect();
+        let mut adoptions = Adoptions::default();
+        let mut taken = vec![false; config.agents.len()];
+        // The newest first: an older one of the same name was being ended.
+        for (held, rings) in self.agents.into_iter().rev() {
+            let HeldAgent { instance, name, process_id, definition, .. } = held;
+            let instance = InstanceId(instance);
+            let index = by_name.get(&*name).copied();
+            let same = |agent: &AgentConfig| {
+                spawn_request(agent, executable, state, instance).definition() == definition
+            };
+            let reason = match (index, rings) {
+                (None, _) => "it is not configured any more".to_owned(),
+                (Some(index), _) if taken[index] => "another of its name goes on".to_owned(),
+                (Some(_), _) if !same_shape => "the number of shards has changed".to_owned(),
+                (Some(index), _) if !same(&config.agents[index]) => {
+                    "its configuration has changed".to_owned()
+                }
+                (Some(_), Err(reason)) => reason,
+                (Some(index), Ok(rings)) => {
+                    taken[index] = true;
+                    adoptions.adopted.push(Adopted { index, instance, process_id, rings });
+                    continue;
+                }
+            };
+            tracing::info!(agent = name, process_id, reason, "agent of the gateway before is ended");
+            adoptions.ended.push((instance, index.filter(|&index| !taken[index])));
+        }
+        adoptions
+    }
+}
+
+fn attach(descriptors: Vec<OwnedFd>) -> Result<Rings, String> {
+    let mut descriptors = descriptors.into_iter();
+    let (Some(engine_half), Some(agent_half), Some(doorbell)) =
+        (descriptors.next(), descriptors.next(), descriptors.next())
+    else {
+        return Err("the keeper sent less than three descriptors".to_owned());
+    };
+    let attached = attach_engine(engine_half, agent_half, descriptors.next(), link_limits());
+    let refused = |error: AttachError| format!("its rings are refused: {error}");
+    Ok(Rings { link: Box::new(attached.map_err(refused)?.link), doorbell })
+}
+
+impl Adoptions {
+    /// The agents that go on, for all shards to expect them.
+    pub fn expected(&self) -> Vec<(AgentIndex, InstanceId)> {
+        self.adopted.iter().map(|adopted| (agents::number(adopted.index), adopted.instance)).collect()
+    }
+
+    /// Tells the keeper to end who does not go on, and gives everything to the agents' table.
+    pub(super) fn begin(self, parts: &mut Parts) -> (Vec<Adopted>, Leaving) {
+        let kill_at = Some(parts.clock.now().plus(END_GRACE));
+        for &(instance, _) in &self.ended {
+            agents::send(parts, &Request::Kill { instance: instance.0, signal: SIGTERM });
+        }
+        let leaving = self.ended.into_iter().map(|(instance, next)| (instance, Leaver { next, kill_at }));
+        (self.adopted, Leaving { leavers: leaving.collect() })
+    }
+}
+
+impl Adopted {
+    /// What its home shard is told, with the agent's place in the table and the process.
+    pub(super) fn hand_over(self) -> (usize, u32, InstanceId, Command) {
+        let Self { index, instance, process_id, rings: Rings { link, doorbell } } = self;
+        let agent = agents::number(index);
+        (index, process_id, instance, Command::Adopt { agent, instance, link, doorbell })
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Leaver {
+    /// Who is started when it is gone.
+    next: Option<usize>,
+    /// When it is killed; `None` once it has been.
+    kill_at: Option<Moment>,
+}
+
+/// Agents of the gateway before that are being ended.
+#[derive(Debug, Default)]
+pub(super) struct Leaving {
+    leavers: HashMap<InstanceId, Leaver>,
+}
+
+impl Leaving {
+    /// Whether the agent of this number is started when another is gone.
+    pub(super) fn blocks(&self, index: usize) -> bool {
+        self.leavers.values().any(|leaver| leaver.next == Some(index))
+    }
+
+    /// One is gone: who is to be started now, if nobody else of its name still leaves.
+    pub(super) fn gone(&mut self, instance: InstanceId) -> Option<usize> {
+        let next = self.leavers.remove(&instance)?.next?;
+        (!self.blocks(next)).then_some(next)
+    }
+
+    /// When somebody has to be killed.
+    pub(super) fn next_due(&self) -> Option<Moment> {
+        self.leavers.values().filter_map(|leaver| leaver.kill_at).min()
+    }
+
+    /// Those whose time is up by now, each once.
+    pub(super) fn overdue(&mut self, now: Moment) -> Vec<InstanceId> {
+        let mut overdue = Vec::new();
+        for (instance, leaver) in &mut self.leavers {
+            if leaver.kill_at.take_if(|at| *at <= now).is_some() {
+                overdue.push(*instance);
+            }
+        }
+        overdue
+    }
+}
