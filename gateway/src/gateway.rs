@@ -118,7 +118,8 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
     let state = StateDirectory::open(&config.state_directory)?;
     let chosen = driver::choose(config.runtime)?;
     let executable = std::env::current_exe().map_err(GatewayError::OwnPath)?;
-    let Beginning { mut keeper, listener, address, left, succession } = begin(&config, &executable, &state)?;
+    let Beginning { mut keeper, listener, address, left, succession } =
+        begin(&config, options, &executable, &state)?;
 
     let clock = Clock::start();
     let make_core = core_maker(&config)?;
@@ -191,13 +192,18 @@ struct Beginning {
 }
 
 /// Finds the keeper of the gateway before, or starts one, and opens the socket on which clients are heard.
-fn begin(config: &Config, executable: &Path, state: &StateDirectory) -> Result<Beginning, GatewayError> {
+fn begin(
+    config: &Config,
+    options: &RunOptions,
+    executable: &Path,
+    state: &StateDirectory,
+) -> Result<Beginning, GatewayError> {
     let mut left = Inheritance::default();
     let mut keeper =
         Client::connect_or_start(executable, &state.keeper_socket(), &mut |held| left.take(held))?;
     tracing::info!(process_id = keeper.process_id(), "keeper is there");
     let taken_over = left.listener(config.address);
-    let succession = Succession::new(config, executable, taken_over.is_some());
+    let succession = Succession::new(config, options, executable, taken_over.is_some());
     let listener = taken_over.map_or_else(|| listen(config.address), Ok)?;
     let address = listener.local_addr().unwrap_or(config.address);
     if let Err(error) = keeper.hold(CLIENTS, &config.address.to_string(), listener.as_fd()) {
@@ -338,6 +344,8 @@ fn start_logging(level: &str) -> Result<(), GatewayError> {
         .map_err(|_| GatewayError::LogLevel { level: level.to_owned() })?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
+        // Said on standard error, too: where that is closed, it would end the gateway.
+        .log_internal_errors(false)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .init();

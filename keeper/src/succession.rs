@@ -290,3 +290,118 @@ impl AsFd for Process {
         self.pidfd.as_fd()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn how() -> Start {
+        Start { argv: vec!["x".into()], working_directory: "/".into(), environment: Vec::new() }
+    }
+
+    /// With a gateway that is up, and whose death is known with the end of its connection.
+    fn served(patience_ms: u64, restart: Option<Start>, now: Instant) -> Succession {
+        let mut succession = Succession::new(now);
+        succession.welcome(None, &Roster::new(now));
+        succession.keep(Keep { shape: "s".into(), patience_ms, restart });
+        succession
+    }
+
+    fn is_end(step: &Step) -> bool {
+        matches!(step, Step::End(_))
+    }
+
+    /// A gateway that hands over is followed at once, however often; one that crashes five times, each time later. One row
+    /// for each crash.
+    #[test]
+    fn handovers_are_no_crashes() {
+        let now = Instant::now();
+        let mut succession = served(60_000, None, now);
+        for _ in 0..20 {
+            succession.hand_over(Some(how()));
+            assert_eq!(succession.disconnected(now), Step::Nothing);
+            assert_eq!(succession.step(now), Step::Start(how()));
+            succession.welcome(None, &Roster::new(now));
+        }
+        succession.keep(Keep { shape: "s".into(), patience_ms: 60_000, restart: Some(how()) });
+        for delay_ms in [0, 100, 200, 400, 800] {
+            assert_eq!(succession.disconnected(now), Step::Nothing);
+            let at = now + Duration::from_millis(delay_ms);
+            assert_eq!(succession.deadline(), Some(at));
+            assert_eq!(succession.step(at), Step::Start(how()));
+            if delay_ms > 0 {
+                assert_eq!(succession.step(at - Duration::from_millis(1)), Step::Nothing);
+            }
+            succession.welcome(None, &Roster::new(now));
+        }
+        assert!(is_end(&succession.disconnected(now)));
+    }
+
+    /// How long is waited: not at all for one that was not up or whose agents are to end with it; for one that hands over at
+    /// least a minute; for one that cannot be started until the same time, since it may be started by others.
+    #[test]
+    fn patience_has_an_end() {
+        let (now, moment) = (Instant::now(), Duration::from_millis(1));
+        let mut early = Succession::new(now);
+        assert_eq!(early.step(now + FIRST_PATIENCE - moment), Step::Nothing);
+        assert!(is_end(&early.step(now + FIRST_PATIENCE)));
+        early.welcome(None, &Roster::new(now));
+        assert_eq!(early.deadline(), None);
+        assert!(is_end(&early.disconnected(now)));
+        assert!(is_end(&served(0, Some(how()), now).disconnected(now)));
+
+        let check = |succession: &Succession, patience: Duration| {
+            assert_eq!(succession.step(now + patience - moment), Step::Nothing);
+            assert!(is_end(&succession.step(now + patience)));
+        };
+        let mut waiting = served(500, None, now);
+        assert_eq!(waiting.disconnected(now), Step::Nothing);
+        check(&waiting, Duration::from_millis(500));
+        let mut leaving = served(0, None, now);
+        leaving.hand_over(None);
+        assert_eq!(leaving.disconnected(now), Step::Nothing);
+        check(&leaving, HANDOVER_PATIENCE_MIN);
+
+        let mut broken = served(500, Some(how()), now);
+        assert_eq!(broken.disconnected(now), Step::Nothing);
+        for _ in 1..CRASHES_MAX {
+            assert_eq!(broken.started(None, now), Step::Nothing);
+        }
+        assert!(is_end(&broken.started(None, now)));
+    }
+
+    /// Nothing follows before the process is dead, and a process that was started and dies counts as a crash.
+    #[test]
+    fn the_death_of_the_process_is_waited_for() {
+        let now = Instant::now();
+        let this = || Process::watch(rustix::process::getpid());
+        let mut succession = served(1000, Some(how()), now);
+        succession.welcome(this(), &Roster::new(now));
+        assert_eq!(succession.process_died(now), Step::Nothing, "the connection ends first");
+        assert_eq!(succession.disconnected(now), Step::Nothing);
+        assert_eq!(succession.leaving(), Some(rustix::process::getpid()));
+        assert_eq!(succession.step(now), Step::Nothing);
+        assert!(is_end(&succession.step(now + Duration::from_secs(1))), "one that does not die");
+        assert_eq!(succession.process_died(now), Step::Nothing);
+        assert_eq!((succession.leaving(), succession.step(now)), (None, Step::Start(how())));
+        assert_eq!(succession.started(this(), now), Step::Nothing);
+        assert!(succession.process().is_some());
+        assert_eq!(succession.process_died(now), Step::Nothing);
+        assert_eq!(succession.deadline(), Some(now + Duration::from_millis(100)));
+    }
+
+    /// Deaths are told once, the newest if there were too many, before the end of what is held.
+    #[test]
+    fn deaths_are_bounded() {
+        let now = Instant::now();
+        let mut succession = Succession::new(now);
+        for instance in 0..MISSED_MAX as u64 + 3 {
+            succession.miss("a".into(), instance, 1, Exit::Code(0));
+        }
+        let told = succession.welcome(None, &Roster::new(now));
+        assert_eq!(told.len(), MISSED_MAX + 1);
+        assert!(matches!(told[0].event, Event::Missed { instance: 3, .. }));
+        assert_eq!(told[MISSED_MAX].event, Event::Held { instance_max: 0, untold: 3 });
+        assert_eq!(succession.welcome(None, &Roster::new(now)).len(), 1);
+    }
+}

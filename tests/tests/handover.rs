@@ -1,7 +1,9 @@
 //! Agents outlive their gateway: one that crashes, one that is replaced, and one that comes back with other settings.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufRead, BufReader};
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use rustix::process::Signal;
@@ -9,7 +11,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tests::client::{Client, Received};
 use tests::process::{Gateway, alive, asked, openclaw, processes, send_signal, until};
-use tests::workspace;
+use tests::{binary, workspace};
 
 /// A state directory in which one gateway follows the other. Whatever runs there is ended when this is dropped.
 struct Line {
@@ -339,4 +341,51 @@ async fn other_settings_mean_other_agents() {
     client.say("echo", "s", "m", "x").await;
     assert_eq!(client.reply().await.1["type"], "message");
     stopped(&line, gateway.process_id(), keeper, &third);
+}
+
+/// A gateway whose configuration cannot be used any more refuses to restart, says why, and goes on.
+#[tokio::test]
+async fn a_restart_that_would_fail_is_refused() {
+    let line = Line::new(&settings());
+    let gateway = line.start(&["--restart", "always"]);
+    line.configure(&json!({"gateway": {"edgeThreads": 17}}));
+    let output = openclaw(line.state(), &["gateway", "restart"]).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("gateway.edgeThreads = 17") && said.contains("(refused)"), "{said}");
+    let mut client = Client::connect(&gateway.url()).await;
+    client.say("echo", "s", "m", "x").await;
+    assert_eq!(client.reply().await.1["type"], "message");
+    let keeper = gateway.keeper().expect("a keeper");
+    stopped(&line, gateway.process_id(), keeper, &line.agents());
+}
+
+/// A gateway that is started again lives, although nobody reads any more what the first one's terminal got.
+#[test]
+fn nobody_need_read_what_a_gateway_says() {
+    let line = Line::new(&settings());
+    let mut first = Command::new(binary("openclaw"))
+        .args(["gateway", "run", "--port", "0", "--restart", "always", "--state-dir"])
+        .arg(line.state())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = String::new();
+    BufReader::new(first.stdout.take().unwrap()).read_line(&mut said).unwrap();
+    assert!(said.starts_with("listening on "), "{said}");
+    let agents = line.all_agents(4);
+    // Standard output is closed already.
+    drop(first.stderr.take());
+    let mut process = first.id();
+    for _ in 0..2 {
+        send_signal(process, Signal::KILL);
+        let status = line.status_after(process);
+        process = number(&status["processId"]);
+        assert_eq!((line.agents(), &status["agents"]["adopted"]), (agents.clone(), &json!(4)));
+    }
+    first.wait().unwrap();
+    let keeper = number(&asked(line.state(), &["gateway", "status"])["keeperProcessId"]);
+    stopped(&line, process, keeper, &agents);
 }

@@ -3,6 +3,8 @@
 //! Clients are sent away with close code 1001, and what has not been answered is in the journal. The listening socket
 //! stays open in the keeper, so that nobody who connects meanwhile is refused. Agents are told nothing: they go on.
 
+use std::error::Error;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 
@@ -11,7 +13,8 @@ use keeper::control::{Keep, Request, Start};
 
 use super::{Control, ControlError, adoption};
 use crate::config::restart::start_again;
-use crate::config::{Config, Restart};
+use crate::config::{self, Config, Restart};
+use crate::options::RunOptions;
 
 /// What the keeper is told of the end of this gateway and of the next one.
 #[derive(Debug)]
@@ -20,18 +23,20 @@ pub struct Succession {
     patience_ms: u64,
     restart: Restart,
     start: Option<Start>,
+    options: RunOptions,
     /// Whether this gateway has the listening socket of the one before.
     pub listener_taken_over: bool,
 }
 
 impl Succession {
     /// By the configuration, and the program of this gateway.
-    pub fn new(config: &Config, executable: &std::path::Path, listener_taken_over: bool) -> Self {
+    pub fn new(config: &Config, options: &RunOptions, executable: &Path, listener_taken_over: bool) -> Self {
         Self {
             shape: adoption::shape(config),
             patience_ms: u64::try_from(config.handover_timeout.as_millis()).unwrap_or(u64::MAX),
             restart: config.restart,
             start: start_again(executable),
+            options: options.clone(),
             listener_taken_over,
         }
     }
@@ -47,9 +52,17 @@ impl Succession {
         self.start.is_some() && self.restart.after_crash() && self.patience_ms > 0
     }
 
-    /// Whether the next gateway can be started.
-    pub(super) fn can_hand_over(&self) -> bool {
-        self.start.is_some() || !self.restart.after_handover()
+    /// Why the next gateway could not be started, if that can be told beforehand.
+    pub(super) fn obstacle(&self) -> Option<String> {
+        if self.start.is_none() && self.restart.after_handover() {
+            return Some(
+                "it cannot be started again: its directory is gone, or an argument is no text".to_owned(),
+            );
+        }
+        config::load(&self.options).err().map(|error| {
+            let cause = error.source().map_or(String::new(), |cause| format!(": {cause}"));
+            format!("the next gateway would not start: {error}{cause}")
+        })
     }
 
     fn handover(&self) -> Request {

@@ -66,11 +66,10 @@ impl Control {
             OrderKind::Status => Ok(Answer::Status(self.status())),
             _ if going => Err("the gateway goes down already".to_owned()),
             OrderKind::Stop { .. } => Ok(self.going()),
-            OrderKind::Restart if self.parts.succession.can_hand_over() => Ok(self.going()),
-            OrderKind::Restart => {
-                Err("the gateway cannot be started again: its directory is gone, or an argument is no text"
-                    .to_owned())
-            }
+            OrderKind::Restart => match self.parts.succession.obstacle() {
+                None => Ok(self.going()),
+                Some(obstacle) => Err(obstacle),
+            },
         };
         let agreed = answer.is_ok();
         // Who has gone meanwhile needs no answer; what it has ordered is done.
