@@ -1,14 +1,13 @@
 //! A gateway's part towards its keeper, for tests: `gateway_process FOLDER COUNT PATIENCE_MS RESTART`.
 //!
 //! Connects to the keeper in the folder or starts one; starts so many probe agents if there are none, and holds a
-//! listening socket; then lives until it is killed. `RESTART` is `never`, `again` (this program), or `broken` (a program
+//! listening socket; then lives until it is killed, or its keeper is gone. `RESTART` is `never`, `again` (this program), or `broken` (a program
 //! that ends at once). What it has done it appends to the file `gateways`, a line of JSON.
 
 use std::io::Write;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use keeper::client::{Client, Holding};
 use keeper::control::{Event, Keep, Request, Spawn, Start};
@@ -22,6 +21,11 @@ fn example(name: &str) -> PathBuf {
 /// Which files these descriptors are.
 fn files(descriptors: &[OwnedFd]) -> Vec<u64> {
     descriptors.iter().map(|fd| rustix::fs::fstat(fd).expect("it is open").st_ino).collect()
+}
+
+fn await_readable(client: &Client) {
+    let readable = &mut [PollFd::new(client, PollFlags::IN)];
+    rustix::event::poll(readable, None).expect("it can be waited for");
 }
 
 fn spawn(client: &mut Client, folder: &Path, instance: u64) -> (u32, Vec<u64>) {
@@ -43,10 +47,7 @@ fn spawn(client: &mut Client, folder: &Path, instance: u64) -> (u32, Vec<u64>) {
                 return (process_id, files(&descriptors));
             }
             Some((other, _)) => panic!("{other:?}"),
-            None => {
-                let readable = &mut [PollFd::new(&client, PollFlags::IN)];
-                rustix::event::poll(readable, None).expect("it can be waited for");
-            }
+            None => await_readable(client),
         }
     }
 }
@@ -96,7 +97,8 @@ fn main() {
     });
     let log = std::fs::OpenOptions::new().create(true).append(true).open(folder.join("gateways"));
     writeln!(log.expect("the folder is there"), "{line}").expect("it can be written");
-    loop {
-        std::thread::park_timeout(Duration::from_secs(3600));
+    // Nothing is left to do when its keeper is gone.
+    while client.receive().is_ok() {
+        await_readable(&client);
     }
 }
