@@ -360,6 +360,10 @@ async fn a_restart_that_would_fail_is_refused() {
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("gateway.edgeThreads = 17") && said.contains("(refused)"), "{said}");
+    // Nor can another gateway take the place of one that lives.
+    line.configure(&settings());
+    let second = Gateway::start_in(Arc::clone(&line.state), &[]).expect_err("there is one");
+    assert!(second.stderr.contains("is used by another gateway"), "{}", second.stderr);
     let mut client = Client::connect(&gateway.url()).await;
     client.say("echo", "s", "m", "x").await;
     assert_eq!(client.reply().await.1["type"], "message");
@@ -395,4 +399,37 @@ fn nobody_need_read_what_a_gateway_says() {
     first.wait().unwrap();
     let keeper = number(&asked(line.state(), &["gateway", "status"])["keeperProcessId"]);
     stopped(&line, process, keeper, &agents);
+}
+
+/// The end of its terminal is no crash: SIGHUP ends a gateway in order, with its agents, and nobody starts it again.
+#[test]
+fn a_closed_terminal_ends_the_gateway() {
+    let line = Line::new(&settings());
+    let mut gateway = line.start(&["--restart", "always"]);
+    let (agents, keeper) = (line.all_agents(4), gateway.keeper().expect("a keeper"));
+    gateway.signal(Signal::HUP);
+    assert_eq!(gateway.wait().code(), Some(0));
+    until("keeper and agents have ended", || {
+        (!alive(keeper) && agents.values().all(|&agent| !alive(agent))).then_some(())
+    });
+}
+
+/// `gateway stop` waits for replies as long as it is told, and reports what is left undone.
+#[tokio::test]
+async fn a_stop_waits_as_long_as_it_is_told() {
+    let line = Line::new(&settings());
+    let silent = ["--agent", "silent=sleep infinity", "--drain-timeout-ms", "600000"];
+    let mut gateway = line.start(&silent);
+    let mut client = Client::connect(&gateway.url()).await;
+    client.say("silent", "s", "open", "x").await;
+    client.send(&json!({"type": "status"})).await;
+    assert_eq!(client.frame().await["type"], "status");
+    let output = openclaw(line.state(), &["gateway", "stop", "--timeout-ms", "0"]).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let (_, end) = client.reply().await;
+    assert_eq!((end["id"].as_str(), end["content"]["code"].as_str()), (Some("open"), Some("shutting_down")));
+    assert_eq!(gateway.wait().code(), Some(0));
+    let output = openclaw(line.state(), &["gateway", "status"]).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("no gateway runs in state directory"), "{said}");
 }

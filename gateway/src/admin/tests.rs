@@ -1,5 +1,7 @@
 //! Requests, limits of answers, and the document.
 
+use std::time::Duration;
+
 use engine::events::{EventMask, EventType};
 use serde_json::json;
 use shm_transport::envelope::FailureCode;
@@ -7,6 +9,7 @@ use shm_transport::ports::session_hash;
 
 use super::request::{ErrorCode, LETTERS_MAX, Op, Request, Sought, Wanted, Which, parse};
 use super::shards::{ROWS_BYTES_MAX, beginning, fitting};
+use crate::control::orders::OrderKind;
 
 const DOCUMENT: &str = include_str!("../../../docs/admin.md");
 
@@ -56,6 +59,12 @@ fn requests_are_read() {
     check(json!({"v": 1, "op": "dlq.drop", "agent": "a", "session": null}), drop);
     check(json!({"v": 1, "op": "stats"}), Request::Stats { offset: 0 });
     check(json!({"v": 1, "op": "events"}), Request::Events { mask: EventMask::all() });
+    let order = |op, kind| check(json!({"v": 1, "op": op}), Request::Order(kind));
+    order("gateway.status", OrderKind::Status);
+    order("gateway.restart", OrderKind::Restart);
+    order("gateway.stop", OrderKind::Stop { timeout: None });
+    let stop = OrderKind::Stop { timeout: Some(Duration::from_millis(7)) };
+    check(json!({"v": 1, "op": "gateway.stop", "timeoutMs": 7}), Request::Order(stop));
     let mask = EventMask::NONE.with(EventType::SessionCreated);
     check(json!({"v": 1, "op": "events", "types": ["session.created"]}), Request::Events { mask });
 }
@@ -96,6 +105,8 @@ fn what_is_wrong_has_a_name() {
     check(r#"{"v":1,"op":"dlq.replay","all":false}"#, MissingField, Some("turn"));
     check(r#"{"v":1,"op":"dlq.drop","all":true,"agent":"a"}"#, InvalidField, Some("all"));
     check(r#"{"v":1,"op":"dlq.drop","all":true,"dryRun":true}"#, UnknownField, Some("dryRun"));
+    check(r#"{"v":1,"op":"gateway.stop","timeoutMs":-1}"#, InvalidField, Some("timeoutMs"));
+    check(r#"{"v":1,"op":"gateway.restart","timeoutMs":1}"#, UnknownField, Some("timeoutMs"));
     check(r#"{"v":1,"op":"events","types":["x"]}"#, InvalidField, Some("types"));
 }
 

@@ -210,3 +210,49 @@ impl Leaving {
         overdue
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Who does not go on is killed once when its time is up, and its successor is started when the last of its name is gone.
+    #[test]
+    fn those_who_leave_are_waited_for() {
+        let at = |ms| Moment::after_start(Duration::from_millis(ms));
+        let leaver = |instance, next, ms| (InstanceId(instance), Leaver { next, kill_at: Some(at(ms)) });
+        let leavers = [leaver(1, Some(7), 10), leaver(2, Some(7), 10), leaver(3, None, 20)].into();
+        let mut leaving = Leaving { leavers };
+        assert_eq!((leaving.next_due(), leaving.blocks(7), leaving.blocks(3)), (Some(at(10)), true, false));
+        assert!(leaving.overdue(at(9)).is_empty());
+        let mut overdue = leaving.overdue(at(10));
+        overdue.sort_unstable();
+        assert_eq!(overdue, [InstanceId(1), InstanceId(2)]);
+        assert!(leaving.overdue(at(10)).is_empty(), "once");
+        assert_eq!(leaving.next_due(), Some(at(20)));
+        assert_eq!(leaving.gone(InstanceId(1)), None, "another of its name still leaves");
+        assert_eq!(leaving.gone(InstanceId(2)), Some(7));
+        assert_eq!(leaving.gone(InstanceId(3)), None);
+        assert_eq!(leaving.gone(InstanceId(4)), None, "not one of them");
+        assert_eq!((leaving.next_due(), leaving.blocks(7)), (None, false));
+    }
+
+    /// The socket of the gateway before is taken only where it is configured, in the same words, and where it is bound there.
+    #[test]
+    fn the_configured_listener_is_taken() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let bound = listener.local_addr().unwrap();
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let other = SocketAddr::from(([127, 0, 0, 1], bound.port() ^ 1));
+        let check = |name: &str, held: SocketAddr, wanted: SocketAddr, taken: bool| {
+            let socket = OwnedFd::from(listener.try_clone().unwrap());
+            let mut left = Inheritance::default();
+            left.take(Holding::Listener { name: name.into(), address: held.to_string(), socket });
+            assert_eq!(left.listener(wanted).is_some(), taken, "{name} {held} {wanted}");
+        };
+        check(CLIENTS, any, any, true);
+        check(CLIENTS, bound, bound, true);
+        check("others", any, any, false);
+        check(CLIENTS, any, bound, false);
+        check(CLIENTS, other, other, false);
+    }
+}
