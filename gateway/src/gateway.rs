@@ -33,6 +33,7 @@ use crate::health::{AgentBoard, HealthSource};
 use crate::journal::{self, JournalStartError, RunningJournal};
 use crate::options::RunOptions;
 use crate::state_directory::{StateDirectory, StateDirectoryError, admin_socket};
+use crate::systemd;
 
 /// Capacity of the rings between threads. Not pre-faulted: an idle one costs a few pages.
 const INTERNAL_RING_BYTES: u64 = 256 * 1024;
@@ -159,9 +160,7 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
     drop(listener);
     let admin = AdminSocket::bind(&admin_socket(state.path()))?;
     announce(address, &config, &chosen, &executable, keeper.process_id());
-    if let Err(error) = keeper.send(&succession.keep()) {
-        tracing::warn!(%error, "agents end with this gateway");
-    }
+    tell_up(&mut keeper, &succession);
     let parts = Parts {
         executable,
         admin,
@@ -210,6 +209,14 @@ fn begin(
         tracing::warn!(%error, "the next gateway has to open a socket of its own");
     }
     Ok(Beginning { keeper, listener, address, left, succession })
+}
+
+/// Says that the gateway is up, to those who have to do with its end.
+fn tell_up(keeper: &mut Client, succession: &Succession) {
+    if let Err(error) = keeper.send(&succession.keep()) {
+        tracing::warn!(%error, "agents end with this gateway");
+    }
+    systemd::ready();
 }
 
 /// Shows the rings between threads to whoever looks at them through the keeper.

@@ -13,6 +13,7 @@ mod options;
 mod ring;
 mod send;
 mod state_directory;
+mod systemd;
 mod table;
 
 use std::os::fd::AsFd;

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader};
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tests::client::{Client, Received};
-use tests::process::{Gateway, alive, asked, openclaw, processes, send_signal, until};
+use tests::process::{Gateway, PATIENCE, alive, asked, openclaw, processes, send_signal, until};
 use tests::{binary, workspace};
 
 /// A state directory in which one gateway follows the other. Whatever runs there is ended when this is dropped.
@@ -432,4 +433,31 @@ async fn a_stop_waits_as_long_as_it_is_told() {
     let output = openclaw(line.state(), &["gateway", "status"]).output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains("no gateway runs in state directory"), "{said}");
+}
+
+/// A gateway that systemd has started says when it is up, and is not started again by its keeper; without systemd it is.
+#[test]
+fn systemd_is_told_and_does_the_restarts() {
+    let line = Line::new(&settings());
+    let path = line.state().join("notify");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    manager.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut command = Command::new(binary("openclaw"));
+    command.env("NOTIFY_SOCKET", &path).env("INVOCATION_ID", "0123");
+    let auto = ["--restart", "auto"];
+    let gateway = Gateway::start_as(command, Arc::clone(&line.state), &auto).unwrap();
+    let mut word = [0; 64];
+    let bytes = manager.recv(&mut word).unwrap();
+    assert_eq!(&word[..bytes], b"READY=1");
+    let status = asked(line.state(), &["gateway", "status"]);
+    assert_eq!(status["restartsAfterCrash"], false, "{status}");
+    stopped(&line, gateway.process_id(), number(&status["keeperProcessId"]), &line.agents());
+    drop(gateway);
+
+    let mut command = Command::new(binary("openclaw"));
+    command.env_remove("NOTIFY_SOCKET").env("INVOCATION_ID", "0123");
+    let gateway = Gateway::start_as(command, Arc::clone(&line.state), &auto).unwrap();
+    let status = asked(line.state(), &["gateway", "status"]);
+    assert_eq!(status["restartsAfterCrash"], true, "{status}");
+    stopped(&line, gateway.process_id(), number(&status["keeperProcessId"]), &line.agents());
 }

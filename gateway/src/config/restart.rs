@@ -5,6 +5,7 @@ use std::path::Path;
 use keeper::control::{KEPT_VARIABLES, Start};
 
 use crate::options::RestartChoice;
+use crate::systemd;
 
 /// Variables that say something to a gateway, beside those that everybody gets.
 const OWN_VARIABLES: [&str; 3] = ["OPENCLAW_CONFIG_PATH", "OPENCLAW_STATE_DIR", "OPENCLAW_LOG_LEVEL"];
@@ -33,16 +34,11 @@ pub(super) fn check(broken: &mut Vec<String>, flag: Option<RestartChoice>, file:
     }
 }
 
-/// Whether systemd has started this process and waits for its word.
-fn under_systemd() -> bool {
-    ["INVOCATION_ID", "NOTIFY_SOCKET"].iter().all(|name| std::env::var_os(name).is_some())
-}
-
 impl Restart {
     /// Whether the keeper is to start the next gateway after a crash.
     pub fn after_crash(self) -> bool {
         match self {
-            Self::Auto => !under_systemd(),
+            Self::Auto => !systemd::is_there(),
             Self::Always => true,
             Self::Never => false,
         }
@@ -50,7 +46,7 @@ impl Restart {
 
     /// Whether the keeper is to start the next gateway after `gateway restart`.
     pub fn after_handover(self) -> bool {
-        self == Self::Always || !under_systemd()
+        self == Self::Always || !systemd::is_there()
     }
 }
 
