@@ -15,6 +15,7 @@ pub use lifecycle::{RestartChoice, RestartOptions, StatusOptions, StopOptions};
 #[command(after_help = "Examples:\n  \
     openclaw gateway run                          start the gateway with the built-in echo agent\n  \
     openclaw gateway run --agent words=./words.py add an agent that is any command\n  \
+    openclaw gateway restart                      replace a running gateway; its agents go on\n  \
     openclaw send --agent echo \"hello\"            send a message and print the reply\n  \
     openclaw health                               ask a running gateway how it is\n  \
     openclaw ring list                            look at the rings of a running gateway\n  \

@@ -6,6 +6,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -460,4 +461,45 @@ fn systemd_is_told_and_does_the_restarts() {
     let status = asked(line.state(), &["gateway", "status"]);
     assert_eq!(status["restartsAfterCrash"], true, "{status}");
     stopped(&line, gateway.process_id(), number(&status["keeperProcessId"]), &line.agents());
+}
+
+/// Gateways that are killed at any moment of their start, 15 in a row, at seeded times: the one that is left in peace has the
+/// agents of the first one, and each answers.
+#[tokio::test]
+async fn a_takeover_can_be_killed_at_any_moment() {
+    const SEED: u64 = 15;
+    const MICROSECONDS_MAX: u64 = 120_000;
+    let mut random = fastrand::Rng::with_seed(SEED);
+    let line = Line::new(&settings());
+    let alone = ["--restart", "never", "--handover-timeout-ms", "600000"];
+    let mut gateway = line.start(&alone);
+    let agents = line.all_agents(4);
+    let keeper = gateway.keeper().expect("a keeper");
+    gateway.signal(Signal::KILL);
+    gateway.wait();
+    for _ in 0..15 {
+        let mut next = Command::new(binary("openclaw"))
+            .args(["gateway", "run", "--port", "0", "--state-dir"])
+            .arg(line.state())
+            .args(alone)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        // How far it gets meanwhile is what varies; nothing is awaited.
+        std::thread::park_timeout(Duration::from_micros(random.u64(..MICROSECONDS_MAX)));
+        next.kill().unwrap();
+        next.wait().unwrap();
+    }
+    let last = line.start(&alone);
+    let mut client = Client::connect(&last.url()).await;
+    for agent in ["echo", "words", "pool"] {
+        for session in 0..4 {
+            client.say(agent, &format!("{agent}-{session}"), "m", "x").await;
+            assert_eq!(client.reply().await.1["type"], "message");
+        }
+    }
+    assert_eq!((line.agents(), last.port()), (agents.clone(), gateway.port()));
+    stopped(&line, last.process_id(), keeper, &agents);
 }

@@ -10,6 +10,11 @@ use crate::systemd;
 /// Variables that say something to a gateway, beside those that everybody gets.
 const OWN_VARIABLES: [&str; 3] = ["OPENCLAW_CONFIG_PATH", "OPENCLAW_STATE_DIR", "OPENCLAW_LOG_LEVEL"];
 
+/// The longest text of arguments, directory and variables, as JSON: it travels to the keeper in one message.
+const START_BYTES_MAX: usize = 48 * 1024;
+
+const _: () = assert!(START_BYTES_MAX + 4096 < keeper::control::DATAGRAM_BYTES_MAX, "with what goes along");
+
 /// Whether the keeper starts a gateway that has crashed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Restart {
@@ -51,7 +56,7 @@ impl Restart {
 }
 
 /// How this process would be started again: its program as it is then, its arguments, directory and variables. `None`: an
-/// argument is no text, or the directory is gone.
+/// argument is no text, the directory is gone, or it is all too long.
 pub fn start_again(executable: &Path) -> Option<Start> {
     let mut argv = vec![executable.to_str()?.to_owned()];
     for argument in std::env::args_os().skip(1) {
@@ -59,5 +64,6 @@ pub fn start_again(executable: &Path) -> Option<Start> {
     }
     let names = KEPT_VARIABLES.iter().chain(&OWN_VARIABLES);
     let environment = names.map(|&name| (name.to_owned(), std::env::var(name).ok())).collect();
-    Some(Start { argv, working_directory: std::env::current_dir().ok()?, environment })
+    let start = Start { argv, working_directory: std::env::current_dir().ok()?, environment };
+    (serde_json::to_vec(&start).ok()?.len() <= START_BYTES_MAX).then_some(start)
 }

@@ -56,7 +56,8 @@ impl Succession {
     pub(super) fn obstacle(&self) -> Option<String> {
         if self.start.is_none() && self.restart.after_handover() {
             return Some(
-                "it cannot be started again: its directory is gone, or an argument is no text".to_owned(),
+                "it cannot be started again: its directory is gone, or its arguments are too long or no text"
+                    .to_owned(),
             );
         }
         config::load(&self.options).err().map(|error| {
