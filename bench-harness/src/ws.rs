@@ -199,7 +199,9 @@ fn start_gateway(program: &Path) -> io::Result<Server> {
     let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
     let state = Scratch::new("state")?;
     let child = Command::new(program)
-        .args(["gateway", "run", "--port", &port.to_string(), "--state-dir"])
+        // Its agents are to end with it.
+        .args(["gateway", "run", "--restart", "never", "--handover-timeout-ms", "0"])
+        .args(["--port", &port.to_string(), "--state-dir"])
         .arg(&state.0)
         .stdin(Stdio::null())
         .stdout(Stdio::null())

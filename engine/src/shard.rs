@@ -230,7 +230,9 @@ impl Shard {
                     self.heartbeats.stop();
                     self.input(now, Input::StopAgents);
                 }
-                Command::Attach { agent, instance, link, doorbell, start_timeout } => {
+                Command::Adopting { .. } => {}
+                Command::Attach { agent, instance, link, doorbell, start_timeout }
+                | Command::Adopt { agent, instance, link, doorbell, start_timeout } => {
                     let Link { sender, receiver } = *link;
                     self.outputs.agents.insert(instance, sender);
                     let heard =

@@ -49,7 +49,7 @@ mod tests {
     #[test]
     fn tables_fill_evenly() {
         let keys: [fn(u64) -> u64; 3] =
-            [|n| n, |n| n % 64 | (n / 64) << 32, |n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15)];
+            [|n| n, |n| (n % 64) | ((n / 64) << 32), |n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15)];
         for key in keys {
             let mut map = SpreadMap::default();
             for n in 0..64_000 {

@@ -293,6 +293,11 @@ impl Supervisor {
         self.patience = patience;
     }
 
+    /// For an agent that runs already: its past is not known.
+    pub fn running(patience: Patience) -> Self {
+        Self { state: State::Running, ..Self::new(patience) }
+    }
+
     /// Where the agent stands.
     pub fn state(&self) -> &State {
         &self.state

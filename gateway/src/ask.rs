@@ -1,10 +1,10 @@
-//! The commands that ask a running gateway over its admin socket: `explain`, `dlq`, `agent`, `gateway stats`, `gateway
-//! events`, `gateway reload`.
+//! The commands that ask a running gateway over its admin socket: `explain`, `dlq`, `agent`, the `gateway` ones.
 
 mod agents;
 mod dead_letters;
 mod events;
 mod explain;
+mod lifecycle;
 mod logs;
 mod reload;
 mod stats;
@@ -22,7 +22,8 @@ use crate::admin::answer::Line;
 use crate::admin::request::Op;
 use crate::admin::{LINE_BYTES_MAX, VERSION};
 use crate::options::{
-    AgentCommand, DlqCommand, EventsOptions, ExplainOptions, Place, ReloadOptions, StatsOptions,
+    AgentCommand, DlqCommand, EventsOptions, ExplainOptions, Place, ReloadOptions, RestartOptions,
+    StatsOptions, StatusOptions, StopOptions,
 };
 use crate::state_directory;
 
@@ -67,6 +68,29 @@ pub enum AskError {
     /// What the gateway says is not what this command understands.
     #[error("the gateway is of another version: its answer cannot be read")]
     Unreadable(#[source] serde_json::Error),
+    /// The gateway was to end.
+    #[error(
+        "gateway {process_id} still runs after {} s; its log says what it waits for",
+        waited.as_secs()
+    )]
+    Stays {
+        /// Which.
+        process_id: u32,
+        /// How long it was waited for.
+        waited: Duration,
+    },
+    /// The next gateway was to answer.
+    #[error(
+        "no gateway has followed gateway {process_id} within {} s; its log, which goes to where that of the first gateway \
+         went, says why",
+        waited.as_secs()
+    )]
+    NoSuccessor {
+        /// The one before.
+        process_id: u32,
+        /// How long it was waited for.
+        waited: Duration,
+    },
     /// The gateway refuses.
     #[error("{message} ({code})")]
     Refused {
@@ -121,6 +145,21 @@ pub fn explain(options: &ExplainOptions) -> Result<ExitCode, AskError> {
 /// Does what one of the `dlq` commands says.
 pub fn dead_letters(command: &DlqCommand) -> Result<ExitCode, AskError> {
     ended(dead_letters::run(command))
+}
+
+/// Prints processes, and what was taken over.
+pub fn status(options: &StatusOptions) -> Result<ExitCode, AskError> {
+    ended(lifecycle::status(options))
+}
+
+/// Ends a gateway.
+pub fn stop(options: &StopOptions) -> Result<ExitCode, AskError> {
+    ended(lifecycle::stop(options))
+}
+
+/// Has the next gateway take over.
+pub fn restart(options: &RestartOptions) -> Result<ExitCode, AskError> {
+    ended(lifecycle::restart(options))
 }
 
 /// Prints counters.

@@ -5,14 +5,20 @@
 //! and shards, so nothing it waits for delays a message.
 
 mod acts;
+pub mod adoption;
 mod agents;
+pub mod handover;
+mod lifecycle;
 mod orders;
 mod pools;
+mod processes;
 mod reload;
 mod rolling;
 mod shutdown;
+mod signals;
 mod silent;
 
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -29,7 +35,6 @@ use engine::time::{Clock, Moment};
 use keeper::client::{Client, ClientError};
 use keeper::control::Event as KeeperEvent;
 use tokio::io::unix::AsyncFd;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use crate::admin::order::Order;
@@ -40,7 +45,11 @@ use crate::edges::EdgeThread;
 use crate::health::AgentBoard;
 use crate::options::RunOptions;
 use crate::state_directory::StateDirectory;
+use adoption::Adoptions;
 use agents::Agents;
+use handover::Succession;
+use lifecycle::Next;
+use signals::{Asked, Signals};
 
 /// How often the edges are asked whether everything has been answered, while going down.
 const DRAIN_LOOK: Duration = Duration::from_millis(5);
@@ -93,6 +102,10 @@ pub struct Parts {
     pub draining: Arc<AtomicBool>,
     /// The clock of the shards.
     pub clock: Clock,
+    /// Where clients connect.
+    pub address: SocketAddr,
+    /// What the keeper is told of the end of this gateway.
+    pub succession: Succession,
 }
 
 /// The control thread's state.
@@ -109,8 +122,7 @@ pub struct Control {
     routes_version: u64,
     /// Unix milliseconds at [`Moment::ZERO`].
     unix_ms_at_zero: u64,
-    /// Asks for the configuration to be read again.
-    hangup: Option<Signal>,
+    signals: Signals,
     orders: mpsc::UnboundedReceiver<Order>,
     // Given to whoever answers on the admin socket.
     order_sender: mpsc::UnboundedSender<Order>,
@@ -129,40 +141,38 @@ enum Wake {
 }
 
 impl Control {
-    /// Before anything has been spawned.
-    pub fn new(config: Config, parts: Parts) -> Self {
-        let names = config.agents.iter();
-        let names = names.map(|agent| AgentName { own: agent.name.clone(), pool: agent.pool.clone() });
-        let (order_sender, orders) = mpsc::unbounded_channel();
-        Self {
-            agents: Agents::new(&config, parts.clock.now()),
-            agent_names: names.collect(),
-            drain_timeout: config.drain_timeout,
-            routes_version: crate::routes::VERSION_FIRST,
-            unix_ms_at_zero: unix_ms_at_zero(parts.clock),
-            hangup: None,
-            orders,
-            order_sender,
-            config,
-            parts,
-        }
-    }
-
-    /// Starts the agents, keeps them alive, and ends everything on SIGINT or SIGTERM.
-    pub fn run(self) -> Result<ExitCode, ControlError> {
+    /// Starts the agents, keeps them alive, and ends everything on SIGINT or SIGTERM; or leaves everything to the next
+    /// gateway.
+    pub fn run(config: Config, parts: Parts, adoptions: Adoptions) -> Result<ExitCode, ControlError> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(ControlError::Start)?;
-        runtime.block_on(self.serve())
+        runtime.block_on(async { Self::new(config, parts)?.serve(adoptions).await })
     }
 
-    async fn serve(mut self) -> Result<ExitCode, ControlError> {
+    /// Before anything has been spawned.
+    fn new(config: Config, parts: Parts) -> Result<Self, ControlError> {
+        let names = config.agents.iter();
+        let names = names.map(|agent| AgentName { own: agent.name.clone(), pool: agent.pool.clone() });
+        let (order_sender, orders) = mpsc::unbounded_channel();
+        Ok(Self {
+            agents: Agents::new(&config, parts.clock.now(), parts.keeper.instance_max()),
+            agent_names: names.collect(),
+            drain_timeout: config.drain_timeout,
+            routes_version: crate::routes::VERSION_FIRST,
+            unix_ms_at_zero: unix_ms_at_zero(parts.clock),
+            signals: Signals::new().map_err(ControlError::Start)?,
+            orders,
+            order_sender,
+            config,
+            parts,
+        })
+    }
+
+    async fn serve(mut self, adoptions: Adoptions) -> Result<ExitCode, ControlError> {
         let keeper = watch_keeper(self.parts.keeper.as_fd()).map_err(ControlError::Start)?;
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(ControlError::Start)?;
-        let mut terminate = signal(SignalKind::terminate()).map_err(ControlError::Start)?;
         let shards = Shards::new(self.parts.shards.iter().map(ShardHandle::caller).collect());
-        self.hangup = Some(signal(SignalKind::hangup()).map_err(ControlError::Start)?);
         let admin = Admin::new(
             shards,
             Arc::clone(&self.agent_names),
@@ -171,11 +181,16 @@ impl Control {
             self.order_sender.clone(),
         );
         self.parts.admin.serve(Arc::new(admin)).map_err(ControlError::Start)?;
-        self.agents.start_all(&mut self.parts);
+        self.agents.start_all(&mut self.parts, adoptions);
         let result = loop {
-            match self.wake(&keeper, &mut interrupt, &mut terminate, false).await {
+            match self.wake(&keeper, false).await {
                 Wake::Signal => break Ok(()),
                 Wake::Look => {}
+                Wake::Order(order) => match self.obey(order).await {
+                    Next::GoOn => {}
+                    Next::End => break Ok(()),
+                    Next::HandOver => return self.hand_over().await,
+                },
                 wake => {
                     if let Err(error) = self.handle(wake) {
                         break Err(error);
@@ -190,24 +205,20 @@ impl Control {
                 });
             }
         };
-        let code = self.end(&keeper, &mut interrupt, &mut terminate).await;
+        let code = self.end(&keeper).await;
         result.map(|()| code)
     }
 
     /// Waits for whatever comes first.
-    async fn wake(
-        &mut self,
-        keeper: &AsyncFd<OwnedFd>,
-        interrupt: &mut Signal,
-        terminate: &mut Signal,
-        looking: bool,
-    ) -> Wake {
+    async fn wake(&mut self, keeper: &AsyncFd<OwnedFd>, looking: bool) -> Wake {
         let look = if looking { DRAIN_LOOK } else { Duration::from_secs(1) };
         let due = self.agents.next_due().map(|due| due.since(self.now()));
         let until_due = due.unwrap_or(Duration::MAX).min(Duration::from_secs(3600));
         tokio::select! {
-            _ = interrupt.recv() => Wake::Signal,
-            _ = terminate.recv() => Wake::Signal,
+            asked = self.signals.any() => match asked {
+                Asked::End => Wake::Signal,
+                Asked::Reload => Wake::Reload,
+            },
             ready = keeper.readable() => {
                 if let Ok(mut ready) = ready {
                     ready.clear_ready();
@@ -217,7 +228,6 @@ impl Control {
             Some(notice) = self.parts.notices.recv() => Wake::Notice(notice),
             Some(loads) = self.agents.pools.heard() => Wake::Loads(loads),
             Some(order) = self.orders.recv() => Wake::Order(order),
-            () = hung_up(&mut self.hangup) => Wake::Reload,
             () = tokio::time::sleep(until_due), if due.is_some() => Wake::Due,
             () = tokio::time::sleep(look) => Wake::Look,
         }
@@ -239,12 +249,12 @@ impl Control {
             Wake::Notice(notice) => self.agents.noticed(&mut self.parts, &notice),
             Wake::Due => self.agents.due(&mut self.parts),
             Wake::Loads(loads) => self.agents.loaded(&mut self.parts, loads),
-            Wake::Order(order) => self.obey(order),
             Wake::Reload => {
                 // What is wrong, or has changed, is in the log.
                 let _ = self.reload();
             }
-            Wake::Signal | Wake::Look => {}
+            // Its callers answer orders.
+            Wake::Signal | Wake::Look | Wake::Order(_) => {}
         }
         Ok(())
     }
@@ -261,20 +271,19 @@ impl Control {
             KeeperEvent::Died { instance, exit, cause, usage, .. } => {
                 self.agents.died(&mut self.parts, instance, exit, cause, usage);
             }
-            KeeperEvent::Welcome { .. } | KeeperEvent::Stopped => {}
+            // What is held is told before; a keeper of another version is not served.
+            KeeperEvent::Welcome { .. }
+            | KeeperEvent::OtherVersion { .. }
+            | KeeperEvent::Listener { .. }
+            | KeeperEvent::Alive { .. }
+            | KeeperEvent::Missed { .. }
+            | KeeperEvent::Held { .. }
+            | KeeperEvent::Stopped => {}
             KeeperEvent::NotShown { reason } => {
                 tracing::warn!(%reason, "`openclaw ring` does not see every ring");
             }
             KeeperEvent::Refused { reason } => tracing::error!(%reason, "the keeper refused"),
         }
-    }
-}
-
-/// Waits for SIGHUP.
-async fn hung_up(hangup: &mut Option<Signal>) {
-    match hangup {
-        Some(signal) => drop(signal.recv().await),
-        None => std::future::pending().await,
     }
 }
 

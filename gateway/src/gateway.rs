@@ -3,11 +3,12 @@
 use std::hash::{BuildHasher, RandomState};
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use adapters::edge::{EdgeShared, Phase};
 use engine::core::{AgentDefinition, CoreSetting, ShardCore};
@@ -15,7 +16,7 @@ use engine::driver::{self, Chosen, DriverError, ShardHandle, StartOptions};
 use engine::event::ShardIndex;
 use engine::heartbeat::HeartbeatLimits;
 use engine::routing::RuleError;
-use engine::shard::Notice;
+use engine::shard::{Command, Notice};
 use engine::time::Clock;
 use keeper::client::{Client, StartError};
 use keeper::sandbox::probe::Enforcement;
@@ -26,6 +27,8 @@ use tokio::sync::{mpsc, watch};
 
 use crate::admin::{AdminSocket, AdminSocketError};
 use crate::config::{self, Config, ConfigError};
+use crate::control::adoption::{CLIENTS, Inheritance};
+use crate::control::handover::Succession;
 use crate::control::{Control, ControlError, Parts};
 use crate::edges::{self, EdgeStartError};
 use crate::health::{AgentBoard, HealthSource};
@@ -33,16 +36,12 @@ use crate::journal::{self, JournalStartError, RunningJournal};
 use crate::options::RunOptions;
 use crate::routes;
 use crate::state_directory::{StateDirectory, StateDirectoryError, admin_socket};
+use crate::systemd;
 
 /// Capacity of the rings between threads. Not pre-faulted: an idle one costs a few pages.
 const INTERNAL_RING_BYTES: u64 = 256 * 1024;
 /// What may wait for room in a ring between threads; reading stops long before (`engine::shard`).
 const INTERNAL_BACKLOG_BYTES_MAX: usize = 256 * 1024 * 1024;
-
-/// How long the keeper of a gateway that was killed may take to end its agents.
-const KEEPER_END_PATIENCE: Duration = Duration::from_secs(10);
-/// How often it is looked whether it has.
-const KEEPER_LOOK: Duration = Duration::from_millis(10);
 
 /// Why the gateway does not run.
 #[derive(Debug, thiserror::Error)]
@@ -125,13 +124,9 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
     let config = config::load(options)?;
     config::limits::report(&config);
     let state = StateDirectory::open(&config.state_directory)?;
-    let listener = listen(config.address)?;
-    let address = listener.local_addr().unwrap_or(config.address);
     let chosen = driver::choose(config.runtime)?;
     let executable = std::env::current_exe().map_err(GatewayError::OwnPath)?;
-    let mut keeper = start_keeper(&executable, &state)?;
-    tracing::info!(process_id = keeper.process_id(), "keeper started");
-    require_sandbox(&config, keeper.enforcement())?;
+    let Beginning { mut keeper, listener, address, left, succession } = begin(&config, &executable, &state)?;
 
     let clock = Clock::start();
     let make_core = core_maker(&config)?;
@@ -148,6 +143,13 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
     let (journal, cores) = opened.start(&bells, &mut |ring| shower.show(ring))?;
     let RunningJournal { handle: journal, links } = journal;
     let shards = start_shards(cores, ports.shards, links, &notices, &chosen, clock, config.heartbeat)?;
+    let adoptions = left.decide(&config, &executable, &state);
+    let instances = adoptions.expected();
+    if !instances.is_empty() {
+        for shard in &shards {
+            shard.tell(Command::Adopting { instances: instances.clone() });
+        }
+    }
 
     let agents = Arc::new(AgentBoard::default());
     let draining = Arc::new(AtomicBool::new(false));
@@ -163,7 +165,8 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
     let edges = edges::start(&listener, ports.edges, &shared, &phase_seen, run_number())?;
     drop(listener);
     let admin = AdminSocket::bind(&admin_socket(state.path()))?;
-    announce(address, &config, &chosen, &executable);
+    announce(address, &config, &chosen, &executable, keeper.process_id());
+    tell_up(&mut keeper, &succession);
     let parts = Parts {
         options: options.clone(),
         executable,
@@ -179,8 +182,10 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
         agents,
         draining,
         clock,
+        address,
+        succession,
     };
-    Ok(Control::new(config, parts).run()?)
+    Ok(Control::run(config, parts, adoptions)?)
 }
 
 /// Refuses the start if an agent requires a sandbox of which something is not enforced.
@@ -194,22 +199,38 @@ fn require_sandbox(config: &Config, enforcement: &Enforcement) -> Result<(), Gat
     if missing.is_empty() { Ok(()) } else { Err(GatewayError::Sandbox(missing)) }
 }
 
-/// Starts the keeper, once that of a gateway that was killed has ended. The lock of the directory says that there is
-/// no other gateway.
-fn start_keeper(executable: &Path, state: &StateDirectory) -> Result<Client, StartError> {
-    let end = Instant::now() + KEEPER_END_PATIENCE;
-    let mut told = false;
-    loop {
-        match Client::start(executable, &state.keeper_socket()) {
-            Err(StartError::AlreadyRunning { .. }) if Instant::now() < end => {
-                if !std::mem::replace(&mut told, true) {
-                    tracing::info!("the keeper of an earlier gateway still ends its agents");
-                }
-                std::thread::sleep(KEEPER_LOOK);
-            }
-            started => return started,
-        }
+/// What a gateway begins with: a keeper, and what that one holds of the gateway before.
+struct Beginning {
+    keeper: Client,
+    listener: TcpListener,
+    address: SocketAddr,
+    left: Inheritance,
+    succession: Succession,
+}
+
+/// Finds the keeper of the gateway before, or starts one, and opens the socket on which clients are heard.
+fn begin(config: &Config, executable: &Path, state: &StateDirectory) -> Result<Beginning, GatewayError> {
+    let mut left = Inheritance::default();
+    let mut keeper =
+        Client::connect_or_start(executable, &state.keeper_socket(), &mut |held| left.take(held))?;
+    tracing::info!(process_id = keeper.process_id(), "keeper is there");
+    require_sandbox(config, keeper.enforcement())?;
+    let taken_over = left.listener(config.address);
+    let succession = Succession::new(config, executable, taken_over.is_some());
+    let listener = taken_over.map_or_else(|| listen(config.address), Ok)?;
+    let address = listener.local_addr().unwrap_or(config.address);
+    if let Err(error) = keeper.hold(CLIENTS, &config.address.to_string(), listener.as_fd()) {
+        tracing::warn!(%error, "the next gateway has to open a socket of its own");
     }
+    Ok(Beginning { keeper, listener, address, left, succession })
+}
+
+/// Says that the gateway is up, to those who have to do with its end.
+fn tell_up(keeper: &mut Client, succession: &Succession) {
+    if let Err(error) = keeper.send(&succession.keep()) {
+        tracing::warn!(%error, "agents end with this gateway");
+    }
+    systemd::ready();
 }
 
 /// Shows the rings between threads to whoever looks at them through the keeper.
@@ -302,17 +323,23 @@ fn command_name(executable: &Path) -> String {
     executable.strip_prefix(here).unwrap_or(executable).display().to_string()
 }
 
-fn announce(address: SocketAddr, config: &Config, chosen: &Chosen, executable: &Path) {
+fn announce(address: SocketAddr, config: &Config, chosen: &Chosen, executable: &Path, keeper: u32) {
     let command = command_name(executable);
     let agents: Vec<_> = config.agents.iter().map(|agent| agent.name.as_str()).collect();
     let many = if agents.len() > 8 { format!("{} agents", agents.len()) } else { agents.join(", ") };
     let url = if address.port() == 18789 { String::new() } else { format!(" --url ws://{address}") };
+    // One that the keeper has started is not in the terminal's session.
+    let end = if std::os::unix::process::parent_id() == keeper {
+        format!("{command} gateway stop --state-dir {}", config.state_directory.display())
+    } else {
+        "Ctrl-C".to_owned()
+    };
     // To standard output: this is what the command is for; everything else is the log. A closed standard
     // output must not end a gateway.
     let _ = writeln!(
         std::io::stdout(),
         "listening on ws://{address}\n  runtime  {} ({})\n  shards   {}, edge threads {}\n  agents   {many}\n  \
-         state    {}\ntry it:  {command} send{url} --agent {} \"hello\"\nend it:  Ctrl-C",
+         state    {}\ntry it:  {command} send{url} --agent {} \"hello\"\nend it:  {end}",
         chosen.runtime.name(),
         chosen.reason,
         config.shard_count,
@@ -328,6 +355,8 @@ fn start_logging(level: &str) -> Result<(), GatewayError> {
         .map_err(|_| GatewayError::LogLevel { level: level.to_owned() })?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
+        // Said on standard error, too: where that is closed, it would end the gateway.
+        .log_internal_errors(false)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .init();

@@ -15,6 +15,7 @@ mod ring;
 mod routes;
 mod send;
 mod state_directory;
+mod systemd;
 mod table;
 
 use std::os::fd::AsFd;
@@ -37,6 +38,9 @@ fn main() -> ExitCode {
                 Some(GatewayCommand::Stats(options)) => return report(ask::stats(&options)),
                 Some(GatewayCommand::Events(options)) => return report(ask::events(&options)),
                 Some(GatewayCommand::Reload(options)) => return report(ask::reload(&options)),
+                Some(GatewayCommand::Status(options)) => return report(ask::status(&options)),
+                Some(GatewayCommand::Stop(options)) => return report(ask::stop(&options)),
+                Some(GatewayCommand::Restart(options)) => return report(ask::restart(&options)),
                 None => options,
             };
             report(gateway::run(&options))

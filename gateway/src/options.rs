@@ -1,6 +1,7 @@
 //! The command line.
 
 mod agents;
+mod lifecycle;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -11,6 +12,7 @@ use agents::AGENT_EXAMPLES;
 pub use agents::{
     AgentActOptions, AgentCommand, AgentListOptions, AgentLogsOptions, AgentStatusOptions, ReloadOptions,
 };
+pub use lifecycle::{RestartChoice, RestartOptions, StatusOptions, StopOptions};
 
 /// Routes messages from clients to agent processes through shared-memory rings.
 #[derive(Debug, Parser)]
@@ -18,6 +20,7 @@ pub use agents::{
 #[command(after_help = "Examples:\n  \
     openclaw gateway run                          start the gateway with the built-in echo agent\n  \
     openclaw gateway run --agent words=./words.py add an agent that is any command\n  \
+    openclaw gateway restart                      replace a running gateway; its agents go on\n  \
     openclaw send --agent echo \"hello\"            send a message and print the reply\n  \
     openclaw health                               ask a running gateway how it is\n  \
     openclaw agent list                           list its agents, and how each does\n  \
@@ -130,6 +133,16 @@ pub enum GatewayCommand {
     /// Rules of routing and most settings of agents count at once; the others are named, with what has to be started
     /// anew. If anything of the configuration cannot be used, nothing changes. SIGHUP does the same.
     Reload(ReloadOptions),
+    /// Print which processes a running gateway has, since when, and what it has taken over.
+    Status(StatusOptions),
+    /// End a running gateway and its agents, and wait for that: what was accepted is answered first.
+    Stop(StopOptions),
+    /// Replace a running gateway by the program that now has its path; its agents go on.
+    ///
+    /// The socket on which it listens stays open, so that clients who connect meanwhile are served by the new one. Those
+    /// that are connected are told to come back (close code 1001); what they have not been answered they are when they
+    /// send it again with the same id.
+    Restart(RestartOptions),
 }
 
 /// Which agent a host runs.
@@ -175,6 +188,12 @@ pub struct RunOptions {
     /// How long Ctrl-C waits for replies that are on their way. Default: 5000.
     #[arg(long, value_name = "MS")]
     pub drain_timeout_ms: Option<u64>,
+    /// Whether the gateway is started again after a crash. Default: auto, which means yes, unless systemd has started it.
+    #[arg(long, value_enum)]
+    pub restart: Option<RestartChoice>,
+    /// How long agents wait for the next gateway when this one is gone; 0: they end with it. Default: 60000.
+    #[arg(long, value_name = "MS")]
+    pub handover_timeout_ms: Option<u64>,
     /// What to log: error, warn, info, debug, trace, or a filter such as `engine=debug`.
     #[arg(long, value_name = "LEVEL", env = "OPENCLAW_LOG_LEVEL", default_value = "info")]
     pub log_level: String,

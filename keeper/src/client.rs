@@ -9,9 +9,10 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::Mode;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::channel::{Channel, Sent};
-use crate::control::{Event, Request, VERSION};
+use crate::control::{Cause, Event, Exit, Request, Usage, VERSION};
 use crate::sandbox::probe::Enforcement;
 
 pub use crate::channel::ChannelError as ClientError;
@@ -20,6 +21,12 @@ pub use crate::channel::ChannelError as ClientError;
 const WELCOME_DEADLINE: Duration = Duration::from_secs(5);
 /// How long a keeper may take to make room for a request.
 const SEND_DEADLINE: Duration = Duration::from_secs(5);
+/// How long a keeper that ends may take for it.
+const END_DEADLINE: Duration = Duration::from_secs(10);
+/// How often it is looked whether it has.
+const LOOK: Duration = Duration::from_millis(10);
+/// What the agents of a keeper of another version get to finish.
+const OTHER_VERSION_GRACE_MS: u64 = 1000;
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 16;
 
@@ -53,28 +60,84 @@ pub enum StartError {
         source: std::io::Error,
     },
     /// The keeper ended or broke off before it answered; its own words are on standard error.
-    #[error("the keeper with process id {process_id} broke off before it answered")]
+    #[error("the keeper on {} broke off before it answered", path.display())]
     BrokeOff {
-        /// Its process id.
-        process_id: u32,
+        /// The control socket.
+        path: PathBuf,
         /// What was seen of it.
         #[source]
         source: ClientError,
     },
     /// The keeper did not answer in time.
-    #[error("the keeper with process id {process_id} did not answer within {} s", WELCOME_DEADLINE.as_secs())]
+    #[error("the keeper on {} did not answer within {} s", path.display(), WELCOME_DEADLINE.as_secs())]
     Silent {
-        /// Its process id.
-        process_id: u32,
+        /// The control socket.
+        path: PathBuf,
     },
     /// The keeper answered, but not with a welcome.
-    #[error("the keeper with process id {process_id} refuses: {reason}")]
+    #[error("the keeper on {} refuses: {reason}", path.display())]
     Refused {
-        /// Its process id.
-        process_id: u32,
+        /// The control socket.
+        path: PathBuf,
         /// Its reason.
         reason: String,
     },
+    /// The keeper speaks none of the versions of this build.
+    #[error("the keeper on {} speaks control version {version}, this gateway {VERSION}", path.display())]
+    OtherVersion {
+        /// The control socket.
+        path: PathBuf,
+        /// Its version.
+        version: u32,
+    },
+}
+
+/// What a keeper holds from the gateway before.
+#[derive(Debug)]
+pub enum Holding {
+    /// What that gateway has said of itself. Told first.
+    Shape(String),
+    /// A listening socket.
+    Listener {
+        /// What it is for.
+        name: String,
+        /// Where it listens, in the words of the configuration.
+        address: String,
+        /// The socket.
+        socket: OwnedFd,
+    },
+    /// An agent that lives.
+    Agent(HeldAgent),
+    /// The death of an agent while no gateway was there.
+    Death {
+        /// Which agent.
+        name: String,
+        /// What was its process id.
+        process_id: u32,
+        /// How it ended.
+        exit: Exit,
+        /// Why, where its cgroup tells.
+        cause: Option<Cause>,
+        /// What it has taken.
+        usage: Usage,
+    },
+    /// Deaths that are not told, since there were too many.
+    Untold(u64),
+}
+
+/// An agent that lives, with its descriptors.
+#[derive(Debug)]
+pub struct HeldAgent {
+    /// Which agent.
+    pub instance: u64,
+    /// Its name in the configuration it was started by.
+    pub name: String,
+    /// Its process id.
+    pub process_id: u32,
+    /// [`crate::control::Spawn::definition`] of what it was started with.
+    pub definition: u64,
+    /// Those of [`Event::Spawned`].
+    pub descriptors: Vec<OwnedFd>,
 }
 
 /// A running keeper. Dropping this kills nothing; the keeper sees the connection end.
@@ -82,11 +145,63 @@ pub enum StartError {
 pub struct Client {
     channel: Channel,
     process_id: u32,
-    child: Child,
     enforcement: Enforcement,
+    /// Only if this process has started it.
+    child: Option<Child>,
+    /// Tells of its end. `None`: it was gone at once.
+    process: Option<OwnedFd>,
+    instance_max: u64,
 }
 
 impl Client {
+    /// Connects to the keeper of a gateway that is gone, and tells `each` what it holds; starts one if there is none, or
+    /// only one of another version, which is ended with its agents.
+    ///
+    /// There must be no other gateway: the caller holds the lock of the directory.
+    pub fn connect_or_start(
+        executable: &Path,
+        socket_path: &Path,
+        each: &mut dyn FnMut(Holding),
+    ) -> Result<Self, StartError> {
+        let end = Instant::now() + END_DEADLINE;
+        loop {
+            let refused = match Self::connect(socket_path, each) {
+                Ok(Some(client)) => return Ok(client),
+                Ok(None) => return Self::start(executable, socket_path),
+                Err(error @ StartError::OtherVersion { .. }) => {
+                    retire(socket_path);
+                    error
+                }
+                // It has not seen the end of the gateway before, or it ends itself.
+                Err(error @ (StartError::Refused { .. } | StartError::BrokeOff { .. })) => error,
+                Err(error) => return Err(error),
+            };
+            if Instant::now() >= end {
+                return Err(refused);
+            }
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    /// Connects to a keeper that runs; `None` if there is none. `each` is told what it holds.
+    pub fn connect(socket_path: &Path, each: &mut dyn FnMut(Holding)) -> Result<Option<Self>, StartError> {
+        let path = socket_path;
+        let failed = |step: &'static str| {
+            move |errno: Errno| StartError::Socket { step, path: path.to_owned(), source: errno.into() }
+        };
+        let address = SocketAddrUnix::new(path).map_err(failed("the address"))?;
+        let connection = socket().map_err(failed("making"))?;
+        match rustix::net::connect(&connection, &address) {
+            Ok(()) => {}
+            Err(Errno::NOENT | Errno::CONNREFUSED) => return Ok(None),
+            Err(errno) => return Err(failed("connecting")(errno)),
+        }
+        // Who it is, the welcome tells.
+        let mut client = Self::unheard(connection, 0, None);
+        client.greet(path, each)?;
+        Ok(Some(client))
+    }
+
     /// Starts a keeper (`executable keeper --socket socket_path`) and greets it.
     ///
     /// The directory of the path must be the gateway's own: a dead socket in it is removed.
@@ -122,17 +237,23 @@ impl Client {
         };
         let connection = socket().map_err(failed("making"))?;
         rustix::net::connect(&connection, &address).map_err(failed("connecting"))?;
-        let process_id = child.id();
-        let enforcement = Enforcement::default();
-        let mut client = Self { channel: Channel::new(connection), process_id, child, enforcement };
-        client.greet()?;
+        let mut client = Self::unheard(connection, child.id(), Some(child));
+        // A new keeper holds nothing.
+        client.greet(path, &mut |_| {})?;
         Ok(client)
     }
 
-    /// Says hello and waits for the answer.
-    fn greet(&mut self) -> Result<(), StartError> {
-        let process_id = self.process_id;
-        let broke_off = |source| StartError::BrokeOff { process_id, source };
+    /// Before the keeper has said anything.
+    fn unheard(connection: OwnedFd, process_id: u32, child: Option<Child>) -> Self {
+        let enforcement = Enforcement::default();
+        let channel = Channel::new(connection);
+        Self { channel, process_id, enforcement, child, process: None, instance_max: 0 }
+    }
+
+    /// Says hello, and hears what is held.
+    fn greet(&mut self, path: &Path, each: &mut dyn FnMut(Holding)) -> Result<(), StartError> {
+        let place = || path.to_owned();
+        let broke_off = |source| StartError::BrokeOff { path: place(), source };
         let software = concat!("keeper-client/", env!("CARGO_PKG_VERSION")).to_owned();
         let hello = Request::Hello {
             version_min: VERSION,
@@ -141,26 +262,52 @@ impl Client {
             software,
         };
         self.send(&hello).map_err(broke_off)?;
-        let deadline = Instant::now() + WELCOME_DEADLINE;
+        let mut deadline = Instant::now() + WELCOME_DEADLINE;
         loop {
-            match self.receive().map_err(broke_off)? {
-                Some((Event::Welcome { enforcement, .. }, _)) => {
+            let (event, descriptors) = match self.receive().map_err(broke_off)? {
+                Some(received) => received,
+                None if wait(&self.channel, PollFlags::IN, deadline) => continue,
+                None => return Err(StartError::Silent { path: place() }),
+            };
+            // A keeper that has much to tell is not silent.
+            deadline = Instant::now() + WELCOME_DEADLINE;
+            match (event, <[OwnedFd; 1]>::try_from(descriptors)) {
+                (Event::Welcome { process_id, enforcement, shape, .. }, _) => {
+                    self.process_id = process_id;
+                    self.process = watch(process_id);
                     self.enforcement = enforcement;
+                    shape.map(Holding::Shape).into_iter().for_each(&mut *each);
+                }
+                (Event::Listener { name, address }, Ok([socket])) => {
+                    each(Holding::Listener { name, address, socket });
+                }
+                (Event::Alive { instance, name, process_id, definition, .. }, descriptors) => {
+                    let descriptors = descriptors.map_or_else(|many| many, Vec::from);
+                    each(Holding::Agent(HeldAgent { instance, name, process_id, definition, descriptors }));
+                }
+                (Event::Missed { name, process_id, exit, cause, usage, .. }, _) => {
+                    each(Holding::Death { name, process_id, exit, cause, usage });
+                }
+                (Event::Held { instance_max, untold }, _) => {
+                    self.instance_max = instance_max;
+                    (untold > 0).then_some(Holding::Untold(untold)).into_iter().for_each(each);
                     return Ok(());
                 }
-                Some((Event::Refused { reason }, _)) => {
-                    return Err(StartError::Refused { process_id, reason });
+                (Event::OtherVersion { version }, _) => {
+                    return Err(StartError::OtherVersion { path: place(), version });
                 }
-                Some((other, _)) => {
-                    let reason = format!("{other:?} came before the welcome");
-                    return Err(StartError::Refused { process_id, reason });
+                (Event::Refused { reason }, _) => return Err(StartError::Refused { path: place(), reason }),
+                (other, _) => {
+                    let reason = format!("{other:?} came before the end of what is held");
+                    return Err(StartError::Refused { path: place(), reason });
                 }
-                None if !wait(&self.channel, PollFlags::IN, deadline) => {
-                    return Err(StartError::Silent { process_id });
-                }
-                None => {}
             }
         }
+    }
+
+    /// The largest number that any agent of this keeper had before it was connected to.
+    pub fn instance_max(&self) -> u64 {
+        self.instance_max
     }
 
     /// The keeper's process id.
@@ -184,6 +331,12 @@ impl Client {
         self.send_with(&Request::Show { name: name.to_owned() }, &halves)
     }
 
+    /// Has the keeper hold a listening socket for the next gateway, in the place of an earlier one of that name.
+    pub fn hold(&mut self, name: &str, address: &str, socket: BorrowedFd<'_>) -> Result<(), ClientError> {
+        let request = Request::Listener { name: name.to_owned(), address: address.to_owned() };
+        self.send_with(&request, &[socket])
+    }
+
     fn send_with(&mut self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<(), ClientError> {
         let deadline = Instant::now() + SEND_DEADLINE;
         while self.channel.send(request, fds)? == Sent::Blocked {
@@ -202,9 +355,25 @@ impl Client {
         self.channel.receive()
     }
 
-    /// Waits for the keeper's process to end.
-    pub fn wait(&mut self) -> std::io::Result<ExitStatus> {
-        self.child.wait()
+    /// Waits for the keeper's process to end, until then. `false`: it has not.
+    pub fn wait_until(&mut self, deadline: Instant) -> bool {
+        let Some(process) = &self.process else { return true };
+        // `wait` may come back early.
+        while wait(process, PollFlags::IN, deadline) {
+            let ended = &mut [PollFd::new(process, PollFlags::IN)];
+            if rustix::event::poll(ended, Some(&Timespec::default())).is_ok_and(|count| count > 0) {
+                self.process = None;
+                // One that somebody else has started is reaped by others.
+                let _ = self.wait(); // As above.
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Waits for the keeper's process to end. `None`: somebody else has started it, and reaps it.
+    pub fn wait(&mut self) -> std::io::Result<Option<ExitStatus>> {
+        self.child.as_mut().map(Child::wait).transpose()
     }
 }
 
@@ -214,12 +383,29 @@ impl AsFd for Client {
     }
 }
 
+/// What tells of the end of a process; `None` if it has ended.
+fn watch(process_id: u32) -> Option<OwnedFd> {
+    let process = Pid::from_raw(i32::try_from(process_id).ok()?)?;
+    pidfd_open(process, PidfdFlags::empty()).ok()
+}
+
+/// Ends a keeper of another version.
+fn retire(socket_path: &Path) {
+    let Ok(address) = SocketAddrUnix::new(socket_path) else { return };
+    let Ok(connection) = socket() else { return };
+    if rustix::net::connect(&connection, &address).is_ok() {
+        let request = Request::Shutdown { grace_ms: OTHER_VERSION_GRACE_MS };
+        // If it is not heard, the keeper is found alive again, and told again.
+        let _ = Channel::new(connection).send(&request, &[]);
+    }
+}
+
 pub(crate) fn socket() -> Result<OwnedFd, Errno> {
     rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
 }
 
 /// Waits until the socket is ready. `false` if the deadline came first.
-pub(crate) fn wait(socket: &Channel, flags: PollFlags, deadline: Instant) -> bool {
+pub(crate) fn wait(socket: &impl AsFd, flags: PollFlags, deadline: Instant) -> bool {
     let left = deadline.saturating_duration_since(Instant::now());
     let timeout = Timespec {
         tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),

@@ -3,44 +3,53 @@
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use crate::channel::{Channel, ChannelError, Sent, sentence};
-use crate::control::{Event, Request};
+use crate::control::{AGENTS_MAX, Event, Request};
 use crate::launch::Held;
 use crate::sandbox::probe::Enforcement;
 use crate::shown::ShownRings;
 
-/// The most events that wait for a gateway that does not read.
-const EVENTS_MAX: usize = 4096;
-/// How long the first gateway may take to say hello.
-const GATEWAY_DEADLINE: Duration = Duration::from_secs(10);
+/// The most events that wait for a gateway that does not read: all that live, twice.
+const EVENTS_MAX: usize = 2 * AGENTS_MAX;
 
-/// An event with the descriptors that go with it.
+/// What goes with an event.
+#[derive(Debug)]
+pub(crate) enum Attached {
+    Nothing,
+    /// Whose death it is. Not sent: it is for a gateway that comes later.
+    Name(String),
+    /// The descriptors of an agent. Arc: it may die while they wait to be sent.
+    Agent(Arc<Held>),
+    /// A listening socket. Arc: it may be replaced while it waits to be sent.
+    Socket(Arc<OwnedFd>),
+}
+
+/// An event with what goes with it.
 #[derive(Debug)]
 pub(crate) struct Outgoing {
     pub(crate) event: Event,
-    // Arc: the agent may die while its descriptors wait to be sent.
-    pub(crate) attached: Option<Arc<Held>>,
+    pub(crate) attached: Attached,
 }
 
 impl From<Event> for Outgoing {
     fn from(event: Event) -> Self {
-        Self { event, attached: None }
+        Self { event, attached: Attached::Nothing }
     }
 }
 
 /// The gateway's end of the control socket, if there is one.
 #[derive(Debug)]
 pub(crate) enum Connection {
-    /// Nobody yet, since then.
-    Nobody { since: Instant },
+    /// Nobody.
+    Nobody,
     /// The gateway.
     Gateway { channel: Channel, process_id: u32, queue: VecDeque<Outgoing>, shown: ShownRings },
 }
 
 /// What came of looking at a connection.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "one at a time, and never stored")]
 pub(crate) enum Heard {
     /// Nothing now.
     Nothing,
@@ -56,18 +65,27 @@ impl Connection {
         channel: Channel,
         version: u32,
         process_id: u32,
+        shape: Option<String>,
         shown: ShownRings,
         enforcement: Enforcement,
     ) -> Self {
         let mut gateway = Self::Gateway { channel, process_id, queue: VecDeque::new(), shown };
-        gateway.push(Event::Welcome { version, process_id: std::process::id(), enforcement }.into());
+        gateway.push(Event::Welcome { version, process_id: std::process::id(), enforcement, shape }.into());
         gateway
+    }
+
+    /// Takes what could not be sent.
+    pub(crate) fn unsent(&mut self) -> VecDeque<Outgoing> {
+        match self {
+            Self::Nobody => VecDeque::new(),
+            Self::Gateway { queue, .. } => std::mem::take(queue),
+        }
     }
 
     /// The socket to watch.
     pub(crate) fn socket(&self) -> Option<BorrowedFd<'_>> {
         match self {
-            Self::Nobody { .. } => None,
+            Self::Nobody => None,
             Self::Gateway { channel, .. } => Some(channel.as_fd()),
         }
     }
@@ -75,7 +93,7 @@ impl Connection {
     /// The gateway's process id.
     pub(crate) fn gateway(&self) -> Option<u32> {
         match self {
-            Self::Nobody { .. } => None,
+            Self::Nobody => None,
             Self::Gateway { process_id, .. } => Some(*process_id),
         }
     }
@@ -83,7 +101,7 @@ impl Connection {
     /// The rings that the gateway shows.
     pub(crate) fn shown(&self) -> Option<&ShownRings> {
         match self {
-            Self::Nobody { .. } => None,
+            Self::Nobody => None,
             Self::Gateway { shown, .. } => Some(shown),
         }
     }
@@ -99,7 +117,7 @@ impl Connection {
     /// Reads what has come.
     pub(crate) fn listen(&mut self) -> Heard {
         match self {
-            Self::Nobody { .. } => Heard::Nothing,
+            Self::Nobody => Heard::Nothing,
             Self::Gateway { channel, process_id, .. } => {
                 let process_id = *process_id;
                 match channel.receive::<Request>() {
@@ -128,8 +146,9 @@ impl Connection {
         let process_id = *process_id;
         while let Some(Outgoing { event, attached }) = queue.front() {
             let sent = match attached {
-                Some(held) => channel.send(event, &held.of_gateway()),
-                None => channel.send(event, &[]),
+                Attached::Agent(held) => channel.send(event, &held.of_gateway()),
+                Attached::Socket(socket) => channel.send(event, &[socket.as_fd()]),
+                Attached::Nothing | Attached::Name(_) => channel.send(event, &[]),
             };
             match sent {
                 Ok(Sent::Now) => {
@@ -148,13 +167,5 @@ impl Connection {
     /// Whether events wait for the socket.
     pub(crate) fn is_blocked(&self) -> bool {
         matches!(self, Self::Gateway { queue, .. } if !queue.is_empty())
-    }
-
-    /// When patience with the gateway ends, if it is expected.
-    pub(crate) fn deadline(&self) -> Option<Instant> {
-        match self {
-            Self::Nobody { since } => Some(*since + GATEWAY_DEADLINE),
-            Self::Gateway { .. } => None,
-        }
     }
 }

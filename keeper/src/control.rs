@@ -3,6 +3,12 @@
 //! The first request is [`Request::Hello`]; the answer to it settles the version. Everything after that is
 //! asynchronous: requests are carried out in order, events come when something happens. Whoever says
 //! [`Request::Observe`] instead goes on with [`crate::view`].
+//!
+//! Between [`Event::Welcome`] and [`Event::Held`] the gateway is told what is held from the one before it: in a
+//! new keeper nothing.
+//!
+//! Whoever says [`Request::Shutdown`] first, while no gateway is served, ends the keeper: so a gateway gets rid of one
+//! of another version. The text of that request and of [`Event::OtherVersion`] is the same in all versions.
 
 use std::path::PathBuf;
 
@@ -13,13 +19,15 @@ use crate::sandbox::probe::Enforcement;
 use crate::sandbox::spec::SandboxSpec;
 
 /// The version this build speaks.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// The largest datagram.
 pub const DATAGRAM_BYTES_MAX: usize = 64 * 1024;
 /// The most agents of one keeper.
 pub const AGENTS_MAX: usize = 8192;
 /// The longest name of an agent or of a ring, so that lists of them fit into datagrams.
 pub const NAME_BYTES_MAX: usize = 256;
+/// The most listening sockets that are held for the next gateway.
+pub const LISTENERS_MAX: usize = 64;
 /// The most rings that a gateway shows; fewer where the keeper may have few files open.
 pub const SHOWN_RINGS_MAX: usize = 4096;
 
@@ -71,11 +79,48 @@ pub enum Request {
         /// Number of the signal.
         signal: i32,
     },
+    /// Hold a listening socket for the next gateway, in the place of an earlier one of that name. Comes with the
+    /// socket.
+    Listener {
+        /// What it is for.
+        name: String,
+        /// Where it listens, in the words of the configuration.
+        address: String,
+    },
+    /// The gateway is up. From now on its agents outlive it.
+    Keep(Keep),
+    /// The gateway leaves, and the next one is to take over: no crash, and no wait.
+    Handover {
+        /// How to start the next one; absent if somebody else does.
+        start: Option<Start>,
+    },
     /// End all agents, then the keeper. Answered by [`Event::Stopped`].
     Shutdown {
         /// How long agents may take before they are killed.
         grace_ms: u64,
     },
+}
+
+/// What is kept when a gateway is gone without [`Request::Shutdown`], and how the next one comes.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct Keep {
+    /// What the next gateway must know of this one to take agents over; the keeper only passes it on.
+    pub shape: String,
+    /// How long agents wait for the next gateway. 0: they end with this one.
+    pub patience_ms: u64,
+    /// How to start a gateway that has crashed; absent if somebody else does.
+    pub restart: Option<Start>,
+}
+
+/// How to start a gateway.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct Start {
+    /// Program and arguments.
+    pub argv: Vec<String>,
+    /// Where it starts.
+    pub working_directory: PathBuf,
+    /// Variables that it has, or has not, in spite of the keeper's own environment.
+    pub environment: Vec<(String, Option<String>)>,
 }
 
 /// An agent to be started.
@@ -107,6 +152,20 @@ pub struct Spawn {
     pub sandbox: Option<Box<SandboxSpec>>,
 }
 
+impl Spawn {
+    /// A hash of everything that an agent is started with; the same in every build that has the same fields. So the
+    /// next gateway sees whether an agent that lives is still the one that its configuration describes.
+    pub fn definition(&self) -> u64 {
+        let unnumbered = Self { instance: 0, generation: 0, ..self.clone() };
+        // What cannot be written cannot be sent to a keeper either.
+        let text = serde_json::to_vec(&unnumbered).unwrap_or_default();
+        // FNV-1a: short, and fixed for good, unlike the hash of the standard library. Nobody gains by a collision.
+        text.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+            (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+        })
+    }
+}
+
 /// Variables of the gateway's environment that every agent gets. All others, secrets among them, it gets
 /// only by name in [`Spawn::environment`].
 pub const KEPT_VARIABLES: [&str; 8] =
@@ -125,6 +184,57 @@ pub enum Event {
         /// What its machine allows of a sandbox.
         #[serde(default)]
         enforcement: Enforcement,
+        /// [`Keep::shape`] of the gateway before, if there was one.
+        shape: Option<String>,
+    },
+    /// The keeper speaks none of the versions of the hello.
+    OtherVersion {
+        /// The one it speaks.
+        version: u32,
+    },
+    /// A listening socket is held from the gateway before. Comes with the socket.
+    Listener {
+        /// What it is for.
+        name: String,
+        /// Where it listens, in the words of the configuration.
+        address: String,
+    },
+    /// An agent that the gateway before has started lives. Comes with the descriptors of [`Event::Spawned`].
+    Alive {
+        /// Which agent.
+        instance: u64,
+        /// Which incarnation.
+        generation: u64,
+        /// The agent's name in the configuration it was started by.
+        name: String,
+        /// Its process id, which is also its process group.
+        process_id: u32,
+        /// [`Spawn::definition`] of what it was started with.
+        definition: u64,
+    },
+    /// An agent died while no gateway was there.
+    Missed {
+        /// Which agent.
+        instance: u64,
+        /// The agent's name.
+        name: String,
+        /// What was its process id.
+        process_id: u32,
+        /// How it ended.
+        exit: Exit,
+        /// As in [`Event::Died`].
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        cause: Option<Cause>,
+        /// As in [`Event::Died`].
+        #[serde(default, skip_serializing_if = "Usage::is_unknown")]
+        usage: Usage,
+    },
+    /// That is all that is held.
+    Held {
+        /// The largest number that any agent had, dead ones included; 0 if there was none.
+        instance_max: u64,
+        /// Deaths that are not told, since there were too many.
+        untold: u64,
     },
     /// A connection or a request was not accepted.
     Refused {
@@ -231,11 +341,45 @@ mod tests {
     /// Both sides of each limit.
     #[test]
     fn versions_are_negotiated() {
-        assert_eq!(negotiate(1, 1), Some(1));
-        assert_eq!(negotiate(0, 9), Some(1));
-        assert_eq!(negotiate(2, 9), None);
-        assert_eq!(negotiate(0, 0), None);
-        assert_eq!(negotiate(2, 1), None);
+        assert_eq!(negotiate(2, 2), Some(2));
+        assert_eq!(negotiate(0, 9), Some(2));
+        assert_eq!(negotiate(3, 9), None);
+        assert_eq!(negotiate(0, 1), None);
+        assert_eq!(negotiate(3, 2), None);
+    }
+
+    /// The definition of an agent is that of what it is started with: every field but its numbers changes it.
+    #[test]
+    fn a_definition_is_what_an_agent_is_started_with() {
+        let base = Spawn {
+            instance: 1,
+            generation: 2,
+            name: "a".into(),
+            argv: vec!["b".into()],
+            environment: Vec::new(),
+            working_directory: None,
+            to_agent_bytes: 4096,
+            from_agent_bytes: 4096,
+            log_path: None,
+            limits: Limits::default(),
+            sandbox: None,
+        };
+        let definition = base.definition();
+        assert_eq!(Spawn { instance: 7, generation: 8, ..base.clone() }.definition(), definition);
+        let others = [
+            Spawn { name: "b".into(), ..base.clone() },
+            Spawn { argv: vec!["b".into(), "c".into()], ..base.clone() },
+            Spawn { environment: vec![("A".into(), "b".into())], ..base.clone() },
+            Spawn { working_directory: Some("/".into()), ..base.clone() },
+            Spawn { to_agent_bytes: 8192, ..base.clone() },
+            Spawn { from_agent_bytes: 8192, ..base.clone() },
+            Spawn { log_path: Some("/x".into()), ..base.clone() },
+            Spawn { limits: Limits { memory_bytes: Some(1 << 30), ..Limits::default() }, ..base.clone() },
+            Spawn { sandbox: Some(Box::default()), ..base },
+        ];
+        for other in others {
+            assert_ne!(other.definition(), definition, "{other:?}");
+        }
     }
 
     /// The text form, which another build must read.
@@ -258,6 +402,11 @@ mod tests {
         let text = r#"{"type":"died","instance":1,"generation":2,"process_id":3,"exit":{"signal":9}}"#;
         assert_eq!(serde_json::to_string(&died).unwrap(), text);
         assert_eq!(serde_json::from_str::<Event>(text).unwrap(), died);
+        // These two in all versions.
+        let other = r#"{"type":"other_version","version":7}"#;
+        assert_eq!(serde_json::from_str::<Event>(other).unwrap(), Event::OtherVersion { version: 7 });
+        let shutdown = r#"{"type":"shutdown","grace_ms":7}"#;
+        assert_eq!(serde_json::from_str::<Request>(shutdown).unwrap(), Request::Shutdown { grace_ms: 7 });
         let kill = r#"{"type":"kill","instance":18446744073709551615,"signal":15}"#;
         assert_eq!(
             serde_json::from_str::<Request>(kill).unwrap(),
@@ -274,7 +423,8 @@ mod tests {
         let Request::Spawn(spawn) = serde_json::from_str(spawn).unwrap() else { panic!("another request") };
         assert_eq!(spawn.sandbox, None);
         let welcome = r#"{"type":"welcome","version":1,"process_id":3}"#;
-        let expected = Event::Welcome { version: 1, process_id: 3, enforcement: Enforcement::default() };
+        let enforcement = Enforcement::default();
+        let expected = Event::Welcome { version: 1, process_id: 3, enforcement, shape: None };
         assert_eq!(serde_json::from_str::<Event>(welcome).unwrap(), expected);
         let spawned = Event::Spawned { instance: 1, generation: 2, process_id: 3, not_enforced: Vec::new() };
         let text = r#"{"type":"spawned","instance":1,"generation":2,"process_id":3}"#;

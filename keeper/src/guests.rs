@@ -6,8 +6,12 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use rustix::net::sockopt;
+use rustix::process::Pid;
+
 use crate::channel::{Channel, ChannelError, Sent, sentence};
 use crate::control::{Event, Request, VERSION, negotiate};
+use crate::roster::number;
 use crate::view::{Answer, OBSERVERS_MAX, Question, SILENCE_MAX_MS};
 
 /// The most strangers at a time.
@@ -43,6 +47,19 @@ impl Guest {
     }
 }
 
+/// Who may become the gateway.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Door {
+    /// Whoever runs as the user of the keeper.
+    Open,
+    /// Nobody: the gateway with this process id is served.
+    Serves(u32),
+    /// Nobody but itself: this process was the gateway, and lives on; it might still write into the rings.
+    Leaves(Pid),
+    /// Nobody: the keeper ends its agents.
+    Ending,
+}
+
 /// All of them, by seat.
 #[derive(Debug)]
 pub(crate) struct Guests {
@@ -58,6 +75,8 @@ pub(crate) enum Came {
     Gateway { channel: Channel, version: u32, process_id: u32 },
     /// An observer asks.
     Question(Question),
+    /// A gateway that has no use for this keeper ends it.
+    Shutdown { grace_ms: u64 },
 }
 
 impl Guests {
@@ -91,11 +110,11 @@ impl Guests {
         self.seats[seat].as_ref().map(|guest| guest.channel.as_fd())
     }
 
-    /// Reads one message of a guest. `gateway` is the process id of the one that is served.
-    pub(crate) fn listen(&mut self, seat: usize, gateway: Option<u32>, now: Instant) -> Came {
+    /// Reads one message of a guest.
+    pub(crate) fn listen(&mut self, seat: usize, door: Door, now: Instant) -> Came {
         let Some(guest) = &mut self.seats[seat] else { return Came::Nothing };
         match guest.role {
-            Role::Stranger => self.greet(seat, gateway, now),
+            Role::Stranger => self.greet(seat, door, now),
             Role::Observer => match guest.channel.receive::<Question>() {
                 Ok(None) => Came::Nothing,
                 Ok(Some((question, _))) => {
@@ -116,16 +135,17 @@ impl Guests {
     }
 
     /// Reads the first words of a stranger.
-    fn greet(&mut self, seat: usize, gateway: Option<u32>, now: Instant) -> Came {
+    fn greet(&mut self, seat: usize, door: Door, now: Instant) -> Came {
         let Some(guest) = &mut self.seats[seat] else { return Came::Nothing };
-        let other_version =
-            |who: &str, min, max| format!("keeper speaks control version {VERSION}, {who} {min} to {max}");
         let reason = match guest.channel.receive::<Request>() {
             Ok(None) => return Came::Nothing,
             Ok(Some((Request::Hello { version_min, version_max, process_id, .. }, _))) => {
-                match (gateway, negotiate(version_min, version_max)) {
-                    (Some(other), _) => format!("this keeper serves the gateway with process id {other}"),
-                    (None, None) => other_version("the gateway", version_min, version_max),
+                match (refusal(door, guest), negotiate(version_min, version_max)) {
+                    (Some(reason), _) => reason,
+                    (None, None) => {
+                        self.dismiss(seat, &Event::OtherVersion { version: VERSION });
+                        return Came::Nothing;
+                    }
                     (None, Some(version)) => {
                         let guest = self.seats[seat].take();
                         return guest.map_or(Came::Nothing, |Guest { channel, .. }| Came::Gateway {
@@ -136,9 +156,18 @@ impl Guests {
                     }
                 }
             }
+            Ok(Some((Request::Shutdown { grace_ms }, _))) => match refusal(door, guest) {
+                Some(reason) => reason,
+                None => {
+                    self.seats[seat] = None;
+                    return Came::Shutdown { grace_ms };
+                }
+            },
             Ok(Some((Request::Observe { version_min, version_max, .. }, _))) => {
                 match negotiate(version_min, version_max) {
-                    None => other_version("the observer", version_min, version_max),
+                    None => format!(
+                        "keeper speaks control version {VERSION}, the observer {version_min} to {version_max}"
+                    ),
                     Some(_) if self.count(Role::Observer) >= OBSERVERS_MAX => {
                         format!("{OBSERVERS_MAX} observers look already, no more may; end one of them")
                     }
@@ -151,11 +180,16 @@ impl Guests {
             Ok(Some(_)) => "the first request must be hello or observe".to_owned(),
             Err(error) => sentence(&error),
         };
+        self.dismiss(seat, &Event::Refused { reason });
+        Came::Nothing
+    }
+
+    /// Sends a stranger away.
+    fn dismiss(&mut self, seat: usize, why: &Event) {
         if let Some(guest) = self.seats[seat].take() {
             // Whoever does not read it sees the end.
-            let _ = guest.channel.send(&Event::Refused { reason }, &[]);
+            let _ = guest.channel.send(why, &[]);
         }
-        Came::Nothing
     }
 
     fn seat_observer(&mut self, seat: usize, version: u32, now: Instant) {
@@ -188,6 +222,28 @@ impl Guests {
     }
 }
 
+/// Why this guest cannot be the gateway, if it cannot.
+fn refusal(door: Door, guest: &Guest) -> Option<String> {
+    let peer = match sockopt::socket_peercred(&guest.channel) {
+        Ok(peer) => peer,
+        Err(errno) => return Some(format!("the kernel does not say who asks: {errno}")),
+    };
+    match door {
+        Door::Open => {}
+        Door::Leaves(before) if before == peer.pid => {}
+        Door::Leaves(before) => {
+            return Some(format!("the gateway with process id {} has not ended yet", number(before)));
+        }
+        Door::Serves(other) => {
+            return Some(format!("this keeper serves the gateway with process id {other}"));
+        }
+        Door::Ending => return Some("this keeper ends its agents, and then itself".to_owned()),
+    }
+    let own = rustix::process::geteuid();
+    let other = (peer.uid != own).then_some(peer.uid)?;
+    Some(format!("this keeper serves user {}, not user {}", own.as_raw(), other.as_raw()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -201,7 +257,7 @@ mod tests {
 
     fn observe() -> Request {
         let software = "test".to_owned();
-        Request::Observe { version_min: 1, version_max: 1, process_id: 1, software }
+        Request::Observe { version_min: VERSION, version_max: VERSION, process_id: 1, software }
     }
 
     fn say(channel: &Channel, message: &impl serde::Serialize) {
@@ -213,7 +269,7 @@ mod tests {
         let (client, socket) = pair();
         let seat = guests.accept(socket, now);
         say(&client, &observe());
-        assert!(matches!(guests.listen(seat, Some(1), now), Came::Nothing));
+        assert!(matches!(guests.listen(seat, Door::Serves(1), now), Came::Nothing));
         (client, seat)
     }
 
@@ -234,7 +290,7 @@ mod tests {
         assert_eq!(answer(&mut observer(&mut guests, now).0), Answer::Refused { reason });
         let (client, seat) = clients.remove(0);
         drop(client);
-        assert!(matches!(guests.listen(seat, Some(1), now), Came::Nothing));
+        assert!(matches!(guests.listen(seat, Door::Serves(1), now), Came::Nothing));
         assert!(guests.socket(seat).is_none());
         assert!(matches!(answer(&mut observer(&mut guests, now).0), Answer::Welcome { .. }));
     }
@@ -253,15 +309,18 @@ mod tests {
         let (client, socket) = pair();
         let seat = guests.accept(socket, start + Duration::from_secs(1));
         let software = "test".to_owned();
-        say(&client, &Request::Hello { version_min: 1, version_max: 1, process_id: 5, software });
-        let came = guests.listen(seat, None, start + Duration::from_secs(1));
+        say(&client, &Request::Hello { version_min: VERSION, version_max: VERSION, process_id: 5, software });
+        let came = guests.listen(seat, Door::Open, start + Duration::from_secs(1));
         assert!(matches!(came, Came::Gateway { process_id: 5, .. }), "{came:?}");
         let gone = silent.iter_mut().filter_map(|client| client.receive::<Answer>().err()).count();
         assert_eq!(gone, 2 * STRANGERS_MAX + 1);
         for (client, seat) in &mut watching {
             assert!(matches!(answer(client), Answer::Welcome { .. }));
             say(client, &Question::Rings { after: None });
-            assert!(matches!(guests.listen(*seat, Some(5), start), Came::Question(Question::Rings { .. })));
+            assert!(matches!(
+                guests.listen(*seat, Door::Serves(5), start),
+                Came::Question(Question::Rings { .. })
+            ));
         }
     }
 
@@ -281,7 +340,7 @@ mod tests {
         assert!(guests.socket(stranger_seat).is_none());
         let asked = start + SILENCE_MAX - moment;
         say(&client, &Question::Rings { after: None });
-        assert!(matches!(guests.listen(seat, Some(1), asked), Came::Question(_)));
+        assert!(matches!(guests.listen(seat, Door::Serves(1), asked), Came::Question(_)));
         guests.expire(start + SILENCE_MAX);
         assert_eq!(guests.deadline(), Some(asked + SILENCE_MAX));
         guests.expire(asked + SILENCE_MAX);
@@ -296,7 +355,7 @@ mod tests {
         let (mut client, seat) = observer(&mut guests, now);
         assert!(matches!(answer(&mut client), Answer::Welcome { .. }));
         say(&client, &Request::Shutdown { grace_ms: 0 });
-        assert!(matches!(guests.listen(seat, Some(1), now), Came::Nothing));
+        assert!(matches!(guests.listen(seat, Door::Serves(1), now), Came::Nothing));
         assert!(matches!(answer(&mut client), Answer::Refused { reason } if reason.contains("shutdown")));
         let rings = Answer::Rings { rings: Vec::new(), more: false };
         let answered = (0..100_000).take_while(|_| {

@@ -20,6 +20,7 @@ use crate::channel::sentence;
 use crate::control::{KEPT_VARIABLES, Spawn};
 use crate::sandbox::probe::Enforcement;
 use crate::sandbox::{self, SandboxError, Started, Task};
+use crate::serve::say;
 use crate::spawn::{self, Reservation};
 
 /// A log file larger than this is put aside when its agent starts.
@@ -162,7 +163,7 @@ pub(crate) fn launch(
     };
     check_working_directory(request)?;
     let in_no_cgroup = |refused: &dyn std::error::Error| {
-        eprintln!("keeper: agent {} is in no cgroup: {}", request.name, sentence(refused));
+        say(&format!("agent {} is in no cgroup: {}", request.name, sentence(refused)));
     };
     if let Some(spec) = &request.sandbox {
         let task = task(request, reservation, open_files, &held, output(request)?)?;

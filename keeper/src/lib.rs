@@ -18,6 +18,9 @@
 //! | `spawn` | what happens between fork and exec of an agent without a sandbox |
 //! | [`sandbox`] | what an agent may see and do, and how the kernel is made to hold it |
 //! | `roster` | the agents alive, and what is left of the dead |
+//! | `succession` | what is held when the gateway is gone, for how long, and whether the next one is started |
+//! | `restart` | how often a gateway that crashes is started again |
+//! | `start` | how it is started |
 //! | `serve` | the loop |
 //!
 //! # How it starts
@@ -25,16 +28,19 @@
 //! The gateway binds and listens on a socket, hands it to the keeper as standard input, and connects to its
 //! path. So nothing has to be waited for, and whoever finds the path later can connect to the same keeper.
 //!
+//! # When the gateway is gone
+//!
+//! Its agents go on. The keeper holds their rings, their doorbells and the listening sockets of the gateway, reaps who
+//! dies, and starts the next gateway if it was told how. That one connects, is told everything that is held, and goes
+//! on in the same rings. If none comes in time, the keeper ends the agents (SIGTERM, one second, SIGKILL) and exits.
+//! [`control::Request::Shutdown`] ends both at once.
+//!
 //! # What is deliberately absent
 //!
-//! - Adoption. A keeper whose gateway is gone without [`control::Request::Shutdown`] ends its agents
-//!   (SIGTERM, one second, SIGKILL) and exits. Since nobody could take them over, agents also die with
-//!   the keeper.
-//! - The sandbox: agents run as the user of the gateway. Where no cgroup can be made, a descendant of an agent that
+//! - A successor of the keeper. Agents die with it, by the kernel's word (`PR_SET_PDEATHSIG`): nobody would reap them,
+//!   and their gateway could not start others. The gateway ends then, too.
+//! - A search for all descendants of an agent for which no cgroup can be made and that runs without a sandbox: one that
 //!   makes a session of its own is not found; the agent's process group is.
-//! - A search for all descendants of an agent without a sandbox: one that makes a session of its own is not found;
-//!   the agent's process group is.
-//! - Restarting the gateway.
 #![deny(unsafe_code)]
 
 pub mod cgroup;
@@ -45,12 +51,15 @@ pub mod control;
 mod guests;
 mod launch;
 pub mod observer;
+mod restart;
 mod roster;
 pub mod sandbox;
 mod serve;
 mod shown;
 #[allow(unsafe_code, reason = "code between fork and exec, and descriptors at fixed numbers")]
 mod spawn;
+mod start;
+mod succession;
 pub mod view;
 
 pub use serve::{KeeperError, run};

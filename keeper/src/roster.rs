@@ -18,6 +18,7 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitOptions};
 use crate::cgroup::AgentCgroup;
 use crate::control::{Event, Exit};
 use crate::launch::Held;
+use crate::serve::say;
 
 /// How long the members of a dead agent's group are looked for closely; the sweep finds later ones.
 const GROUP_WATCH: Duration = Duration::from_secs(5);
@@ -34,6 +35,8 @@ pub(crate) struct Agent {
     pub(crate) pidfd: OwnedFd,
     /// For those who look at its rings.
     pub(crate) name: String,
+    /// What it was started with, for the next gateway.
+    pub(crate) definition: u64,
     /// Capacities of the ring to it and of the one back.
     pub(crate) ring_bytes: [u64; 2],
     /// Kept while the agent lives. Arc: an event under way holds them, too.
@@ -60,6 +63,8 @@ struct DeadCgroup {
 #[derive(Debug)]
 pub(crate) struct Roster {
     agents: BTreeMap<u64, Agent>,
+    /// The largest instance so far, dead ones included.
+    instance_max: u64,
     dead_groups: Vec<DeadGroup>,
     dead_cgroups: Vec<DeadCgroup>,
     sweep_at: Instant,
@@ -69,6 +74,7 @@ impl Roster {
     pub(crate) fn new(now: Instant) -> Self {
         Self {
             agents: BTreeMap::new(),
+            instance_max: 0,
             dead_groups: Vec::new(),
             dead_cgroups: Vec::new(),
             sweep_at: now + SWEEP_TICK,
@@ -84,7 +90,12 @@ impl Roster {
         &self.agents
     }
 
+    pub(crate) fn instance_max(&self) -> u64 {
+        self.instance_max
+    }
+
     pub(crate) fn add(&mut self, instance: u64, agent: Agent) {
+        self.instance_max = self.instance_max.max(instance);
         let before = self.agents.insert(instance, agent);
         assert!(before.is_none(), "the caller has looked");
     }
@@ -202,7 +213,7 @@ fn is_removed(cgroup: &AgentCgroup, is_late: bool) -> bool {
     if is_late {
         let directories: Vec<_> =
             cgroup.directories().into_iter().map(|path| path.display().to_string()).collect();
-        eprintln!("keeper: what is left in {} does not die; the next start kills it", directories.join(", "));
+        say(&format!("what is left in {} does not die; the next start kills it", directories.join(", ")));
     } else {
         cgroup.kill();
     }

@@ -1,5 +1,8 @@
 //! The loop of the keeper: one thread, one epoll over listener, gateway, guests and the pidfds of the agents.
 
+mod gateway;
+
+use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -12,14 +15,15 @@ use rustix::process::{Resource, Rlimit, Signal};
 
 use crate::cgroup::{Cgroups, Subtree};
 use crate::channel::sentence;
-use crate::connection::{Connection, Heard, Outgoing};
+use crate::connection::{Attached, Connection, Heard, Outgoing};
 use crate::control::{AGENTS_MAX, Event, NAME_BYTES_MAX, Request, Spawn};
-use crate::guests::{Came, Guests, SEATS};
+use crate::guests::{Came, Door, Guests, SEATS};
 use crate::launch::{Launched, launch};
 use crate::roster::{Agent, Roster, number};
 use crate::sandbox::probe::{self, Enforcement};
-use crate::shown::{self, ShownRings};
+use crate::shown;
 use crate::spawn::Reservation;
+use crate::succession::Succession;
 use crate::view::{Answer, Question};
 
 /// Marks the listener in an epoll event; agents are marked by their instance.
@@ -28,8 +32,10 @@ const LISTENER: u64 = u64::MAX;
 const CONNECTION: u64 = u64::MAX - 1;
 /// Marks the guest in the first seat; the others follow.
 const GUEST_FIRST: u64 = u64::MAX - 1 - SEATS as u64;
+/// Marks the process of the gateway.
+const GATEWAY_PROCESS: u64 = GUEST_FIRST - 1;
 /// The largest instance number.
-const INSTANCE_MAX: u64 = GUEST_FIRST - 1;
+const INSTANCE_MAX: u64 = GATEWAY_PROCESS - 1;
 /// Events taken from the kernel at once.
 const EVENTS_PER_WAIT: usize = 64;
 /// Requests carried out before deaths and events get their turn.
@@ -111,6 +117,7 @@ struct Keeper {
     /// Whether the epoll reports that the connection can be written.
     watches_writable: bool,
     roster: Roster,
+    succession: Succession,
     phase: Phase,
     reservation: Reservation,
     /// The limit the keeper was started with, for its agents.
@@ -153,10 +160,11 @@ impl Keeper {
             socket_path: path.to_owned(),
             listener,
             epoll,
-            connection: Connection::Nobody { since: now },
+            connection: Connection::Nobody,
             guests: Guests::new(),
             watches_writable: false,
             roster,
+            succession: Succession::new(now),
             phase: Phase::Serving,
             reservation,
             open_files,
@@ -191,15 +199,12 @@ impl Keeper {
                 LISTENER => self.accept(now)?,
                 CONNECTION => self.listen(now),
                 guest @ GUEST_FIRST..CONNECTION => self.hear_guest((guest - GUEST_FIRST) as usize, now)?,
-                instance => {
-                    if let Some(event) = self.roster.bury(instance, now) {
-                        self.connection.push(event.into());
-                    }
-                }
+                GATEWAY_PROCESS => self.look_after_gateway(now),
+                instance => self.bury(instance, now),
             }
         }
         self.roster.reap_orphans(now);
-        self.keep_time(now);
+        self.keep_time(now)?;
         let heard = self.connection.flush();
         self.mind(heard, now);
         self.watch_writable()
@@ -207,27 +212,19 @@ impl Keeper {
 
     fn next_deadline(&self, now: Instant) -> Instant {
         let phase = match self.phase {
-            Phase::Serving => self.connection.deadline(),
+            Phase::Serving => self.succession.deadline(),
             Phase::Ending { kill_at: at } | Phase::Killed { give_up_at: at } => Some(at),
         };
         let look = self.roster.next_look(now);
         [phase, self.guests.deadline()].into_iter().flatten().fold(look, Instant::min)
     }
 
-    fn keep_time(&mut self, now: Instant) {
+    fn keep_time(&mut self, now: Instant) -> Result<(), KeeperError> {
         self.guests.expire(now);
         match self.phase {
             Phase::Serving => {
-                let late = self.connection.deadline().is_some_and(|at| now >= at);
-                if !late {
-                    return;
-                }
-                if self.roster.agents().is_empty() && matches!(self.connection, Connection::Nobody { .. }) {
-                    eprintln!("keeper: no gateway has come to {}, exiting", self.socket_path.display());
-                    self.phase = Phase::Killed { give_up_at: now };
-                } else {
-                    self.connection = Connection::Nobody { since: now };
-                }
+                let step = self.succession.step(now);
+                self.follow(step, now)?;
             }
             Phase::Ending { kill_at } if now >= kill_at => {
                 self.roster.signal_all(Signal::KILL);
@@ -235,6 +232,7 @@ impl Keeper {
             }
             Phase::Ending { .. } | Phase::Killed { .. } => {}
         }
+        Ok(())
     }
 
     fn is_finished(&self) -> bool {
@@ -260,16 +258,17 @@ impl Keeper {
     /// Reads one message of a guest, so that no number of questions keeps the gateway waiting.
     fn hear_guest(&mut self, seat: usize, now: Instant) -> Result<(), KeeperError> {
         let gateway = self.connection.gateway();
-        match self.guests.listen(seat, gateway, now) {
+        let door = match (self.phase, gateway, self.succession.leaving()) {
+            (Phase::Ending { .. } | Phase::Killed { .. }, ..) => Door::Ending,
+            (Phase::Serving, Some(process_id), _) => Door::Serves(process_id),
+            (Phase::Serving, None, Some(process)) => Door::Leaves(process),
+            (Phase::Serving, None, None) => Door::Open,
+        };
+        match self.guests.listen(seat, door, now) {
             Came::Nothing => Ok(()),
-            Came::Gateway { channel, version, process_id } => {
-                let mark = EventData::new_u64(CONNECTION);
-                epoll::modify(&self.epoll, &channel, mark, EventFlags::IN)
-                    .map_err(self.system("watching the gateway"))?;
-                let shown = ShownRings::new(self.open_files);
-                self.connection =
-                    Connection::welcome(channel, version, process_id, shown, self.enforcement.clone());
-                self.watches_writable = false;
+            Came::Gateway { channel, version, process_id } => self.welcome(channel, version, process_id),
+            Came::Shutdown { grace_ms } => {
+                self.end(Duration::from_millis(grace_ms), now);
                 Ok(())
             }
             Came::Question(question) => {
@@ -294,21 +293,6 @@ impl Keeper {
                 Heard::Request(request, descriptors) => self.carry_out(request, descriptors, now),
                 heard => return self.mind(heard, now),
             }
-        }
-    }
-
-    /// Deals with the end of a connection.
-    fn mind(&mut self, heard: Heard, now: Instant) {
-        let Heard::GatewayGone { process_id, reason } = heard else { return };
-        self.connection = Connection::Nobody { since: now };
-        self.watches_writable = false;
-        if matches!(self.phase, Phase::Serving) {
-            let count = self.roster.agents().len();
-            eprintln!(
-                "keeper: gateway {process_id} is gone without a shutdown ({}), ending {count} agents",
-                sentence(&reason)
-            );
-            self.end(ORPHANED_GRACE, now);
         }
     }
 
@@ -342,6 +326,13 @@ impl Keeper {
                 Some(signal) => self.roster.signal(instance, signal),
                 None => self.connection.push(refused(format!("signal {signal} of kill has no name"))),
             },
+            Request::Listener { name, address } => {
+                if let Err(reason) = self.succession.listener(name, address, descriptors) {
+                    self.connection.push(refused(reason));
+                }
+            }
+            Request::Keep(keep) => self.succession.keep(keep),
+            Request::Handover { start } => self.succession.hand_over(start),
             Request::Shutdown { grace_ms } => self.end(Duration::from_millis(grace_ms), now),
         }
     }
@@ -384,7 +375,10 @@ impl Keeper {
         let watched = epoll::add(&self.epoll, &pidfd, EventData::new_u64(instance), EventFlags::IN);
         let ring_bytes = [request.to_agent_bytes, request.from_agent_bytes];
         let name = request.name.clone();
-        let agent = Agent { generation, process, pidfd, name, ring_bytes, held: held.clone(), cgroup };
+        let definition = request.definition();
+        let held_too = held.clone();
+        let agent =
+            Agent { generation, process, pidfd, name, definition, ring_bytes, held: held_too, cgroup };
         self.roster.add(instance, agent);
         if let Err(errno) = watched {
             // Nobody would see its end, so it ends now; `bury` needs the kernel to be through with it.
@@ -394,7 +388,7 @@ impl Keeper {
         let not_enforced =
             request.sandbox.as_ref().map_or_else(Vec::new, |spec| self.enforcement.not_enforced(spec));
         let event = Event::Spawned { instance, generation, process_id: number(process), not_enforced };
-        Outgoing { event, attached: Some(held) }
+        Outgoing { event, attached: Attached::Agent(held) }
     }
 
     /// Tells all agents to end, and sets the time at which they are killed.
@@ -410,9 +404,7 @@ impl Keeper {
     fn finish(mut self) -> Result<(), KeeperError> {
         for (instance, agent) in self.roster.agents() {
             let process = number(agent.process);
-            eprintln!(
-                "keeper: process {process} of instance {instance} does not die of SIGKILL, left behind"
-            );
+            say(&format!("process {process} of instance {instance} does not die of SIGKILL, left behind"));
         }
         // Before the last words: who reads them may bind the path anew, and start the next keeper.
         self.subtree.close();
@@ -438,4 +430,9 @@ impl Keeper {
         }
         Ok(())
     }
+}
+
+/// To standard error, for the operator. Its reader may be gone with the gateway, which must not end the keeper.
+pub(crate) fn say(sentence: &str) {
+    let _ = writeln!(std::io::stderr(), "keeper: {sentence}"); // As above.
 }

@@ -6,6 +6,8 @@ mod limits;
 mod observers;
 #[path = "keeper_process/sandbox.rs"]
 mod sandbox;
+#[path = "keeper_process/succession.rs"]
+mod succession;
 
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, OwnedFd};
@@ -85,7 +87,6 @@ impl Fixture {
         self.spawn_as(self.probe(instance))
     }
 
-    /// As [`Self::spawn`], as the request says.
     /// Spawns what a request says and attaches to it; all of its sandbox is enforced.
     fn spawn_as(&mut self, request: Spawn) -> Probe {
         let instance = request.instance;
@@ -363,7 +364,7 @@ fn a_killed_keeper_takes_its_agents_along() {
     kill(fixture.client.process_id());
     assert!(matches!(event(&mut fixture.client), Err(ClientError::Closed)));
     await_gone_or_zombie(probe.process_id);
-    assert_eq!(fixture.client.wait().unwrap().code(), None);
+    assert_eq!(fixture.client.wait().unwrap().unwrap().code(), None);
     // The dead file does not keep the next one from starting.
     let socket = fixture.socket();
     assert!(socket.exists());
@@ -406,7 +407,7 @@ fn shutdown_ends_all() {
     assert_eq!(fixture.event().0, Event::Stopped);
     assert!(!fixture.socket().exists(), "removed before the last words");
     assert!(matches!(event(&mut fixture.client), Err(ClientError::Closed)));
-    assert_eq!(fixture.client.wait().unwrap().code(), Some(0));
+    assert_eq!(fixture.client.wait().unwrap().unwrap().code(), Some(0));
 }
 
 /// A second gateway, a second keeper, and another version are refused with the reason.
@@ -420,7 +421,7 @@ fn strangers_are_refused() {
         std::process::id()
     );
     let second = connect(&fixture.socket());
-    let hello = br#"{"type":"hello","version_min":1,"version_max":1,"process_id":1,"software":"test"}"#;
+    let hello = br#"{"type":"hello","version_min":2,"version_max":2,"process_id":1,"software":"test"}"#;
     rustix::net::send(&second, hello, SendFlags::empty()).unwrap();
     assert_eq!(read(&second), expected);
     assert_eq!(read(&second), "", "and the connection ends");
@@ -437,18 +438,19 @@ fn strangers_are_refused() {
         .spawn()
         .unwrap();
     let stranger = connect(&path);
-    let hello = br#"{"type":"hello","version_min":2,"version_max":3,"process_id":1,"software":"test"}"#;
+    let hello = br#"{"type":"hello","version_min":3,"version_max":4,"process_id":1,"software":"test"}"#;
     rustix::net::send(&stranger, hello, SendFlags::empty()).unwrap();
-    let expected = r#"{"type":"refused","reason":"keeper speaks control version 1, the gateway 2 to 3"}"#;
+    let expected = r#"{"type":"other_version","version":2}"#;
     assert_eq!(read(&stranger), expected);
     assert_eq!(read(&stranger), "", "and the connection ends");
     // Another may come; it is greeted.
     let gateway = connect(&path);
     let hello = br#"{"type":"hello","version_min":1,"version_max":3,"process_id":1,"software":"test"}"#;
     rustix::net::send(&gateway, hello, SendFlags::empty()).unwrap();
-    let expected = format!(r#"{{"type":"welcome","version":1,"process_id":{},"enforcement":{{"#, child.id());
+    let expected = format!(r#"{{"type":"welcome","version":2,"process_id":{},"enforcement":{{"#, child.id());
     let welcome = read(&gateway);
-    assert!(welcome.starts_with(&expected), "{welcome}");
+    assert!(welcome.starts_with(&expected) && welcome.ends_with(r#","shape":null}"#), "{welcome}");
+    assert_eq!(read(&gateway), r#"{"type":"held","instance_max":0,"untold":0}"#);
     drop(gateway);
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }
@@ -466,7 +468,7 @@ fn connect(path: &Path) -> OwnedFd {
 /// One datagram as text; empty at the end of the connection.
 fn read(socket: &OwnedFd) -> String {
     await_readable(socket, Instant::now() + WAIT);
-    let mut buffer = [0u8; 1024];
+    let mut buffer = [0u8; 4096];
     let (bytes, _) = rustix::net::recv(socket, &mut buffer, RecvFlags::empty()).unwrap();
     String::from_utf8(buffer[..bytes].to_vec()).unwrap()
 }

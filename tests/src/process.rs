@@ -63,11 +63,19 @@ impl Gateway {
         state: Arc<TempDir>,
         arguments: &[&str],
     ) -> Result<Self, Box<Refused>> {
-        let free_port: &[&str] = if arguments.contains(&"--port") { &[] } else { &["--port", "0"] };
+        let given = |flag: &str| arguments.contains(&flag);
+        let free_port: &[&str] = if given("--port") { &[] } else { &["--port", "0"] };
+        // Unless a test is about that: its agents end with it, and nobody starts it again.
+        let mortal: &[&str] = if given("--restart") || given("--handover-timeout-ms") {
+            &[]
+        } else {
+            &["--restart", "never", "--handover-timeout-ms", "0"]
+        };
         let mut child = command
             .args(["gateway", "run", "--state-dir"])
             .arg(state.path())
             .args(free_port)
+            .args(mortal)
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

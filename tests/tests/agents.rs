@@ -39,6 +39,9 @@ impl Place {
 
     fn configure(&self, settings: &Value) {
         let command = json!([binary("delivery-agent"), self.folder.path()]).to_string();
+        let mut settings = settings.clone();
+        // What is seen is noted there.
+        settings["agents"]["defaults"] = json!({"sandbox": {"workspace": self.folder.path()}});
         let text = settings.to_string().replace("\"COMMAND\"", &command);
         std::fs::write(self.state().join("openclaw.json"), text).unwrap();
     }
@@ -100,7 +103,8 @@ async fn crash_loops_end_in_quarantine() {
     let agent = |name: &String| {
         // An hour, so that a slow machine does not forgive.
         let restart = json!({"max": 2, "windowMs": 3_600_000});
-        (name.clone(), json!({"command": ["sh", script, name], "restart": restart}))
+        let sandbox = json!({"workspace": folder.path()});
+        (name.clone(), json!({"command": ["sh", script, name], "restart": restart, "sandbox": sandbox}))
     };
     let entries: serde_json::Map<_, _> = names.iter().map(agent).collect();
     let place = Place::new(&json!({"agents": {"entries": entries},

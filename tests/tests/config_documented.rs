@@ -9,6 +9,7 @@ use tests::process::Gateway;
 const DOCUMENT: &str = include_str!("../../docs/config.md");
 const SOURCE: &str = concat!(
     include_str!("../../gateway/src/config.rs"),
+    include_str!("../../gateway/src/config/agents.rs"),
     include_str!("../../gateway/src/config/delivery.rs"),
     include_str!("../../gateway/src/config/supervision.rs"),
     include_str!("../../gateway/src/config/limits.rs"),
@@ -45,6 +46,7 @@ fn keys_of(name: &str, prefix: &str, keys: &mut BTreeSet<String>) {
     assert!(attributes.contains("rename_all = \"camelCase\""), "{name} names its keys in another way");
     let (body, _) = rest.split_once("\n}").expect("a struct ends");
     for field in body.lines().map(str::trim).filter(|line| !line.starts_with(['/', '#'])) {
+        let field = field.trim_start_matches("pub(super) ");
         let (field, kind) = field.trim_end_matches(',').split_once(": ").expect("a field has a type");
         let key = format!("{prefix}{}", camel_case(field));
         let map = kind.strip_prefix("BTreeMap<String, ").and_then(|kind| kind.strip_suffix('>'));
@@ -97,23 +99,29 @@ fn keys_are_documented() {
     assert_eq!(documented, keys, "docs/config.md (left) and gateway/src/config.rs (right)");
 }
 
+/// A default and limits, as a row of the document has them.
+fn both(default: &str, least: u64, most: &str) -> (String, String) {
+    (constant(default), format!("{least} to {}", constant(most)))
+}
+
 /// Defaults and limits that are numbers are those of the source.
 #[test]
 fn numbers_are_those_of_the_source() {
     let port = (constant("PORT_DEFAULT"), format!("0 to {}; 0 takes a free one", u16::MAX));
     let edges = ("1 for every 4 cores, at least 1".into(), format!("1 to {}", constant("EDGES_MAX")));
     let drain = (constant("DRAIN_TIMEOUT_DEFAULT_MS"), format!("0 to {}", constant("DRAIN_TIMEOUT_MAX_MS")));
+    let handover =
+        (constant("HANDOVER_TIMEOUT_DEFAULT_MS"), format!("0 to {}", constant("HANDOVER_TIMEOUT_MAX_MS")));
     let rest = "the cores left by the edge threads, at least 1";
     let shards = (rest.into(), format!("1 to {}", constant("SHARDS_MAX")));
     let in_flight = (constant("IN_FLIGHT_DEFAULT"), format!("1 to {}", constant("IN_FLIGHT_MAX")));
-    let both =
-        |default: &str, least: u64, most: &str| (constant(default), format!("{least} to {}", constant(most)));
     let bounded =
         |least: &str, most: &str| ("none".into(), format!("{} to {}", constant(least), constant(most)));
     let expected = [
         ("gateway.port", port),
         ("gateway.edgeThreads", edges),
         ("gateway.drainTimeoutMs", drain),
+        ("gateway.handoverTimeoutMs", handover),
         ("engine.shards", shards),
         ("agents.entries.<name>.inFlightMax", in_flight),
         ("agents.defaults.limits.memoryMib", bounded("MEMORY_MIN_MIB", "MEMORY_MAX_MIB")),
@@ -153,6 +161,20 @@ fn numbers_are_those_of_the_source() {
         ),
         ("supervision.heartbeat.misses", both("MISSES_DEFAULT", 1, "MISSES_MAX")),
     ];
+    let rows = table(KEYS);
+    for (key, numbers) in expected {
+        let row = rows.iter().find(|row| row[0] == key).unwrap_or_else(|| panic!("no row {key}"));
+        assert_eq!((row[1].to_owned(), row[3].to_owned()), numbers, "{key}");
+    }
+    for (name, sentence) in [("AGENTS_MAX", "most {} agents"), ("AGENT_NAME_BYTES_MAX", "1 to {} letters")] {
+        let sentence = sentence.replace("{}", &constant(name));
+        assert!(DOCUMENT.replace('\n', " ").replace("  ", " ").contains(&sentence), "{sentence}");
+    }
+}
+
+/// What processes in a sandbox may take by default is that of the source, and entries take it from there.
+#[test]
+fn limits_of_sandboxes_are_those_of_the_source() {
     let limits = [
         ("openFiles", both("OPEN_FILES_DEFAULT", 16, "OPEN_FILES_MAX"), "OPEN_FILES_MIN"),
         ("processes", both("PROCESSES_DEFAULT", 8, "PROCESSES_MAX"), "PROCESSES_MIN"),
@@ -168,14 +190,6 @@ fn numbers_are_those_of_the_source() {
         let entry = key.replace("agents.defaults", "agents.entries.<name>");
         let own = rows.iter().find(|row| row[0] == entry).unwrap_or_else(|| panic!("no row {entry}"));
         assert_eq!((own[1], own[2], own[3]), ("agents.defaults", row[2], row[3]), "{entry}");
-    }
-    for (key, numbers) in expected {
-        let row = rows.iter().find(|row| row[0] == key).unwrap_or_else(|| panic!("no row {key}"));
-        assert_eq!((row[1].to_owned(), row[3].to_owned()), numbers, "{key}");
-    }
-    for (name, sentence) in [("AGENTS_MAX", "most {} agents"), ("AGENT_NAME_BYTES_MAX", "1 to {} letters")] {
-        let sentence = sentence.replace("{}", &constant(name));
-        assert!(DOCUMENT.replace('\n', " ").replace("  ", " ").contains(&sentence), "{sentence}");
     }
 }
 

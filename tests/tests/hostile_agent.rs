@@ -150,7 +150,7 @@ impl Scene {
                 Ok(unexpected @ (Notice::AgentHung { .. } | Notice::AgentMute { .. })) => {
                     panic!("{unexpected:?}")
                 }
-                Ok(Notice::AgentReady { .. } | Notice::Journal { .. }) => {}
+                Ok(Notice::AgentReady { .. } | Notice::AgentAdopted { .. } | Notice::Journal { .. }) => {}
                 Err(_) => assert!(Instant::now() < deadline, "instance {instance} is not fenced"),
             }
             std::thread::yield_now();

@@ -55,6 +55,8 @@ impl Scene {
             "command": [binary("hog"), mark],
             "workingDirectory": state.path(),
             "limits": limits,
+            // What holds it is the cgroup alone, and its files are on the disk.
+            "sandbox": {"mode": "off"},
         });
         let config = json!({
             "agents": {"entries": {"hog": hog}},

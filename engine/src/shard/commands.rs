@@ -93,6 +93,25 @@ pub enum Command {
         /// How long it may take to say its first words.
         start_timeout: Duration,
     },
+    /// A live incarnation of an agent that an earlier gateway has started.
+    Adopt {
+        /// Which agent.
+        agent: AgentIndex,
+        /// The incarnation.
+        instance: InstanceId,
+        /// Its rings. Boxed: the other commands are small.
+        link: Box<Link>,
+        /// The eventfd it rings.
+        doorbell: OwnedFd,
+        /// How long it may take to say anything.
+        start_timeout: Duration,
+    },
+    /// These incarnations, of whatever shard, live on from an earlier gateway and will be handed over by
+    /// [`Command::Adopt`]. Told before anything else.
+    Adopting {
+        /// Which agents, and which incarnations of them.
+        instances: Vec<(AgentIndex, InstanceId)>,
+    },
     /// An incarnation is gone; another will follow.
     Down {
         /// Which agent.
@@ -144,6 +163,11 @@ pub enum Notice {
         instance: InstanceId,
         /// What it says of its software; empty if nothing.
         software: String,
+    },
+    /// An agent that an earlier gateway has started works for this one.
+    AgentAdopted {
+        /// Which incarnation.
+        instance: InstanceId,
     },
     /// An agent broke the rules of its ring, and is not listened to any more.
     AgentFenced {

@@ -308,3 +308,48 @@ pub struct Reloaded {
     /// Keys that count after the next start of the gateway.
     pub restart_gateway: Vec<String>,
 }
+
+/// Which processes a gateway has, since when, and what it has taken over.
+#[derive(Serialize, Deserialize, PartialEq, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    /// The gateway's.
+    pub process_id: u32,
+    /// Its keeper's.
+    pub keeper_process_id: u32,
+    /// Its version.
+    pub version: String,
+    /// Since when.
+    pub uptime_ms: u64,
+    /// Where clients connect.
+    pub listener: String,
+    /// Whether its listening socket is that of the gateway before.
+    pub listener_taken_over: bool,
+    /// Whether the keeper starts the next gateway if this one crashes.
+    pub restarts_after_crash: bool,
+    /// How long it waits for replies when it is stopped.
+    pub drain_timeout_ms: u64,
+    /// How many agents.
+    pub agents: AgentCounts,
+}
+
+/// How many agents a gateway has.
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+pub struct AgentCounts {
+    /// That it should have.
+    pub configured: usize,
+    /// That run.
+    pub alive: usize,
+    /// That went on from the gateway before.
+    pub adopted: usize,
+    /// Processes that it has started.
+    pub started: u64,
+}
+
+/// A gateway goes.
+#[derive(Serialize, Deserialize, PartialEq, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct Going {
+    /// Which.
+    pub process_id: u32,
+}

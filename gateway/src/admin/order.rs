@@ -1,8 +1,10 @@
 //! What connections of the admin socket ask the control thread for, and how it answers.
 
+use std::time::Duration;
+
 use tokio::sync::oneshot;
 
-use super::answer::{Acted, AgentRow, Reloaded};
+use super::answer::{Acted, AgentRow, Going, Reloaded, Status};
 use super::request::Complaint;
 use engine::event::AgentIndex;
 use engine::registry::Field;
@@ -47,4 +49,40 @@ pub enum Order {
         /// The answer: what has changed.
         reply: Reply<Reloaded>,
     },
+    /// Something about the life of the gateway itself.
+    Lifecycle(LifecycleOrder),
+}
+
+/// To say how the gateway is, or to have it go.
+#[derive(Debug)]
+pub struct LifecycleOrder {
+    /// What.
+    pub kind: LifecycleKind,
+    /// The answer.
+    pub reply: Reply<LifecycleAnswer>,
+    /// Ends when the client has been told: a gateway that goes waits for that.
+    pub said: oneshot::Receiver<()>,
+}
+
+/// What is ordered of the gateway itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LifecycleKind {
+    /// To say how it is.
+    Status,
+    /// To go down, with so much time for replies.
+    Stop {
+        /// If it is not to be that of the configuration.
+        timeout: Option<Duration>,
+    },
+    /// To make way for the next gateway.
+    Restart,
+}
+
+/// What the gateway says of itself.
+#[derive(Debug)]
+pub enum LifecycleAnswer {
+    /// To [`LifecycleKind::Status`].
+    Status(Status),
+    /// To the others.
+    Going(Going),
 }

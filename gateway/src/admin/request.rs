@@ -1,5 +1,7 @@
 //! What may be asked: lines in, checked requests out, and every error by name.
 
+use std::time::Duration;
+
 use engine::events::{EventMask, EventType};
 use engine::registry::Field;
 use serde::de::DeserializeOwned;
@@ -8,7 +10,7 @@ use shm_transport::envelope::FailureCode;
 use shm_transport::ports::session_hash;
 
 use super::VERSION;
-use super::order::Act;
+use super::order::{Act, LifecycleKind};
 
 /// The most dead letters of one answer.
 pub const LETTERS_MAX: usize = 100;
@@ -74,6 +76,12 @@ names! {
         AgentRelease "agent.release",
         /// Reads the configuration again.
         Reload "reload",
+        /// Processes, and what was taken over.
+        GatewayStatus "gateway.status",
+        /// Ends the gateway and its agents.
+        GatewayStop "gateway.stop",
+        /// Leaves everything to the next gateway.
+        GatewayRestart "gateway.restart",
     }
 }
 
@@ -108,6 +116,8 @@ names! {
         NotPossible "not_possible",
         /// The configuration cannot be used.
         InvalidConfig "invalid_config",
+        /// The gateway cannot do that, or not now.
+        Refused "refused",
     }
 }
 
@@ -227,6 +237,8 @@ pub enum Request {
     },
     /// [`Op::Reload`].
     Reload,
+    /// [`Op::GatewayStatus`], [`Op::GatewayStop`], [`Op::GatewayRestart`].
+    Lifecycle(LifecycleKind),
 }
 
 /// The fields of a request that have not been taken yet.
@@ -372,6 +384,13 @@ fn read(op: Op, fields: &mut Fields) -> Result<Request, Complaint> {
         }
         Op::AgentRelease => act(fields, Act::Release)?,
         Op::Reload => Request::Reload,
+        Op::GatewayStatus => Request::Lifecycle(LifecycleKind::Status),
+        Op::GatewayStop => {
+            let timeout_ms = fields.number("timeoutMs")?;
+            let timeout = timeout_ms.map(|ms| u64::try_from(ms).map_or(Duration::MAX, Duration::from_millis));
+            Request::Lifecycle(LifecycleKind::Stop { timeout })
+        }
+        Op::GatewayRestart => Request::Lifecycle(LifecycleKind::Restart),
     })
 }
 

@@ -13,10 +13,11 @@ use tokio::time::timeout;
 
 use super::answer::{Error, Line, Listening};
 use super::events::{Subscription, Told, names};
+use super::order::LifecycleAnswer;
 use super::request::{Complaint, ErrorCode, Request, parse};
 use super::{
     Admin, CONNECTIONS_MAX, EVENT_PATIENCE, LINE_BYTES_MAX, LINE_PATIENCE, VERSION, agents, dead_letters,
-    explain, stats,
+    explain, lifecycle, stats,
 };
 
 /// How long nobody is accepted after that did not work: descriptors come back in time.
@@ -113,6 +114,15 @@ async fn answer(write: &mut OwnedWriteHalf, admin: &Admin, request: Request) -> 
         Request::Agents { offset, wanted } => say(write, &agents::list(admin, offset, wanted).await).await,
         Request::Act { name, act } => say(write, &agents::act(admin, name, act).await).await,
         Request::Reload => say(write, &agents::reload(admin).await).await,
+        Request::Lifecycle(kind) => {
+            // The gateway may go once this is dropped.
+            let (answer, _said) = lifecycle::run(admin, kind).await;
+            match answer {
+                Ok(LifecycleAnswer::Status(status)) => say(write, &Ok(status)).await,
+                Ok(LifecycleAnswer::Going(going)) => say(write, &Ok(going)).await,
+                Err(complaint) => say(write, &Err::<(), _>(complaint)).await,
+            }
+        }
         Request::Events { .. } => unreachable!("its caller streams them"),
     }
 }

@@ -1,12 +1,14 @@
 //! Requests, limits of answers, and the document.
 
+use std::time::Duration;
+
 use engine::events::{EventMask, EventType};
 use engine::registry::Field;
 use serde_json::json;
 use shm_transport::envelope::FailureCode;
 use shm_transport::ports::session_hash;
 
-use super::order::Act;
+use super::order::{Act, LifecycleKind};
 use super::request::{ErrorCode, LETTERS_MAX, Op, Request, Sought, Wanted, Which, parse};
 use super::shards::{ROWS_BYTES_MAX, beginning, fitting};
 
@@ -73,6 +75,12 @@ fn requests_are_read() {
     );
     check(json!({"v": 1, "op": "agent.release", "agent": "a"}), act(Act::Release));
     check(json!({"v": 1, "op": "reload"}), Request::Reload);
+    let order = |op, kind| check(json!({"v": 1, "op": op}), Request::Lifecycle(kind));
+    order("gateway.status", LifecycleKind::Status);
+    order("gateway.restart", LifecycleKind::Restart);
+    order("gateway.stop", LifecycleKind::Stop { timeout: None });
+    let stop = LifecycleKind::Stop { timeout: Some(Duration::from_millis(7)) };
+    check(json!({"v": 1, "op": "gateway.stop", "timeoutMs": 7}), Request::Lifecycle(stop));
     let mask = EventMask::NONE.with(EventType::SessionCreated);
     check(json!({"v": 1, "op": "events", "types": ["session.created"]}), Request::Events { mask });
 }
@@ -113,6 +121,8 @@ fn what_is_wrong_has_a_name() {
     check(r#"{"v":1,"op":"dlq.replay","all":false}"#, MissingField, Some("turn"));
     check(r#"{"v":1,"op":"dlq.drop","all":true,"agent":"a"}"#, InvalidField, Some("all"));
     check(r#"{"v":1,"op":"dlq.drop","all":true,"dryRun":true}"#, UnknownField, Some("dryRun"));
+    check(r#"{"v":1,"op":"gateway.stop","timeoutMs":-1}"#, InvalidField, Some("timeoutMs"));
+    check(r#"{"v":1,"op":"gateway.restart","timeoutMs":1}"#, UnknownField, Some("timeoutMs"));
     check(r#"{"v":1,"op":"events","types":["x"]}"#, InvalidField, Some("types"));
     check(r#"{"v":1,"op":"agent.drain"}"#, MissingField, Some("agent"));
     check(r#"{"v":1,"op":"agent.drain","agent":"a","reason":"x"}"#, UnknownField, Some("reason"));

@@ -8,8 +8,9 @@ use engine::supervision::sickness::SicknessLimits;
 use engine::supervision::{Limits, Patience, RestartPolicy};
 use serde::Deserialize;
 
+use super::agents::FileAgent;
 use super::heartbeat::FileHeartbeat;
-use super::{FileAgent, range};
+use super::range;
 
 const INSTANCES_MAX: u64 = 256;
 const IDLE_TIMEOUT_DEFAULT_MS: u64 = 60_000;

@@ -15,21 +15,18 @@ use engine::supervision::fleet::{Fleet, Grant};
 use engine::supervision::sickness::Sickness;
 use engine::supervision::{Event, InvalidTransition, State, Supervisor};
 use engine::time::Moment;
-use keeper::control::{Cause, Exit, Request, Spawn, Usage};
-use shm_transport::link::{Limits, MESSAGE_BYTES_MAX};
+use keeper::control::{Cause, Exit, Request, Usage};
 use shm_transport::record::Poison;
 use shm_transport::segment::attach_engine;
 
 use super::Parts;
+use super::adoption::Leaving;
 use super::pools::Pools;
+use super::processes::{describe, link_limits, spawn_request};
 use super::rolling::Rolling;
 use crate::admin::bulletin::Bulletin;
-use crate::config::{AgentConfig, AgentKind, Config, with_host};
+use crate::config::{AgentConfig, Config};
 
-/// Bytes of the ring to an agent, and of the one back.
-const AGENT_RING_BYTES: u64 = 64 * 1024;
-/// What may wait for room in the ring to an agent: its credit, and one message beyond.
-const AGENT_BACKLOG_BYTES_MAX: usize = MESSAGE_BYTES_MAX + 16 * 1024 * 1024;
 const SIGKILL: i32 = 9;
 /// Why a member that its pool has not started takes no messages.
 pub(super) const NOT_NEEDED: &str = "its pool does not need it now";
@@ -61,10 +58,16 @@ pub(super) struct Agent {
 #[derive(Debug)]
 pub(super) struct Agents {
     pub(super) agents: Vec<Agent>,
-    by_instance: HashMap<InstanceId, usize>,
+    pub(super) by_instance: HashMap<InstanceId, usize>,
     /// Why we end those that are not dead yet.
     ended_for: HashMap<InstanceId, String>,
     next_instance: u64,
+    /// Those of the gateway before that do not go on.
+    pub(super) leaving: Leaving,
+    /// How many go on from the gateway before.
+    pub(super) adopted: usize,
+    /// How many processes have been asked for.
+    started: u64,
     pub(super) registry: Registry,
     pub(super) fleet: Fleet,
     pub(super) pools: Pools,
@@ -88,26 +91,9 @@ pub(super) fn description(config: &AgentConfig) -> Description {
     }
 }
 
-/// How a process ended, as words.
-fn describe(exit: Exit, cause: Option<Cause>) -> String {
-    match cause {
-        Some(Cause::OutOfMemory { limit_bytes: Some(bytes) }) => {
-            return format!("out of memory (limit {} MiB)", bytes >> 20);
-        }
-        Some(Cause::OutOfMemory { limit_bytes: None }) => {
-            return "out of memory (of the machine, or of the gateway's cgroup)".into();
-        }
-        None => {}
-    }
-    match exit {
-        Exit::Code(127) => "exit status 127 (its program could not be started)".into(),
-        Exit::Code(code) => format!("exit status {code}"),
-        Exit::Signal(signal) => format!("signal {signal}"),
-    }
-}
-
 impl Agents {
-    pub(super) fn new(config: &Config, now: Moment) -> Self {
+    /// `instance_max` is the largest number that any agent of the keeper has had.
+    pub(super) fn new(config: &Config, now: Moment, instance_max: u64) -> Self {
         let agents = config.agents.iter().map(|config| Agent {
             config: config.clone(),
             supervisor: Supervisor::new(config.life.patience),
@@ -125,7 +111,10 @@ impl Agents {
             agents: agents.collect(),
             by_instance: HashMap::new(),
             ended_for: HashMap::new(),
-            next_instance: 1,
+            next_instance: instance_max + 1,
+            leaving: Leaving::default(),
+            adopted: 0,
+            started: 0,
             registry: Registry::new(now, config.agents.iter().map(description).collect()),
             fleet: Fleet::new(config.fleet),
             pools: Pools::new(&config.agents, now),
@@ -141,19 +130,8 @@ impl Agents {
             .filter_map(|agent| agent.due)
             .chain(self.pools.next_look())
             .chain(self.next_roll())
+            .chain(self.leaving.next_due())
             .min()
-    }
-
-    /// Starts those that their pools need from the beginning.
-    pub(super) fn start_all(&mut self, parts: &mut Parts) {
-        for index in 0..self.agents.len() {
-            if self.pools.starts_with(index) {
-                self.on(parts, index, Event::Start);
-            } else {
-                tell_all(parts, index, &AgentWord::Drain { others: Some(NOT_NEEDED.into()) });
-            }
-        }
-        self.publish(parts);
     }
 
     /// Nothing is started again from now on.
@@ -167,6 +145,9 @@ impl Agents {
 
     pub(super) fn due(&mut self, parts: &mut Parts) {
         let now = parts.clock.now();
+        for instance in self.leaving.overdue(now) {
+            kill(parts, instance);
+        }
         for index in 0..self.agents.len() {
             let agent = &mut self.agents[index];
             let Some(due) = agent.due.filter(|&due| due <= now) else { continue };
@@ -220,7 +201,6 @@ impl Agents {
         let instance = InstanceId(instance);
         let Some(&index) = self.by_instance.get(&instance) else { return };
         let name = self.agents[index].config.name.clone();
-        let limits = Limits { backlog_bytes_max: AGENT_BACKLOG_BYTES_MAX, ..Limits::default() };
         let mut descriptors = descriptors.into_iter();
         let (Some(engine_half), Some(agent_half), Some(doorbell)) =
             (descriptors.next(), descriptors.next(), descriptors.next())
@@ -229,7 +209,7 @@ impl Agents {
             return kill(parts, instance);
         };
         // An older keeper makes no side channel for large messages.
-        match attach_engine(engine_half, agent_half, descriptors.next(), limits) {
+        match attach_engine(engine_half, agent_half, descriptors.next(), link_limits()) {
             Ok(attached) => {
                 tracing::info!(agent = name, process_id, "agent started");
                 let agent = agent_index(index);
@@ -243,13 +223,18 @@ impl Agents {
                 kill(parts, instance);
             }
         }
-        let agent = &mut self.agents[index];
-        agent.process = Some((process_id, parts.clock.now()));
-        agent.ready = false;
-        agent.sickness.begin(parts.clock.now());
-        self.registry.sick(agent_index(index), None);
+        self.runs(parts.clock.now(), index, process_id);
         self.on(parts, index, Event::Spawned);
         self.publish(parts);
+    }
+
+    /// A process of an agent is there.
+    pub(super) fn runs(&mut self, now: Moment, index: usize, process_id: u32) {
+        let agent = &mut self.agents[index];
+        agent.process = Some((process_id, now));
+        agent.ready = false;
+        agent.sickness.begin(now);
+        self.registry.sick(agent_index(index), None);
     }
 
     pub(super) fn spawn_failed(&mut self, parts: &mut Parts, instance: u64, reason: String) {
@@ -268,6 +253,10 @@ impl Agents {
         usage: Usage,
     ) {
         let instance = InstanceId(instance);
+        if let Some(next) = self.leaving.gone(instance) {
+            self.on(parts, next, Event::Start);
+            return self.publish(parts);
+        }
         let Some(index) = self.forget(instance) else { return };
         let detail = self.ended_for.remove(&instance).unwrap_or_else(|| describe(exit, cause));
         tracing::debug!(
@@ -291,6 +280,16 @@ impl Agents {
                     tracing::debug!(agent = self.agents[index].config.name, software, "agent is ready");
                     self.agents[index].ready = true;
                     self.registry.said_hello(agent_index(index), software);
+                    self.roll(parts);
+                }
+            }
+            Notice::AgentAdopted { instance } => {
+                if let Some(&index) = self.by_instance.get(instance) {
+                    tracing::debug!(
+                        agent = self.agents[index].config.name,
+                        "agent has said what it works on"
+                    );
+                    self.agents[index].ready = true;
                     self.roll(parts);
                 }
             }
@@ -338,6 +337,11 @@ impl Agents {
         tracing::error!(agent = self.agents[index].config.name, cause, "the agent is ended");
         self.ended_for.insert(instance, cause);
         kill(parts, instance);
+    }
+
+    /// How many go on from the gateway before, and how many processes have been started since.
+    pub(super) fn counts(&self) -> (usize, u64) {
+        (self.adopted, self.started)
     }
 
     /// How many incarnations live.
@@ -392,32 +396,9 @@ impl Agents {
         let agent = &mut self.agents[index];
         agent.current = Some(instance);
         self.by_instance.insert(instance, index);
-        let host = parts.executable.to_string_lossy().into_owned();
-        let argv = match &agent.config.kind {
-            AgentKind::Echo => vec![host, "agent-host".into(), "echo".into()],
-            AgentKind::Stdio(command) => {
-                let mut argv = vec![host, "agent-host".into(), "stdio".into(), "--".into()];
-                argv.extend(command.iter().cloned());
-                argv
-            }
-        };
-        let sandbox = agent.config.sandbox.clone();
-        let sandbox = sandbox.map(|spec| Box::new(with_host(spec, &parts.executable)));
-        let request = Request::Spawn(Spawn {
-            instance: instance.0,
-            // Every incarnation gets rings of its own, so its number is the generation of both.
-            generation: instance.0,
-            name: agent.config.name.clone(),
-            argv,
-            environment: agent.config.environment.clone(),
-            working_directory: agent.config.working_directory.clone(),
-            to_agent_bytes: AGENT_RING_BYTES,
-            from_agent_bytes: AGENT_RING_BYTES,
-            log_path: Some(parts.state.agent_log(&agent.config.name)),
-            limits: agent.config.limits,
-            sandbox,
-        });
-        send(parts, &request);
+        let request = spawn_request(&agent.config, &parts.executable, &parts.state, instance);
+        self.started += 1;
+        send(parts, &Request::Spawn(request));
     }
 
     /// Tells the pages.
@@ -441,7 +422,7 @@ pub(super) fn tell_all(parts: &Parts, index: usize, word: &AgentWord) {
     }
 }
 
-fn tell_home(parts: &Parts, index: usize, command: Command) {
+pub(super) fn tell_home(parts: &Parts, index: usize, command: Command) {
     let agent = agent_index(index);
     let count = u8::try_from(parts.shards.len()).unwrap_or(u8::MAX);
     parts.shards[usize::from(agent.home(count).0)].tell(command);
@@ -452,7 +433,7 @@ pub(super) fn kill(parts: &mut Parts, instance: InstanceId) {
 }
 
 /// A request that cannot be sent is not lost silently: the keeper is gone then, which its socket tells next.
-fn send(parts: &mut Parts, request: &Request) {
+pub(super) fn send(parts: &mut Parts, request: &Request) {
     if let Err(error) = parts.keeper.send(request)
         // Relaxed: only decides on a log line.
         && !parts.draining.load(Ordering::Relaxed)

@@ -9,6 +9,7 @@ use engine::supervision::{Event, State};
 use engine::time::Moment;
 
 use super::agents::{Agents, agent_index};
+use super::lifecycle::Next;
 use super::rolling::Rolling;
 use super::{Control, Parts};
 use crate::admin::answer::{Acted, AgentRow};
@@ -16,11 +17,11 @@ use crate::admin::order::{Act, Order};
 use crate::admin::request::{Complaint, ErrorCode};
 
 impl Control {
-    /// Does what is asked for, and answers. Whoever has gone meanwhile hears nothing.
-    pub(super) fn obey(&mut self, order: Order) {
+    /// Does what is asked for, answers, and says what follows from it. Whoever has gone meanwhile hears nothing.
+    pub(super) async fn obey(&mut self, order: Order) -> Next {
         // Relaxed: a single flag, raised on this thread.
         let ending = self.parts.draining.load(Ordering::Relaxed);
-        let refused = || Complaint::new(ErrorCode::NotPossible, "the gateway is going down");
+        let refused = || Complaint::new(ErrorCode::Refused, "the gateway goes down already");
         match order {
             Order::List { wanted, reply } => {
                 let _ = reply.send(self.list(&wanted));
@@ -33,7 +34,9 @@ impl Control {
             Order::Reload { reply } => {
                 let _ = reply.send(if ending { Err(refused()) } else { self.reload() });
             }
+            Order::Lifecycle(order) => return self.obey_lifecycle(order, ending).await,
         }
+        Next::GoOn
     }
 
     fn list(&self, wanted: &[(Field, String)]) -> Result<Vec<(AgentIndex, AgentRow)>, Complaint> {

@@ -84,12 +84,13 @@ impl Pools {
         &self.pools[self.pool_of[index]].indices
     }
 
-    /// Whether an agent is started with the gateway.
-    pub(super) fn starts_with(&self, index: usize) -> bool {
+    /// Whether an agent is started with the gateway, where those that `runs` says run already.
+    pub(super) fn starts_with(&self, index: usize, runs: impl Fn(usize) -> bool) -> bool {
         let Members { pool, indices } = &self.pools[self.pool_of[index]];
         let limits = pool.limits();
-        let count = limits.min.max(limits.spares);
-        indices.iter().take(count).any(|&member| member == index)
+        let (running, others): (Vec<usize>, Vec<usize>) = indices.iter().partition(|&&member| runs(member));
+        let count = limits.min.max(limits.spares).saturating_sub(running.len());
+        others.iter().take(count).any(|&member| member == index)
     }
 
     /// Another configuration says this of the pool of an agent.

@@ -9,7 +9,6 @@ use adapters::edge::Phase;
 use engine::shard::Command;
 use keeper::control::{Event as KeeperEvent, Request};
 use tokio::io::unix::AsyncFd;
-use tokio::signal::unix::Signal;
 
 use super::{Control, Wake};
 use crate::edges::EdgeThread;
@@ -23,12 +22,7 @@ const KEEPER_GRACE: Duration = Duration::from_secs(3);
 
 impl Control {
     /// Ends everything that [`super::Parts`] holds. A second signal cuts the waiting short.
-    pub(super) async fn end(
-        mut self,
-        keeper: &AsyncFd<OwnedFd>,
-        interrupt: &mut Signal,
-        terminate: &mut Signal,
-    ) -> ExitCode {
+    pub(super) async fn end(mut self, keeper: &AsyncFd<OwnedFd>) -> ExitCode {
         // Relaxed: a single flag, and nobody relies on when exactly it is seen.
         self.parts.draining.store(true, Ordering::Relaxed);
         self.parts.phase.send_replace(Phase::Draining);
@@ -42,7 +36,7 @@ impl Control {
             if Instant::now() >= end {
                 break false;
             }
-            match self.wake(keeper, interrupt, terminate, true).await {
+            match self.wake_going(keeper).await {
                 Wake::Signal => break false,
                 Wake::Look => {}
                 wake => {
@@ -64,7 +58,7 @@ impl Control {
         for shard in &self.parts.shards {
             shard.tell(Command::StopAgents);
         }
-        self.end_agents(keeper, interrupt, terminate).await;
+        self.end_agents(keeper).await;
         let clean = self.end_keeper(keeper).await;
         for shard in self.parts.shards.drain(..) {
             // A shard that panicked has ended the process already.
@@ -80,7 +74,7 @@ impl Control {
         if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }
 
-    async fn join_edges(&mut self) {
+    pub(super) async fn join_edges(&mut self) {
         let end = Instant::now() + EDGE_GRACE;
         while !self.parts.edges.iter().all(EdgeThread::is_finished) && Instant::now() < end {
             tokio::time::sleep(super::DRAIN_LOOK).await;
@@ -93,15 +87,10 @@ impl Control {
     }
 
     /// Waits until the agents, which have been told, are gone.
-    async fn end_agents(
-        &mut self,
-        keeper: &AsyncFd<OwnedFd>,
-        interrupt: &mut Signal,
-        terminate: &mut Signal,
-    ) {
+    async fn end_agents(&mut self, keeper: &AsyncFd<OwnedFd>) {
         let end = Instant::now() + AGENT_GRACE;
         while self.agents.alive() > 0 && Instant::now() < end {
-            match self.wake(keeper, interrupt, terminate, true).await {
+            match self.wake_going(keeper).await {
                 Wake::Signal => return,
                 wake => {
                     if self.handle(wake).is_err() {
@@ -112,7 +101,7 @@ impl Control {
         }
     }
 
-    /// Has the keeper end what is left, and waits for it.
+    /// Has the keeper end what is left, and waits for it, until nothing of either is there any more.
     async fn end_keeper(&mut self, keeper: &AsyncFd<OwnedFd>) -> bool {
         let grace_ms = 500;
         if self.parts.keeper.send(&Request::Shutdown { grace_ms }).is_err() {
@@ -135,6 +124,7 @@ impl Control {
             }
         };
         let stopped = tokio::time::timeout(Duration::from_millis(grace_ms) + KEEPER_GRACE, stopped).await;
-        stopped.unwrap_or(false)
+        // It exits after its last word. Nothing else is left to be done on this thread.
+        stopped.unwrap_or(false) && self.parts.keeper.wait_until(Instant::now() + KEEPER_GRACE)
     }
 }

@@ -12,6 +12,7 @@ use super::agent::{AgentCgroup, members, remove_tree, set};
 use super::detect::{Cgroups, Obstacle, is_root};
 use super::layout::{Controller, KEEPER_LEAF, NAME_PREFIX};
 use super::limits::{Device, Limits, Setting, v1_settings, v2_settings};
+use crate::serve::say;
 
 /// What begins the name of an agent's cgroup.
 const AGENT_PREFIX: &str = "agent-";
@@ -97,9 +98,7 @@ impl Subtree {
         for base in subtree.bases() {
             match lock(&base) {
                 Some(file) => subtree.locks.push((base, file)),
-                None => {
-                    eprintln!("keeper: cgroup {} is not locked; what is left in it stays", base.display())
-                }
+                None => say(&format!("cgroup {} is not locked; what is left in it stays", base.display())),
             }
         }
         if let (Ok(own), Some(base)) = (&cgroups.v2, subtree.v2.clone()) {
@@ -127,7 +126,7 @@ impl Subtree {
             if limits.require {
                 return Err(error);
             }
-            eprintln!("keeper: agent {name} goes without: {}", crate::channel::sentence(&error));
+            say(&format!("agent {name} goes without: {}", crate::channel::sentence(&error)));
             Ok(())
         };
         if limits.require {

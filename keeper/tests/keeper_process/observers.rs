@@ -133,7 +133,7 @@ fn observers_are_bounded() {
     observers.clear();
 
     let rude = connect(&fixture.socket());
-    let observe = br#"{"type":"observe","version_min":1,"version_max":1,"process_id":1,"software":"test"}"#;
+    let observe = br#"{"type":"observe","version_min":2,"version_max":2,"process_id":1,"software":"test"}"#;
     rustix::net::send(&rude, observe, SendFlags::empty()).unwrap();
     assert!(read(&rude).starts_with(r#"{"type":"welcome""#));
     for request in [r#"{"type":"kill","instance":1,"signal":9}"#, r#"{"type":"shutdown","grace_ms":0}"#] {

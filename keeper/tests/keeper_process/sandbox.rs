@@ -126,10 +126,14 @@ fn failing_steps_are_named() {
 fn the_end_of_an_agent_is_the_end_of_its_processes() {
     let mut fixture = Fixture::start();
     let mut probe = fixture.spawn_as(fixture.sandboxed(1));
-    assert_eq!(probe.ask("child"), "2", "numbers are those of the namespace");
+    let told = probe.ask("child");
     let inside = Path::new("/proc").join(probe.process_id.to_string()).join("task");
     let children = inside.join(probe.process_id.to_string()).join("children");
     let child: u32 = std::fs::read_to_string(children).unwrap().trim().parse().unwrap();
+    let status = std::fs::read_to_string(format!("/proc/{child}/status")).unwrap();
+    let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap();
+    assert_eq!(numbers.split_whitespace().next_back(), Some(&*told), "numbers are those of the namespace");
+    assert_ne!(told, child.to_string());
     fixture.client.send(&Request::Kill { instance: 1, signal: Signal::KILL.as_raw() }).unwrap();
     let (Event::Died { exit, .. }, _) = fixture.event() else { panic!("it lives") };
     assert_eq!(exit, Exit::Signal(9));

@@ -68,7 +68,8 @@ async fn commands_tell_what_is_there() {
         assert!(help.contains(&format!("\n  {command} ")), "{help}");
     }
     drop(gateway);
-    assert_eq!(printed(&place, &["agent", "logs", "noisy", "--lines", "1"]), "two\n");
+    // It may have noted its end.
+    assert!(printed(&place, &["agent", "logs", "noisy"]).starts_with("one\ntwo\n"));
     assert!(complaint(&place, &["agent", "list"]).contains("no gateway runs"));
 }
 

@@ -172,7 +172,8 @@ async fn a_restart_that_fails_leaves_the_others() {
     let folder = tempfile::tempdir().unwrap();
     let broken = folder.path().join("broken");
     let program = format!("test ! -e {} && exec cat", broken.display());
-    let agent = json!({"command": ["sh", "-c", program], "instances": 2});
+    let sandbox = json!({"workspace": folder.path()});
+    let agent = json!({"command": ["sh", "-c", program], "instances": 2, "sandbox": sandbox});
     let place = Place::new(&json!({"agents": {"entries": {"words": agent}}}));
     let _gateway = place.start("1");
     let before = until("both have said hello", || {

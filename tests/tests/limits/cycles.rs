@@ -112,7 +112,7 @@ fn nothing_is_left_behind() {
 
     client.send(&Request::Shutdown { grace_ms: Duration::from_secs(1).as_millis() as u64 }).unwrap();
     assert_eq!(event(&mut client), Event::Stopped);
-    assert!(client.wait().unwrap().success());
+    assert!(client.wait().unwrap().expect("it was started here").success());
     let name = keeper::cgroup::subtree_name(&state.path().canonicalize().unwrap());
     let found = std::process::Command::new("find").args(["/sys/fs/cgroup", "-name", &name]).output().unwrap();
     assert!(found.stdout.is_empty(), "{found:?}");

@@ -1,0 +1,262 @@
+//! Agents: what the file says of them, what holds for those that do not say otherwise, and what is checked.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use keeper::control::Limits;
+use keeper::sandbox::spec::SandboxSpec;
+use serde::Deserialize;
+
+use super::limits::FileLimits;
+use super::sandbox::{self, FileSandbox, Surroundings, program_refused};
+use super::supervision::{self, AgentLife, FileRestart, FileSickness};
+use super::{heartbeat, range};
+
+/// Name of the built-in agent.
+pub const ECHO_AGENT: &str = "echo";
+const AGENTS_MAX: usize = 5_000;
+const AGENT_NAME_BYTES_MAX: usize = 64;
+const IN_FLIGHT_DEFAULT: u64 = 256;
+const IN_FLIGHT_MAX: u64 = 4096;
+/// Command, environment and directory of an agent, as JSON: what fits into one datagram to the keeper beside
+/// the paths of this program and of the log.
+const AGENT_BYTES_MAX: usize = 48 * 1024;
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct FileAgents {
+    #[serde(default)]
+    defaults: FileDefaults,
+    #[serde(default)]
+    entries: BTreeMap<String, FileAgent>,
+}
+
+/// What holds for every agent that does not say otherwise.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct FileDefaults {
+    #[serde(default)]
+    limits: FileLimits,
+    #[serde(default)]
+    sandbox: FileSandbox,
+}
+
+/// What settings of agents are bounded by.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Machine<'a> {
+    pub(super) cores: u64,
+    pub(super) state_directory: &'a Path,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct FileAgent {
+    /// The program and its arguments; left out for the built-in echo agent.
+    pub(super) command: Option<Vec<String>>,
+    #[serde(default)]
+    pub(super) environment: BTreeMap<String, String>,
+    pub(super) working_directory: Option<PathBuf>,
+    pub(super) in_flight_max: Option<u64>,
+    pub(super) instances: Option<u64>,
+    pub(super) start_timeout_ms: Option<u64>,
+    #[serde(default)]
+    pub(super) limits: FileLimits,
+    #[serde(default)]
+    pub(super) sandbox: FileSandbox,
+    pub(super) min_instances: Option<u64>,
+    pub(super) max_instances: Option<u64>,
+    pub(super) spares: Option<u64>,
+    pub(super) idle_timeout_ms: Option<u64>,
+    pub(super) drain_timeout_ms: Option<u64>,
+    #[serde(default)]
+    pub(super) restart: FileRestart,
+    #[serde(default)]
+    pub(super) sickness: FileSickness,
+    #[serde(default)]
+    pub(super) capabilities: Vec<String>,
+    #[serde(default)]
+    pub(super) skills: Vec<String>,
+    #[serde(default)]
+    pub(super) channels: Vec<String>,
+}
+
+/// What an agent runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AgentKind {
+    /// The built-in agent that answers with what it was told.
+    Echo,
+    /// A program with arguments that reads and writes JSON lines.
+    Stdio(Vec<String>),
+}
+
+/// An agent, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AgentConfig {
+    /// Its own name: that of its pool, with a number behind it where the pool has several.
+    pub name: String,
+    /// How messages name it.
+    pub pool: String,
+    /// What it can do, as rules and labels name it.
+    pub capabilities: Vec<String>,
+    /// What it runs.
+    pub kind: AgentKind,
+    /// Added to its environment.
+    pub environment: Vec<(String, String)>,
+    /// Where it starts; the gateway's own directory if left out.
+    pub working_directory: Option<PathBuf>,
+    /// How many messages it may have in its hands.
+    pub in_flight_max: usize,
+    /// How long it may take to say its first words.
+    pub start_timeout: Duration,
+    /// What each of its processes may take, with all that it starts.
+    pub limits: Limits,
+    /// What it may see and do; whatever the gateway may if absent.
+    pub sandbox: Option<SandboxSpec>,
+    /// How it is looked after.
+    pub life: AgentLife,
+}
+
+/// The agents of the file and of the flags, and the built-in one.
+pub(super) fn check(
+    broken: &mut Vec<String>,
+    file: FileAgents,
+    flags: &[String],
+    around: Machine<'_>,
+) -> Vec<AgentConfig> {
+    let FileAgents { defaults, mut entries } = file;
+    defaults.limits.check(broken, "agents.defaults.limits", around.cores);
+    for flag in flags {
+        let Some((name, command)) = flag.split_once('=') else {
+            broken.push(format!("--agent {flag}: must be NAME=COMMAND"));
+            continue;
+        };
+        let command = command.split_whitespace().map(str::to_owned).collect();
+        let agent = FileAgent { command: Some(command), ..FileAgent::default() };
+        if entries.insert(name.to_owned(), agent).is_some() {
+            broken.push(format!("--agent {flag}: an agent \"{name}\" is defined already"));
+        }
+    }
+    entries.entry(ECHO_AGENT.to_owned()).or_default();
+    let check = |(name, agent)| check_agent(broken, name, agent, &defaults, around);
+    let agents: Vec<_> = entries.into_iter().flat_map(check).collect();
+    if agents.len() > AGENTS_MAX {
+        broken.push(format!("agents.entries has {} agents: at most {AGENTS_MAX} are possible", agents.len()));
+    }
+    agents
+}
+
+/// The members of a pool; most pools have one.
+fn check_agent(
+    broken: &mut Vec<String>,
+    name: String,
+    agent: FileAgent,
+    defaults: &FileDefaults,
+    around: Machine<'_>,
+) -> Vec<AgentConfig> {
+    let key = format!("agents.entries.{name}");
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    if name.is_empty()
+        || name.len() > AGENT_NAME_BYTES_MAX
+        || name.starts_with('.')
+        || !name.chars().all(plain)
+    {
+        broken.push(format!(
+            "{key}: a name has 1 to {AGENT_NAME_BYTES_MAX} letters, digits, '-', '_' or '.', and no '.' first"
+        ));
+    }
+    let life = supervision::check_life(broken, &key, &agent);
+    let in_flight = agent.in_flight_max.unwrap_or(IN_FLIGHT_DEFAULT);
+    range(broken, &format!("{key}.inFlightMax"), in_flight, 1, IN_FLIGHT_MAX);
+    if let Some(directory) = &agent.working_directory
+        && !directory.is_dir()
+    {
+        broken.push(format!("{key}.workingDirectory = {}: is not a directory", directory.display()));
+    }
+    let limits = agent.limits.of_agent(broken, &key, &defaults.limits, around.cores);
+    let surroundings = Surroundings {
+        command: agent.command.as_deref(),
+        working_directory: agent.working_directory.as_deref(),
+        state_directory: around.state_directory,
+    };
+    let sandbox = sandbox::check(broken, &key, &agent.sandbox, &defaults.sandbox, surroundings);
+    let said = (&agent.command, &agent.environment, &agent.working_directory, &sandbox);
+    let said = serde_json::json!(said).to_string();
+    if said.len() > AGENT_BYTES_MAX {
+        broken.push(format!(
+            "{key} has {} bytes of command, environment, directory and sandbox: at most {AGENT_BYTES_MAX} are possible",
+            said.len()
+        ));
+    }
+    let directory = agent.working_directory.as_deref();
+    let kind = kind(broken, &key, agent.command, name == ECHO_AGENT, directory, sandbox.as_ref());
+    supervision::check_words(broken, &format!("{key}.capabilities"), &agent.capabilities);
+    let members = life.pool.max;
+    let member = AgentConfig {
+        name: name.clone(),
+        pool: name,
+        capabilities: agent.capabilities,
+        kind,
+        environment: agent.environment.into_iter().collect(),
+        working_directory: agent.working_directory,
+        in_flight_max: in_flight as usize,
+        start_timeout: heartbeat::check_start(broken, &key, agent.start_timeout_ms),
+        limits,
+        sandbox,
+        life,
+    };
+    if members <= 1 {
+        return vec![member];
+    }
+    (1..=members)
+        .map(|number| AgentConfig { name: format!("{}~{number}", member.pool), ..member.clone() })
+        .collect()
+}
+
+/// What an agent runs: the built-in one only under its own name.
+fn kind(
+    broken: &mut Vec<String>,
+    key: &str,
+    command: Option<Vec<String>>,
+    is_echo: bool,
+    directory: Option<&Path>,
+    sandbox: Option<&SandboxSpec>,
+) -> AgentKind {
+    let Some(command) = command else {
+        if !is_echo {
+            broken
+                .push(format!("{key}.command: must name a program, for example [\"python3\", \"agent.py\"]"));
+        }
+        return AgentKind::Echo;
+    };
+    match command.first() {
+        None => broken.push(format!("{key}.command = []: must name a program")),
+        Some(program) => {
+            if let Some(rule) = program_refused(program, directory, sandbox) {
+                broken.push(format!("{key}.command[0] = \"{program}\": {rule}"));
+            }
+        }
+    }
+    AgentKind::Stdio(command)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::tests::check;
+    use crate::options::RunOptions;
+
+    /// What does not fit into one datagram to the keeper is refused before anything starts.
+    #[test]
+    fn agents_fit_into_a_datagram() {
+        let text = |bytes: usize| {
+            format!(
+                "{{agents: {{entries: {{a: {{command: ['ls'], sandbox: {{mode: 'off'}}, environment: {{A: '{}'}}}}}}}}}}",
+                "x".repeat(bytes)
+            )
+        };
+        assert!(check(&text(AGENT_BYTES_MAX - 100), &RunOptions::default()).is_ok());
+        let broken = check(&text(AGENT_BYTES_MAX), &RunOptions::default()).unwrap_err();
+        assert!(broken[0].starts_with("agents.entries.a has 49179 bytes of command"), "{broken:?}");
+    }
+}
