@@ -5,6 +5,7 @@ use shm_transport::link::{Limits, MESSAGE_BYTES_MAX, SendError};
 use shm_transport::segment;
 
 use crate::inherited::{InheritError, Inherited};
+use crate::outgoing::Shared;
 use crate::{Inbox, Outbox};
 
 /// What an agent holds outside of its rings. The backlog takes at least one message of the largest size.
@@ -85,7 +86,8 @@ impl Agent {
         if let Err(source) = sent {
             return Err(AttachError::Hello { name, source });
         }
-        let (inbox, outbox) = (Inbox::new(link.receiver), Outbox::new(sender));
+        let outgoing = Shared::new(sender);
+        let (inbox, outbox) = (Inbox::new(link.receiver, outgoing.clone()), Outbox::new(outgoing));
         Ok(Self { name, generation: found, inbox, outbox })
     }
 

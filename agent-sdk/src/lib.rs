@@ -2,7 +2,7 @@
 //!
 //! The smallest agent is `examples/echo.rs`: attach, split, receive in place, reply, flush once a batch. One that
 //! streams its reply is `examples/words.rs`. Neither notices a restart of the gateway: the rings outlive it, and an agent
-//! sleeps until the next one wakes it.
+//! sleeps until the next one wakes it; what it works on is told the next gateway by [`Inbox::receive`].
 //!
 //! What the keeper hands to an agent, descriptors and variables, is named in [`inherited`].
 #![deny(unsafe_code)]
@@ -12,6 +12,7 @@ mod inbox;
 #[allow(unsafe_code, reason = "inherited descriptors are numbers until somebody vouches for them")]
 pub mod inherited;
 mod outbox;
+mod outgoing;
 
 pub use agent::{Agent, AttachError};
 pub use inbox::{Inbox, ReceiveError, Received, Turn, TurnId};

@@ -140,7 +140,7 @@ impl Scene {
                     assert_eq!(found, InstanceId(instance), "another agent is fenced: {poison}");
                     return poison.to_string();
                 }
-                Ok(Notice::AgentReady { .. } | Notice::Scale { .. } | Notice::Journal { .. }) => {}
+                Ok(_) => {}
                 Err(_) => assert!(Instant::now() < deadline, "instance {instance} is not fenced"),
             }
             std::thread::yield_now();

@@ -44,7 +44,11 @@ impl ShardCore {
         match found {
             Recovered::Replaced => self.recovering.replaced = true,
             Recovered::Id(id) => self.known(now, id),
-            Recovered::NextSequence(sequence) => self.log.resume_at(sequence),
+            Recovered::NextSequence(sequence) => {
+                self.log.resume_at(sequence);
+                // What was found has survived the death of a process.
+                self.progress.written = sequence;
+            }
             Recovered::Record { sequence, at_ms, entry, message } => {
                 self.counters.recovered += 1;
                 let turn = self.recovering.renamed.get(&entry.turn).copied().unwrap_or(entry.turn);
@@ -168,6 +172,7 @@ impl ShardCore {
             // It may have been given out once without a trace.
             attempt: entry.attempt.max(1),
             failures: 0,
+            blocks: 0,
             agent: AgentIndex::NONE,
             named: !archive.agent.is_empty(),
             sequence,

@@ -60,6 +60,24 @@ pub enum Command {
         /// The eventfd it rings.
         doorbell: OwnedFd,
     },
+    /// These incarnations, of agents of whatever shards, have outlived an earlier gateway. Each will be adopted or
+    /// reported down by the shard of its agent; what was open before is not given out before that, as far as they may
+    /// have it. Only as the very first command.
+    Adopting {
+        /// Each with its agent.
+        instances: Vec<(AgentIndex, InstanceId)>,
+    },
+    /// An incarnation that has outlived an earlier gateway, with rings that one has used.
+    Adopt {
+        /// Which agent.
+        agent: AgentIndex,
+        /// The incarnation.
+        instance: InstanceId,
+        /// Its rings, taken over. Boxed: the other commands are small.
+        link: Box<Link>,
+        /// The eventfd it rings.
+        doorbell: OwnedFd,
+    },
     /// An incarnation is gone; another will follow.
     Down {
         /// Which agent.
@@ -112,6 +130,11 @@ pub enum Command {
 pub enum Notice {
     /// An agent has said its first words.
     AgentReady {
+        /// Which incarnation.
+        instance: InstanceId,
+    },
+    /// An agent that was adopted has said what it works on.
+    AgentAdopted {
         /// Which incarnation.
         instance: InstanceId,
     },

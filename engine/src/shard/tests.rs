@@ -52,22 +52,43 @@ impl Bench {
 
     /// Attaches an incarnation of the one agent, and gives its end of the link.
     fn attach(&mut self, instance: InstanceId) -> Link {
-        let bell = || Arc::new(shm_transport::doorbell::eventfd().unwrap());
-        let geometry = Geometry::new(64 * 1024).unwrap();
-        let (ours, theirs) = in_process(geometry, &bell(), &bell(), Limits::default()).unwrap();
+        let (ours, theirs) = linked();
         let doorbell = shm_transport::doorbell::eventfd().unwrap();
         let attach = Command::Attach { agent: AgentIndex(0), instance, link: Box::new(ours), doorbell };
         self.commands.send(attach).unwrap();
         assert_eq!(self.shard.turn(at(0)), Progress::Busy);
         theirs
     }
+
+    /// Begins with an incarnation that has outlived another gateway, and attaches it.
+    fn adopt(&mut self, instance: InstanceId, link: Link) {
+        let agent = AgentIndex(0);
+        self.commands.send(Command::Adopting { instances: vec![(agent, instance)] }).unwrap();
+        let doorbell = shm_transport::doorbell::eventfd().unwrap();
+        self.commands.send(Command::Adopt { agent, instance, link: Box::new(link), doorbell }).unwrap();
+        self.turns(at(1));
+    }
+}
+
+/// The ends of an agent's link.
+fn linked() -> (Link, Link) {
+    let bell = || Arc::new(shm_transport::doorbell::eventfd().unwrap());
+    let geometry = Geometry::new(64 * 1024).unwrap();
+    in_process(geometry, &bell(), &bell(), Limits::default()).unwrap()
+}
+
+/// The engine's end of rings that no agent has attached to.
+fn unattached() -> Link {
+    let page = shm_transport::layout::ConfigPage::new(Geometry::new(64 * 1024).unwrap(), 1, 1);
+    let halves = ["engine", "agent"].map(|name| create(name, &page).unwrap());
+    attach_engine(&halves[0].writable, &halves[1].read_only, None, Limits::default()).unwrap().link
 }
 
 /// The routing words of what the agent says of the message it has been given.
 fn given(agent: &mut Link) -> Route {
-    let mut turn = 0;
-    agent.receiver.receive(1, |m| turn = m.route.turn).unwrap();
-    Route { turn, ..Route::default() }
+    let (mut turn, mut attempt) = (0, 0);
+    agent.receiver.receive(1, |m| (turn, attempt) = (m.route.turn, m.route.attempt)).unwrap();
+    Route { turn, attempt, ..Route::default() }
 }
 
 fn bench() -> Bench {
@@ -131,11 +152,12 @@ fn the_last_words_are_heard_to_the_end() {
     let mut agent = bench.attach(InstanceId(1));
     bench.ask();
     bench.turns(at(1));
-    let route = given(&mut agent);
+    let mut route = given(&mut agent);
     for n in 0..3 * RECORDS_PER_TURN {
         // The first by descriptor.
         let content = "x".repeat(if n == 0 { 40_000 } else { 1 });
         agent.sender.send(&route, &BlockV1 { block_type: 0, content }).unwrap();
+        route.sequence += 1;
     }
     agent.sender.send(&route, &EndV1::default()).unwrap();
     agent.sender.flush().unwrap();
@@ -153,6 +175,79 @@ fn the_last_words_are_heard_to_the_end() {
     assert_eq!(seen.last(), Some(&Kind::End));
 }
 
+/// What an agent has said stays in its ring until the journal has it, also what came by descriptor; the shard sleeps
+/// until then.
+#[test]
+fn words_stay_in_the_ring_until_they_are_kept() {
+    let mut bench = bench();
+    let mut agent = bench.attach(InstanceId(1));
+    bench.ask();
+    bench.turns(at(1));
+    let mut route = given(&mut agent);
+    let mut say = |agent: &mut Link, bytes| {
+        agent.sender.send(&route, &BlockV1 { block_type: 0, content: "x".repeat(bytes) }).unwrap();
+        agent.sender.flush().unwrap();
+        route.sequence += 1;
+    };
+    // More than the ring holds, and two by descriptor, of which the second is not looked at before the first is kept.
+    for bytes in std::iter::repeat_n(8000, 12).chain([40_000, 40_000]) {
+        say(&mut agent, bytes);
+    }
+    let mut waits = agent.sender.backlog_bytes();
+    assert!(waits > 0);
+    while waits > 0 {
+        while bench.shard.turn(at(2)) == Progress::Busy {}
+        agent.sender.flush().unwrap();
+        assert_eq!(agent.sender.backlog_bytes(), waits, "nothing is given back before the journal has it");
+        assert!(bench.shard.prepare_sleep(), "there is nothing to do before the journal has answered");
+        bench.shard.awake();
+        bench.turns(at(3));
+        agent.sender.flush().unwrap();
+        assert!(agent.sender.backlog_bytes() < waits);
+        waits = agent.sender.backlog_bytes();
+    }
+    for _ in 0..4 {
+        bench.turns(at(4));
+        agent.sender.flush().unwrap();
+    }
+    let mut seen = 0;
+    while bench.edge.receiver.receive(1000, |_| seen += 1).unwrap() > 0 {
+        bench.edge.receiver.release();
+        bench.turns(at(5));
+    }
+    assert_eq!(seen, 14);
+}
+
+/// An agent of an earlier gateway is asked what it works on, and gets what waits when it has answered.
+#[test]
+fn an_adopted_agent_is_asked() {
+    let mut bench = bench();
+    let (ours, mut agent) = linked();
+    bench.adopt(InstanceId(1), ours);
+    bench.ask();
+    bench.turns(at(2));
+    let mut heard = Vec::new();
+    agent.receiver.receive(9, |m| heard.push((m.kind(), m.route.session))).unwrap();
+    assert_eq!(heard, [(Kind::RollCall, 1)]);
+    assert!(bench.notices.try_recv().is_err(), "it has not answered");
+    agent.sender.forward(&Route { session: 1, ..Route::default() }, Body::WORKING).unwrap();
+    agent.sender.flush().unwrap();
+    bench.turns(at(3));
+    heard.clear();
+    agent.receiver.receive(9, |m| heard.push((m.kind(), 0))).unwrap();
+    assert_eq!(heard, [(Kind::Message, 0)]);
+    let Ok(Notice::AgentAdopted { instance }) = bench.notices.try_recv() else { panic!("it has answered") };
+    assert_eq!(instance, InstanceId(1));
+}
+
+/// One that had not even attached has nothing, and nobody waits for it.
+#[test]
+fn an_agent_that_never_attached_is_not_asked() {
+    let mut bench = bench();
+    bench.adopt(InstanceId(1), unattached());
+    assert!(matches!(bench.notices.try_recv(), Ok(Notice::AgentAdopted { .. })));
+}
+
 /// While an edge is behind, an agent is not read, however often the shard sleeps, which it may; and it is read again
 /// once the edge has caught up, though it has nothing more to ring for.
 #[test]
@@ -161,10 +256,11 @@ fn who_is_held_back_is_read_later() {
     let mut agent = bench.attach(InstanceId(1));
     bench.ask();
     bench.turns(at(1));
-    let route = given(&mut agent);
+    let mut route = given(&mut agent);
     while !bench.shard.outputs.edges_behind() {
         let block = BlockV1 { block_type: 0, content: "x".repeat(8000) };
         agent.sender.send(&route, &block).unwrap();
+        route.sequence += 1;
         agent.sender.flush().unwrap();
         bench.turns(at(2));
     }
@@ -190,10 +286,7 @@ fn who_is_held_back_is_read_later() {
 #[test]
 fn an_agent_that_cannot_take_a_message_is_fenced() {
     let mut bench = bench();
-    let page = shm_transport::layout::ConfigPage::new(Geometry::new(64 * 1024).unwrap(), 1, 1);
-    let halves = ["engine", "agent"].map(|name| create(name, &page).unwrap());
-    let limits = Limits::default();
-    let link = attach_engine(&halves[0].writable, &halves[1].read_only, None, limits).unwrap().link;
+    let link = unattached();
     let doorbell = shm_transport::doorbell::eventfd().unwrap();
     let instance = InstanceId(1);
     let attach = Command::Attach { agent: AgentIndex(0), instance, link: Box::new(link), doorbell };

@@ -155,6 +155,14 @@ impl Agents {
                     tracing::debug!(agent = self.agents[index].config.name, "agent is ready");
                 }
             }
+            Notice::AgentAdopted { instance } => {
+                if let Some(&index) = self.by_instance.get(&instance) {
+                    tracing::debug!(
+                        agent = self.agents[index].config.name,
+                        "agent has said what it works on"
+                    );
+                }
+            }
             Notice::AgentFenced { instance, poison } => {
                 if let Some(&index) = self.by_instance.get(&instance) {
                     let agent = &self.agents[index].config.name;
