@@ -27,6 +27,7 @@
 //! 3. A [`SessionIndex`] names its session until the event that it has expired. Then its place is used again.
 
 mod attributes;
+mod change;
 mod key;
 mod life;
 mod line;
@@ -371,17 +372,6 @@ impl Sessions {
         let begun = session.active_turn;
         self.waiting -= 1;
         begun
-    }
-
-    /// Makes a turn that waits the one at work. The one that was waits again, before others of that class.
-    pub fn begin_instead(&mut self, index: SessionIndex, turn: u64, class: Priority) {
-        let session = self.session_mut(index);
-        let class = if session.mode == SessionMode::Queue { Priority::Normal } else { class };
-        let (Some(line), Some(before)) = (session.waiting.as_mut(), session.active_turn) else { return };
-        if line.remove(turn) {
-            line.push_front(class, before);
-            session.active_turn = Some(turn);
-        }
     }
 
     /// Takes a turn out of the queue, which ends it; `false` if it does not wait.

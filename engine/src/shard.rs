@@ -2,7 +2,7 @@
 //!
 //! A turn of the loop: take commands, receive from the journal, edges, shards and *hot* agents (a bounded number of
 //! records each), let the core decide, write its effects into rings, then publish all batches and release
-//! all records at once.
+//! all records at once. Those of agents stay until the journal has what follows from them (`shard/agents.rs`).
 //!
 //! An agent is hot while it is expected to talk; its ring is then looked at on every turn and needs no
 //! doorbell. A cold agent's ring is armed: its next message rings the agent's own eventfd, and the driver

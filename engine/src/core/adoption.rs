@@ -64,35 +64,44 @@ impl ShardCore {
     fn possible_holder(&self, turn: u64) -> Option<AgentIndex> {
         let session = self.turns.get(turn)?.session_hash;
         let claimable = |other| self.turns.get(other).filter(|open| is_claimable(open));
+        let unheard = &self.adoption.unheard;
         self.sessions.open_turns(session).filter_map(claimable).find_map(|open| {
-            self.adoption.unheard.keys().copied().find(|&agent| self.may_be_for(open, agent))
+            if message_of(&open.body).agent.is_empty() {
+                return unheard.keys().next().copied();
+            }
+            self.one_it_is_for(open, None, |agent| unheard.contains_key(&agent))
         })
     }
 
-    /// Whether the message of a turn could have been given to that agent. One that names nobody may have gone to whoever
-    /// its session was with.
-    fn may_be_for(&self, open: &Turn, agent: AgentIndex) -> bool {
+    /// One of these agents that the message of a turn could have been given to. One that names nobody may have gone to
+    /// whoever its session was with.
+    fn one_it_is_for(
+        &self,
+        open: &Turn,
+        affinity: Option<AgentIndex>,
+        which: impl Fn(AgentIndex) -> bool,
+    ) -> Option<AgentIndex> {
         let archive = message_of(&open.body);
         let text = archive.content.as_str();
         let request = RouteRequest {
             explicit: archive.agent.as_str(),
-            affinity: Some(agent),
+            affinity,
             channel: archive.channel.as_str(),
             text: &text[..text.floor_char_boundary(TEXT_SEARCHED_BYTES_MAX)],
             labels: archive.labels.as_str(),
             own_shard: self.setting.shard,
             rotation: 0,
         };
-        self.routes.route(&request, |_| 0, |other| other == agent).is_ok()
+        self.routes.route(&request, |_| 0, which).ok().map(|decision| decision.member)
     }
 
     /// An agent says that it has a turn of this shard. `false`: it has nothing to do with it any more.
     pub(super) fn claim(&mut self, now: Moment, agent: AgentIndex, turn: u64, attempt: u32) -> bool {
-        let Some(open) = self.turns.get(turn) else { return false };
-        if open.state == State::Working && open.agent == agent && u32::from(open.attempt) == attempt {
+        if self.at_agent(agent, turn, attempt).is_some() {
             // Claimed before, by a word about it.
             return true;
         }
+        let Some(open) = self.turns.get(turn) else { return false };
         let Some(attempt) = u16::try_from(attempt).ok().filter(|&attempt| attempt <= ATTEMPTS_ABSOLUTE_MAX)
         else {
             return false;
@@ -101,7 +110,7 @@ impl ShardCore {
         let possible = self.adoption.awaits(agent)
             && is_claimable(open)
             && attempt >= open.attempt
-            && self.may_be_for(open, agent);
+            && self.one_it_is_for(open, Some(agent), |other| other == agent).is_some();
         if !possible {
             return false;
         }
@@ -156,7 +165,8 @@ impl ShardCore {
                 && open.state == State::Unclaimed
             {
                 open.state = State::Waiting;
-                self.ready.push_back(turn);
+                // Others may have come meanwhile.
+                self.ready.extend(self.sessions.reconsider(open.session, open.urgency.class));
             }
         }
     }

@@ -435,7 +435,15 @@ impl Agents {
                 let route = Route { turn, attempt: in_hand.attempt, ..Route::default() };
                 effects(Effect::ToAgent { instance, route, body: Body::CANCEL });
             }
-        } else if agent.queue.remove(|waiting| waiting.route.turn == turn).is_some() {
+        } else {
+            self.withdraw(index, turn);
+        }
+    }
+
+    /// The turn is not to be given out, if it waits.
+    pub fn withdraw(&mut self, index: AgentIndex, turn: u64) {
+        let Some(agent) = self.agents.get_mut(index.0 as usize) else { return };
+        if agent.queue.remove(|waiting| waiting.route.turn == turn).is_some() {
             self.waiting -= 1;
         }
     }

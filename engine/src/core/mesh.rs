@@ -3,7 +3,7 @@
 //! | kind | from, to | `turn` | `session` | `origin` | `sequence` | `attempt` |
 //! |---|---|---|---|---|---|---|
 //! | Message | session, agent role | the turn | its session | agent and urgency | 0 | which |
-//! | Cancel | session, agent role | the turn | 0 | agent | 0; 1: its claim is refused | which, of a claim |
+//! | Cancel | session, agent role | the turn | 0 | agent | 0; 1: its claim is refused; 2: only if it waits | which, of a claim |
 //! | Block, End, Failure | agent, session role | the turn | agent | 0; why it is given back | number of the word | which |
 //! | Working | agent, session role | the turn; 0: those were all | 0 | agent | 0 | which |
 //! | Kept | session, agent role | how many words are in the journal | 0 | 0 | 0 | 0 |
@@ -24,6 +24,8 @@ pub(super) const GIVEN_BACK_UNAVAILABLE: u64 = 2;
 pub(super) const GIVEN_BACK_FULL: u64 = 3;
 /// The `sequence` word of a cancellation that refuses a claim.
 const CLAIM_REFUSED: u32 = 1;
+/// That of one that an agent which has the turn is not told of.
+const IF_IT_WAITS: u32 = 2;
 
 /// What a message between shards carries in `origin`: whom it is for, and how urgent it is.
 pub(super) fn pack(agent: AgentIndex, urgency: Urgency) -> u64 {
@@ -51,6 +53,7 @@ impl ShardCore {
             Opened::Cancel if sequence == CLAIM_REFUSED => {
                 self.agents.refuse(unpack(origin).0, turn, attempt, effects);
             }
+            Opened::Cancel if sequence == IF_IT_WAITS => self.agents.withdraw(unpack(origin).0, turn),
             Opened::Cancel => self.agents.cancel(unpack(origin).0, turn, effects),
             Opened::Failure(failure) if origin != 0 => {
                 self.given_back(
@@ -78,6 +81,17 @@ impl ShardCore {
                 self.counters.invalid_internal += 1;
             }
         }
+    }
+
+    /// Session role: a turn is not to be given out any more. If its agent has it, it keeps it.
+    pub(super) fn withdraw(&mut self, agent: AgentIndex, turn: u64, effects: &mut Effects<'_>) {
+        let home = self.home(agent);
+        if home == self.setting.shard {
+            return self.agents.withdraw(agent, turn);
+        }
+        let origin = pack(agent, Urgency::default());
+        let route = Route { turn, origin, sequence: IF_IT_WAITS, ..Route::default() };
+        effects(Effect::ToShard { shard: home, route, body: Body::CANCEL });
     }
 
     /// Agent role: takes a turn of another shard for an agent of this one.

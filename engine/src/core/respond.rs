@@ -312,6 +312,7 @@ impl ShardCore {
                 // The agent is not told: the next gateway may take over both, and what it says until then is missing.
                 let agent = open.agent;
                 self.leave_agent(agent);
+                self.withdraw(agent, turn, effects);
             }
             if let Some(open) = self.turns.get_mut(turn) {
                 open.listeners = Listeners::default();

@@ -118,6 +118,21 @@ fn a_held_turn_comes_before_older_ones() {
     assert_ne!(turn_of(&seen), held);
 }
 
+/// What waited for agents to be heard lets a more urgent message go first that came meanwhile.
+#[test]
+fn more_urgent_ones_go_first() {
+    let mut bench = Bench::new(CoreLimits::default(), 0, 1);
+    bench.up();
+    let turn = turn_of(&bench.message("a", 1, |_| {}));
+    let mut next = bench.adopted();
+    assert_eq!(next.message("a", 2, |m| m.priority = Priority::High as u8), []);
+    let seen = next.answers(&[]);
+    let urgent = turn_of(&seen);
+    assert_ne!(urgent, turn);
+    assert_eq!(turn_of(&next.agent_says(Kind::End, urgent)), turn);
+    assert_eq!(next.given.as_ref().unwrap().route.attempt, 2);
+}
+
 /// A claim is refused, and the agent told to cancel, if the turn has ended or never was, is for another agent, in an
 /// attempt that is over, or beside another one of its session. None of this takes credit when the agent has ended it.
 #[test]
@@ -171,9 +186,14 @@ fn missing_words_fail_the_attempt() {
         let turn = turn_of(&bench.message("a", 1, |_| {}));
         let quiet = turn_of(&bench.message("b", 2, |m| m.flags = FLAG_NO_REPLY));
         let mut next = bench.adopted();
-        next.answers(&[(turn, 1), (quiet, 1)]);
-        assert_eq!(next.says(kind, turn, 1, number), []);
+        // Before its answer, as of what the last gateway had read, or behind it.
         if kind == Kind::Block {
+            assert_eq!(next.says(kind, turn, 1, number), []);
+        }
+        assert_eq!(next.answers(&[(turn, 1), (quiet, 1)]), [Seen::Adopted(FIRST)]);
+        if kind == Kind::End {
+            assert_eq!(next.says(kind, turn, 1, number), []);
+        } else {
             assert_eq!(next.says(Kind::Block, turn, 1, 0), []);
             assert_eq!(next.says(Kind::End, turn, 1, 2), []);
         }
