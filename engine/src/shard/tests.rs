@@ -2,16 +2,17 @@
 
 use std::time::Duration;
 
-use shm_transport::envelope::{BlockV1, Body, EndV1, HelloV1, Kind, MessageV2, Route};
+use shm_transport::envelope::{BlockV1, Body, EndV1, HelloV1, Kind, MessageV2, Opened, Route, StoredBody};
 use shm_transport::layout::Geometry;
 use shm_transport::link::{Limits, Link};
 use shm_transport::ports::{connect, session_hash};
-use shm_transport::segment::{attach_engine, create, in_process};
+use shm_transport::segment::{attach_agent, attach_engine, create, in_process};
 
 use super::*;
 use crate::core::{AgentDefinition, CoreLimits, CoreSetting};
-use crate::event::AgentIndex;
+use crate::event::{AgentIndex, Recovered};
 use crate::events::{Event, EventMask, EventType};
+use crate::journal::entry::Entry;
 use crate::routing::{AgentSpec, RoutingTable};
 
 struct Bench {
@@ -20,6 +21,8 @@ struct Bench {
     /// The other end of the journal's link.
     journal: Link,
     written: u64,
+    /// What the journal has written.
+    kept: Vec<(Entry, StoredBody)>,
     edge: Link,
     notices: tokio::sync::mpsc::UnboundedReceiver<Notice>,
 }
@@ -27,7 +30,7 @@ struct Bench {
 impl Bench {
     /// An edge hands over a message for the one agent.
     fn ask(&mut self) {
-        let message = MessageV2 { agent: "echo".into(), ..MessageV2::default() };
+        let message = MessageV2 { agent: "echo".into(), client_id: "m".into(), ..MessageV2::default() };
         let route = Route { session: session_hash("", "", ""), origin: 3, sequence: 7, ..Route::default() };
         self.edge.sender.send(&route, &message).unwrap();
         self.edge.sender.flush().unwrap();
@@ -38,9 +41,13 @@ impl Bench {
         loop {
             self.shard.turn(now);
             let before = self.written;
-            while self.journal.receiver.receive(64, |_| self.written += 1).unwrap() > 0 {
-                self.journal.receiver.release();
+            let Self { journal, kept, .. } = self;
+            let mut write =
+                |m: Message<'_>| kept.push((Entry::from_route(m.route).unwrap(), m.body().to_stored()));
+            while journal.receiver.receive(64, &mut write).unwrap() > 0 {
+                journal.receiver.release();
             }
+            self.written = self.kept.len() as u64;
             if self.written == before {
                 return;
             }
@@ -92,19 +99,27 @@ fn given(agent: &mut Link) -> Route {
 }
 
 fn bench() -> Bench {
-    let geometry = Geometry::new(64 * 1024).unwrap();
-    let mut ports = connect(1, 1, geometry, Limits::default()).unwrap();
+    bench_of(core(1))
+}
+
+fn core(run: u32) -> ShardCore {
     let definitions = [AgentDefinition { name: "echo".into(), in_flight_max: 4 }].into();
     let spec = AgentSpec::alone(AgentIndex(0), "echo", 1);
     let routes = Arc::new(RoutingTable::build(1, &[spec], &[], None).unwrap());
-    let setting = CoreSetting { shard: ShardIndex(0), shard_count: 1, run: 1, unix_ms_at_zero: 0, seed: 0 };
-    let core = ShardCore::new(setting, definitions, routes, CoreLimits::default());
+    let setting = CoreSetting { shard: ShardIndex(0), shard_count: 1, run, unix_ms_at_zero: 0, seed: 0 };
+    ShardCore::new(setting, definitions, routes, CoreLimits::default())
+}
+
+fn bench_of(core: ShardCore) -> Bench {
+    let geometry = Geometry::new(64 * 1024).unwrap();
+    let mut ports = connect(1, 1, geometry, Limits::default()).unwrap();
     let bell = || Arc::new(shm_transport::doorbell::eventfd().unwrap());
     let (ours, journal) = in_process(geometry, &bell(), &bell(), Limits::default()).unwrap();
     let (commands, mailbox) = crossbeam_channel::bounded(8);
     let (sender, notices) = tokio::sync::mpsc::unbounded_channel();
     let shard = Shard::new(core, ports.shards.remove(0), ours, mailbox, sender, Arc::default());
-    Bench { shard, commands, journal, written: 0, edge: ports.edges.remove(0).links.remove(0), notices }
+    let edge = ports.edges.remove(0).links.remove(0);
+    Bench { shard, commands, journal, written: 0, kept: Vec::new(), edge, notices }
 }
 
 fn at(millis: u64) -> Moment {
@@ -246,6 +261,66 @@ fn an_agent_that_never_attached_is_not_asked() {
     let mut bench = bench();
     bench.adopt(InstanceId(1), unattached());
     assert!(matches!(bench.notices.try_recv(), Ok(Notice::AgentAdopted { .. })));
+}
+
+/// A gateway dies between two words of a reply: one is in the journal, one was read and is not, one was not read. The
+/// next gateway takes over the rings, and whoever asks again hears each of them once, in order, in the same attempt.
+#[test]
+fn the_next_gateway_goes_on() {
+    let page = shm_transport::layout::ConfigPage::new(Geometry::new(64 * 1024).unwrap(), 1, 1);
+    let [ours, theirs] = ["engine", "agent"].map(|name| create(name, &page).unwrap());
+    let attach = || attach_engine(&ours.writable, &theirs.read_only, None, Limits::default()).unwrap().link;
+    let instance = InstanceId(1);
+    let mut first = bench();
+    first.adopt(instance, attach());
+    let bell = shm_transport::doorbell::eventfd().unwrap();
+    let agent = attach_agent(&ours.read_only, &theirs.writable, bell, None, Limits::default());
+    let mut agent = agent.unwrap().link;
+    first.ask();
+    first.turns(at(2));
+    let mut route = given(&mut agent);
+    agent.receiver.release();
+    let mut say = |agent: &mut Link, content: &str| {
+        agent.sender.send(&route, &BlockV1 { block_type: 0, content: content.into() }).unwrap();
+        agent.sender.flush().unwrap();
+        route.sequence += 1;
+    };
+    say(&mut agent, "one");
+    first.turns(at(3));
+    say(&mut agent, "two");
+    first.shard.turn(at(4));
+    say(&mut agent, "three");
+
+    let mut next = core(2);
+    let mut tell = |found| next.on(Moment::ZERO, Input::Recovered(found), &mut |_| {});
+    for ((entry, body), sequence) in first.kept.iter().zip(0..) {
+        let message = body.as_message(Route::default());
+        tell(Recovered::Record { sequence, at_ms: 0, entry: *entry, message });
+    }
+    tell(Recovered::NextSequence(first.written));
+    drop(first.shard);
+    let mut second = Bench { kept: first.kept, ..bench_of(next) };
+    second.adopt(instance, attach());
+    let mut asked = Route::default();
+    agent.receiver.receive(9, |m| asked = m.route).unwrap();
+    for (turn, attempt) in [(route.turn, 1), (0, 0)] {
+        let working = Route { turn, session: asked.session, origin: 1, sequence: 0, attempt };
+        agent.sender.forward(&working, Body::WORKING).unwrap();
+    }
+    agent.sender.send(&route, &EndV1 { content: "end".into() }).unwrap();
+    agent.sender.flush().unwrap();
+    second.ask();
+    second.turns(at(5));
+    let mut heard = Vec::new();
+    let hear = |m: Message<'_>| {
+        heard.push(match m.open() {
+            Opened::Block(block) => (m.route.attempt, block.content.to_string()),
+            Opened::End(end) => (m.route.attempt, end.content.to_string()),
+            _ => panic!("{:?}", m.kind()),
+        });
+    };
+    second.edge.receiver.receive(100, hear).unwrap();
+    assert_eq!(heard, ["one", "two", "three", "end"].map(|text| (1, text.to_owned())));
 }
 
 /// While an edge is behind, an agent is not read, however often the shard sleeps, which it may; and it is read again

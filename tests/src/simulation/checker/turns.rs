@@ -277,6 +277,12 @@ impl Checker {
             self.release(name);
             let turn = self.turns.get_mut(&name).expect("it was given");
             turn.failures += u32::from(known);
+            let session = &mut self.sessions[turn.session];
+            if !known && session.last_begun == name {
+                // Nobody knew that it was begun, and its session may be at another one.
+                session.last_begun = 0;
+                turn.begun = false;
+            }
         }
         for turn in self.turns.values_mut().filter(|turn| turn.answered_by == Some(instance.0)) {
             turn.answered_by = None;
