@@ -30,6 +30,12 @@ pub(super) struct Adoption {
 }
 
 impl Adoption {
+    /// Whether all have been heard.
+    #[inline]
+    pub(super) fn is_over(&self) -> bool {
+        self.unheard.is_empty()
+    }
+
     /// Whether that agent is to be heard.
     pub(super) fn awaits(&self, agent: AgentIndex) -> bool {
         self.unheard.contains_key(&agent)
@@ -44,10 +50,9 @@ impl ShardCore {
     }
 
     /// Lets a turn that is to begin wait for the agents that may have it. `false`: there is none.
+    #[cold]
     pub(super) fn waits_for_claims(&mut self, turn: u64) -> bool {
-        if self.adoption.unheard.is_empty()
-            || self.turns.get(turn).is_none_or(|open| open.state != State::Waiting)
-        {
+        if self.turns.get(turn).is_none_or(|open| open.state != State::Waiting) {
             return false;
         }
         let Some(agent) = self.possible_holder(turn) else { return false };

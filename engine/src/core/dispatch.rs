@@ -87,7 +87,7 @@ impl ShardCore {
 
     /// The turn is the one its session is at now: it is given out for the first time, or as soon as the journal has it.
     pub(super) fn begin(&mut self, now: Moment, turn: u64, effects: &mut Effects<'_>) {
-        if self.waits_for_claims(turn) {
+        if !self.adoption.is_over() && self.waits_for_claims(turn) {
             return;
         }
         let Some(open) = self.turns.get_mut(turn) else { return };

@@ -144,6 +144,7 @@ impl ShardCore {
     }
 
     /// Gives back what nobody needs any more, here and elsewhere.
+    #[inline(never)]
     pub(super) fn release(&mut self, effects: &mut Effects<'_>) {
         let written = self.kept_until();
         let Self { releases, .. } = self;
