@@ -1,13 +1,12 @@
 //! An attached agent: both directions of its link, before they are split.
 
-use std::sync::Arc;
-
 use shm_transport::envelope::{HelloV1, Route};
 use shm_transport::link::{Limits, MESSAGE_BYTES_MAX, SendError};
 use shm_transport::segment;
 
 use crate::heartbeat::Heartbeat;
 use crate::inherited::{InheritError, Inherited};
+use crate::outgoing::Shared;
 use crate::{Inbox, Outbox};
 
 /// What an agent holds outside of its rings. The backlog takes at least one message of the largest size.
@@ -93,7 +92,7 @@ impl Agent {
         }
         let mut sender = link.sender;
         let heartbeat = match Heartbeat::start(sender.heart()) {
-            Ok(heartbeat) => Arc::new(heartbeat),
+            Ok(heartbeat) => heartbeat,
             Err(source) => return Err(AttachError::Heartbeat { name, source }),
         };
         let hello = HelloV1 {
@@ -104,8 +103,8 @@ impl Agent {
         if let Err(source) = sent {
             return Err(AttachError::Hello { name, source });
         }
-        let (inbox, outbox) =
-            (Inbox::new(link.receiver, Arc::clone(&heartbeat)), Outbox::new(sender, heartbeat));
+        let outgoing = Shared::new(sender, heartbeat);
+        let (inbox, outbox) = (Inbox::new(link.receiver, outgoing.clone()), Outbox::new(outgoing));
         Ok(Self { name, generation: found, inbox, outbox })
     }
 

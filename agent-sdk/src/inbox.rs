@@ -1,13 +1,14 @@
 //! The receiving half of an agent: messages in place, one batch at a time.
 
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use shm_transport::envelope::{ArchivedMessageV2, CONTENT_JSON, Opened, Route};
 use shm_transport::link::Receiver;
 use shm_transport::record::Poison;
 
-use crate::heartbeat::Heartbeat;
+use crate::outbox::ReplyError;
+use crate::outgoing::Shared;
 
 /// The most records of one batch: bounds how long the first reply of a batch waits for its flush.
 const BATCH_RECORDS_MAX: usize = 64;
@@ -22,6 +23,9 @@ pub enum ReceiveError {
     /// The gateway's ring is broken; the process should end.
     #[error("the ring from the gateway is broken")]
     Poisoned(#[from] Poison),
+    /// A gateway asked which turns the agent works on, and could not be told; the process should end.
+    #[error("the gateway cannot be told what the agent works on")]
+    RollCall(#[source] ReplyError),
 }
 
 /// What a call of [`Inbox::receive`] came to.
@@ -107,6 +111,10 @@ impl<'a> Turn<'a> {
 #[derive(Debug)]
 pub struct Inbox {
     receiver: Receiver,
+    /// The way back, for answers to roll calls.
+    outgoing: Shared,
+    /// Turns that were received and not ended, as far as is known: each with its attempt and the bytes of its message.
+    received: HashMap<u64, (u32, u64)>,
     /// How long to look before the next sleep.
     spin: Duration,
     /// How long to look after a batch; zero on a small machine.
@@ -115,17 +123,22 @@ pub struct Inbox {
     stopped: bool,
     /// Turns cancelled in the last batch. At most [`BATCH_RECORDS_MAX`].
     cancelled: Vec<u64>,
-    // Arc: it beats until the outbox is gone, too.
-    _heartbeat: Arc<Heartbeat>,
 }
 
 impl Inbox {
-    pub(crate) fn new(receiver: Receiver, heartbeat: Arc<Heartbeat>) -> Self {
+    pub(crate) fn new(receiver: Receiver, outgoing: Shared) -> Self {
         // An unknown number of cores counts as few: sleeping is always right, spinning is not.
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let spin_max = if cores >= SPIN_CORES_MIN { SPIN } else { Duration::ZERO };
-        let (stopped, cancelled) = (false, Vec::new());
-        Self { receiver, spin: spin_max, spin_max, stopped, cancelled, _heartbeat: heartbeat }
+        Self {
+            receiver,
+            outgoing,
+            received: HashMap::new(),
+            spin: spin_max,
+            spin_max,
+            stopped: false,
+            cancelled: Vec::new(),
+        }
     }
 
     /// The turns that the last [`Self::receive`] was told nobody waits for any more, by [`TurnId::turn`].
@@ -143,7 +156,11 @@ impl Inbox {
     /// What a turn borrows lies in the ring until the batch is through; then the gateway gets it back as
     /// credit, whether or not the turns have been answered.
     ///
-    /// HOT: no allocation, lock or syscall while messages wait.
+    /// A gateway that has taken over from another asks what the agent works on, and is answered here. What is open
+    /// before then it has to wait for, if the agent may have it: so an agent that works for long on a message should
+    /// do so outside of `each`, and go on receiving.
+    ///
+    /// HOT: no allocation or syscall while messages wait, and a lock for each batch.
     pub fn receive(
         &mut self,
         timeout: Duration,
@@ -175,22 +192,42 @@ impl Inbox {
     fn batch(&mut self, each: &mut impl FnMut(Turn<'_>)) -> Result<usize, ReceiveError> {
         let mut handed = 0;
         let mut poison = None;
-        let Self { stopped, cancelled, .. } = self;
+        let mut answered = Ok(());
+        let Self { stopped, cancelled, outgoing, received, .. } = self;
         cancelled.clear();
+        if !received.is_empty() {
+            outgoing.take_ended(|ended| forget(received, ended));
+        }
         self.receiver.receive(BATCH_RECORDS_MAX, |message| match message.open() {
             Opened::Message(archive) => {
+                let bytes = message.body().bytes().len() as u64;
+                received.insert(message.route.turn, (message.route.attempt, bytes));
                 each(Turn { id: TurnId { route: message.route }, message: archive });
                 handed += 1;
             }
             Opened::Stop => *stopped = true,
             Opened::Cancel => cancelled.push(message.route.turn),
+            Opened::RollCall => {
+                let mut outgoing = outgoing.lock();
+                outgoing.take_ended(|ended| forget(received, ended));
+                let working = received.iter().map(|(&turn, &(attempt, bytes))| (turn, attempt, bytes));
+                answered = outgoing.answer_roll_call(message.route.session, working);
+            }
             // Nothing a gateway says to an agent.
             _ => poison = Some(Poison::Kind { kind: message.kind().number() }),
         })?;
         self.receiver.release();
+        answered.map_err(ReceiveError::RollCall)?;
         match poison {
             Some(poison) => Err(poison.into()),
             None => Ok(handed),
         }
+    }
+}
+
+/// A turn has been ended, unless it has been received again since.
+fn forget(received: &mut HashMap<u64, (u32, u64)>, (turn, attempt): (u64, u32)) {
+    if received.get(&turn).is_some_and(|&(open, _)| open == attempt) {
+        received.remove(&turn);
     }
 }

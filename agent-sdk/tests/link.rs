@@ -77,7 +77,7 @@ fn replies(engine: &mut Link) -> Vec<(Kind, Route, String)> {
     seen
 }
 
-/// Hello comes first; a reply echoes the routing words; Stop is reported after the messages before it.
+/// Hello comes first; a reply echoes the routing words, but counts its blocks; Stop is reported after the messages before it.
 #[test]
 fn replies_echo_the_route() {
     let (mut engine, inherited) = pair(65_536);
@@ -106,12 +106,12 @@ fn replies_echo_the_route() {
     assert_eq!(replies(&mut engine), [], "nothing is visible before the flush");
     outbox.flush().unwrap();
 
-    let route = |turn| Route { turn, session: 5, origin: 6, sequence: 8, attempt: 2 };
+    let route = |turn, sequence| Route { turn, session: 5, origin: 6, sequence, attempt: 2 };
     let expected = [
-        (Kind::Block, route(41), "piece".to_owned()),
-        (Kind::End, route(41), "one".to_owned()),
-        (Kind::Block, route(42), "piece".to_owned()),
-        (Kind::Failure, route(42), "no".to_owned()),
+        (Kind::Block, route(41, 0), "piece".to_owned()),
+        (Kind::End, route(41, 1), "one".to_owned()),
+        (Kind::Block, route(42, 0), "piece".to_owned()),
+        (Kind::Failure, route(42, 1), "no".to_owned()),
     ];
     assert_eq!(replies(&mut engine), expected);
     assert!(!engine.receiver.peer_closed());
@@ -206,6 +206,87 @@ fn refusals_name_the_thing() {
     let error = Agent::attach().unwrap_err();
     assert!(matches!(error, AttachError::Inherit(_)));
     assert!(error.to_string().starts_with("environment variable OPENCLAW_AGENT_NAME is not set"), "{error}");
+}
+
+/// A gateway asks what the agent works on.
+fn call_roll(engine: &mut Link, roll_call: u64) {
+    let route = Route { session: roll_call, ..Route::default() };
+    engine.sender.forward(&route, Body::ROLL_CALL).unwrap();
+    engine.sender.flush().unwrap();
+}
+
+/// What the agent has said before it answered the roll call, as (kind, turn, number); which turns it lists, as (turn,
+/// roll call, attempt); and the routing words that say that these were all.
+#[expect(clippy::type_complexity, reason = "three lists, taken apart at once")]
+fn answer(engine: &mut Link) -> (Vec<(Kind, u64, u32)>, Vec<(u64, u64, u32)>, Option<Route>) {
+    let mut seen = replies(engine);
+    let from = seen.iter().position(|(kind, ..)| *kind == Kind::Working).unwrap_or(seen.len());
+    let mut working: Vec<_> = seen.drain(from..).map(|(_, route, _)| route).collect();
+    let last = working.pop();
+    // In any order.
+    working.sort_unstable_by_key(|route| route.turn);
+    let said = seen.iter().map(|(kind, route, _)| (*kind, route.turn, route.sequence)).collect();
+    (said, working.iter().map(|route| (route.turn, route.session, route.attempt)).collect(), last)
+}
+
+/// An agent that is asked what it works on says so behind all that it has said before, whatever its outbox is busy with:
+/// what it has received and not ended, also what it received just before the question. A turn goes on where it was.
+#[test]
+fn a_roll_call_is_answered_in_the_middle_of_work() {
+    let (held, inherited) = held(65_536);
+    let mut engine = held.engine();
+    let (mut inbox, outbox) = Agent::attach_to(inherited).unwrap().split();
+    let mut ids = Vec::new();
+    let receive = |inbox: &mut agent_sdk::Inbox, ids: &mut Vec<agent_sdk::TurnId>, count| {
+        let mut left = count;
+        while left > 0 {
+            let received = inbox.receive(WAIT, |turn| ids.push(turn.id())).unwrap();
+            let Received::Messages(messages) = received else { panic!("{received:?}") };
+            left -= messages;
+        }
+    };
+    (41..=43).for_each(|turn| say(&mut engine, turn, "work"));
+    receive(&mut inbox, &mut ids, 3);
+    // The outbox is with a thread that works, and says something once in a while.
+    let (orders, work) = std::sync::mpsc::channel::<Box<dyn FnOnce(&mut agent_sdk::Outbox) + Send>>();
+    let (done, finished) = std::sync::mpsc::channel();
+    let worker = std::thread::spawn(move || {
+        let mut outbox = outbox;
+        for order in work {
+            order(&mut outbox);
+            done.send(()).unwrap();
+        }
+    });
+    let run = |order: Box<dyn FnOnce(&mut agent_sdk::Outbox) + Send>| {
+        orders.send(order).unwrap();
+        finished.recv_timeout(WAIT).unwrap();
+    };
+    let (first, second) = (ids[0], ids[1]);
+    run(Box::new(move |outbox| {
+        outbox.end(&first, "done").unwrap();
+        outbox.block(&second, BlockType::Text, "piece").unwrap();
+    }));
+    say(&mut engine, 44, "more");
+    let mut engine = held.engine();
+    call_roll(&mut engine, 9);
+    receive(&mut inbox, &mut ids, 1);
+    let _nothing = inbox.receive(Duration::ZERO, |_| panic!("nothing was sent")).unwrap();
+    let (said, working, last) = answer(&mut engine);
+    assert_eq!(said, [(Kind::Hello, 0, 0), (Kind::End, 41, 0), (Kind::Block, 42, 0)]);
+    assert_eq!(working, [(42, 9, 2), (43, 9, 2), (44, 9, 2)]);
+    assert_eq!(last.map(|route| (route.turn, route.session)), Some((0, 9)));
+    run(Box::new(move |outbox| {
+        outbox.block(&second, BlockType::Text, "piece").unwrap();
+        outbox.end(&second, "done").unwrap();
+        outbox.flush().unwrap();
+    }));
+    call_roll(&mut engine, 10);
+    let _nothing = inbox.receive(Duration::ZERO, |_| panic!("nothing was sent")).unwrap();
+    let (said, working, last) = answer(&mut engine);
+    assert_eq!(said, [(Kind::Block, 42, 1), (Kind::End, 42, 2)]);
+    assert_eq!((working, last.is_some()), (vec![(43, 10, 2), (44, 10, 2)], true));
+    drop(orders);
+    worker.join().unwrap();
 }
 
 /// An agent works on while one gateway after the other dies without a word and the next takes over its rings:

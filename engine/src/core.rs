@@ -29,16 +29,20 @@
 //! are numbered in the order of sending, and what waits for one stands in a queue by that number ([`awaiting`]).
 
 mod accept;
+mod adoption;
+mod agent_role;
 pub mod agents;
 mod awaiting;
 mod dead;
 mod dispatch;
 mod given;
-
 mod log;
+mod mesh;
 mod recovery;
+mod release;
 pub mod replies;
 mod respond;
+mod setting;
 pub mod turns;
 
 #[cfg(test)]
@@ -46,115 +50,35 @@ mod tests;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
 
-use shm_transport::envelope::{
-    ArchivedMessageV2, Body, DurabilityClass, Encoder, Kind, Message, Opened, Route,
-};
+use shm_transport::envelope::{ArchivedMessageV2, Body, Encoder, Kind, Message, Opened, Route};
 
-use crate::breaker::{AgentBreakers, BreakerLimits};
-use crate::classes::QueueLimits;
-use crate::dead_letters::{DeadLetterLimits, DeadLetters};
-use crate::dedup::{DedupLimits, DedupWindow};
+use crate::breaker::AgentBreakers;
+use crate::dead_letters::DeadLetters;
+use crate::dedup::DedupWindow;
 use crate::event::{AgentIndex, Effect, Input, ShardIndex};
 use crate::events::{Detail, Event, EventType, SessionChange, Subscribed};
 use crate::flight::FlightRecorder;
 use crate::histogram::Histogram;
 use crate::journal::entry::{Entry, EntryKind, JournalState, Progress};
 use crate::planted::{self, Bug};
-use crate::retry::RetryPolicy;
 use crate::routing::RoutingTable;
-use crate::session::{SessionEvent, SessionLimits, Sessions, StreamPosition};
+use crate::session::{SessionEvent, Sessions, StreamPosition};
 use crate::stats::Counters;
 use crate::time::Moment;
 use crate::wheel::Wheel;
+use adoption::Adoption;
 use agents::Agents;
 use awaiting::{Awaiting, Outcome};
 use log::Log;
 pub use log::LogLimits;
+use release::Releases;
 use replies::Replies;
+pub use setting::{AgentDefinition, CoreLimits, CoreSetting};
 use turns::{Listener, State, Turns};
 
 /// Where effects go: a closure of the driver or of the simulator.
 pub type Effects<'a> = dyn FnMut(Effect<'_>) + 'a;
-
-/// What a shard may hold, and how patient it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CoreLimits {
-    /// The table of sessions.
-    pub sessions: SessionLimits,
-    /// Turns that are open at once, dead letters not counted.
-    pub turns_max: usize,
-    /// Bytes of the messages of open turns.
-    pub turn_bytes_max: usize,
-    /// The queue of each agent.
-    pub agent_queue: QueueLimits,
-    /// Bytes of messages in the hands of one agent.
-    pub in_flight_bytes_max: usize,
-    /// Bytes of replies that are kept for those who ask again.
-    pub reply_bytes_max: usize,
-    /// Ids that are remembered.
-    pub dedup: DedupLimits,
-    /// Dead letters that are kept.
-    pub dead_letters: DeadLetterLimits,
-    /// When a failed attempt is repeated.
-    pub retry: RetryPolicy,
-    /// When an agent that fails is left alone.
-    pub breaker: BreakerLimits,
-    /// How much of the log is kept.
-    pub log: LogLimits,
-    /// Messages whose stages are remembered.
-    pub flights: usize,
-    /// The class of messages that name none.
-    pub durability: DurabilityClass,
-    /// What a refused client is told to wait where nothing better is known.
-    pub retry_after: Duration,
-}
-
-impl Default for CoreLimits {
-    fn default() -> Self {
-        Self {
-            sessions: SessionLimits::default(),
-            turns_max: 262_144,
-            turn_bytes_max: 256 << 20,
-            agent_queue: QueueLimits::default(),
-            in_flight_bytes_max: 4 << 20,
-            reply_bytes_max: 64 << 20,
-            dedup: DedupLimits::default(),
-            dead_letters: DeadLetterLimits::default(),
-            retry: RetryPolicy::default(),
-            breaker: BreakerLimits::default(),
-            log: LogLimits::default(),
-            flights: 65_536,
-            durability: DurabilityClass::Memory,
-            retry_after: Duration::from_millis(250),
-        }
-    }
-}
-
-/// What every shard knows of an agent.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AgentDefinition {
-    /// Its own name.
-    pub name: String,
-    /// How many turns it may have in its hands.
-    pub in_flight_max: usize,
-}
-
-/// What a core is made for.
-#[derive(Clone, Debug)]
-pub struct CoreSetting {
-    /// Which shard.
-    pub shard: ShardIndex,
-    /// Of how many.
-    pub shard_count: u8,
-    /// Counts the runs of the gateway; names the epochs of new streams.
-    pub run: u32,
-    /// Unix milliseconds at [`Moment::ZERO`].
-    pub unix_ms_at_zero: u64,
-    /// Where the jitter of retries begins.
-    pub seed: u64,
-}
 
 /// What a turn has to be looked at again for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -233,6 +157,8 @@ pub struct ShardCore {
     encoder: Encoder,
     random: u64,
     recovering: recovery::Recovering,
+    adoption: Adoption,
+    releases: Releases,
     /// Where the streams of new sessions begin: in the epoch of this run, and behind those of all sessions that have
     /// been forgotten, since they may be the same ones.
     fresh_stream: StreamPosition,
@@ -276,6 +202,8 @@ impl ShardCore {
             encoder: Encoder::default(),
             random: setting.seed,
             recovering: recovery::Recovering::default(),
+            adoption: Adoption::default(),
+            releases: Releases::new(setting.shard_count),
             fresh_stream: StreamPosition { epoch: setting.run, offset: 0 },
             stopping: false,
             ready: VecDeque::new(),
@@ -295,6 +223,9 @@ impl ShardCore {
                 self.heard_from_agent(now, instance, &message, effects);
             }
             Input::Journaled(progress) => self.journaled(now, progress, effects),
+            Input::AgentRead { instance, until } => self.agent_read(instance, until, effects),
+            Input::Adopting(agents) => self.adopting(agents),
+            Input::AgentAdopted { agent, instance } => self.agent_adopted(agent, instance, effects),
             Input::AgentUp { agent, instance } => self.agent_up(now, agent, instance, effects),
             Input::AgentDown { agent, detail } => self.agent_down(now, agent, detail, effects),
             Input::AgentUnavailable { agent, detail } => {

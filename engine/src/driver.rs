@@ -22,6 +22,7 @@ use shm_transport::ports::EdgePorts;
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::core::ShardCore;
+use crate::event::{AgentIndex, InstanceId};
 use crate::heartbeat::HeartbeatLimits;
 use crate::shard::{Command, Notice, Progress, Shard};
 use crate::stats::SharedCounters;
@@ -188,7 +189,7 @@ impl ShardHandle {
 }
 
 /// How a shard is started.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct StartOptions {
     /// Number of the shard, for its thread's name.
     pub index: usize,
@@ -200,6 +201,8 @@ pub struct StartOptions {
     pub clock: Clock,
     /// How patient it is with agents that say nothing.
     pub heartbeat: HeartbeatLimits,
+    /// Agents that have outlived an earlier gateway: [`Command::Adopting`].
+    pub adopting: Vec<(AgentIndex, InstanceId)>,
 }
 
 /// Puts a core between its rings and starts its thread.
@@ -210,8 +213,12 @@ pub fn start(
     notices: UnboundedSender<Notice>,
     options: StartOptions,
 ) -> Result<ShardHandle, DriverError> {
-    let StartOptions { index, runtime, cpu, clock, heartbeat } = options;
+    let StartOptions { index, runtime, cpu, clock, heartbeat, adopting } = options;
     let (mailbox, commands) = crossbeam_channel::bounded(COMMANDS_MAX);
+    if !adopting.is_empty() {
+        // Before the thread begins, so that nothing that these agents may have is given out. There is room.
+        let _ = mailbox.send(Command::Adopting { instances: adopting }); // Its other end is here.
+    }
     let counters = Arc::new(SharedCounters::default());
     let bell = Arc::clone(&ports.bell);
     let shard = Shard::new(core, ports, journal, commands, notices, Arc::clone(&counters), heartbeat);

@@ -67,6 +67,24 @@ pub enum Input<'a> {
     },
     /// How far the journal is.
     Journaled(Progress),
+    /// All that was read from an agent's ring up to this position has been told.
+    AgentRead {
+        /// Which incarnation.
+        instance: InstanceId,
+        /// The position, which comes back in [`Effect::Release`].
+        until: u64,
+    },
+    /// Agents, of whatever shards, have outlived an earlier gateway, and will be adopted or go down: before
+    /// [`Input::RecoveryEnds`].
+    Adopting(&'a [AgentIndex]),
+    /// An incarnation that has outlived an earlier gateway is attached to this shard. It is told what waits when it has
+    /// said what it works on.
+    AgentAdopted {
+        /// Which agent.
+        agent: AgentIndex,
+        /// The incarnation.
+        instance: InstanceId,
+    },
     /// A new incarnation of an agent of this shard is attached.
     AgentUp {
         /// Which agent.
@@ -219,6 +237,18 @@ pub enum Effect<'a> {
         instance: InstanceId,
         /// What it says of its software; empty if that is no word of reasonable length.
         software: &'a str,
+    },
+    /// An agent that was adopted has said what it works on.
+    AgentAdopted {
+        /// Which incarnation.
+        instance: InstanceId,
+    },
+    /// What was read from an agent's ring up to this position is kept, and not needed there any more.
+    Release {
+        /// Which incarnation.
+        instance: InstanceId,
+        /// The position, as [`Input::AgentRead`] gave it.
+        until: u64,
     },
     /// An agent broke the rules of its ring: nothing further may be read from it.
     Fence {

@@ -45,6 +45,12 @@ bugs! {
     ChecksumIgnored "checksum-ignored",
     /// The end of a cancelled turn is not written to the journal.
     CancelNotKept "cancel-not-kept",
+    /// The room of an agent's words is given back before the journal has them.
+    ReleasedBeforeKept "released-before-kept",
+    /// A turn that an agent of an earlier gateway works on is given out again.
+    HeldTurnGivenAgain "held-turn-given-again",
+    /// The numbers of words are not compared with what the journal has.
+    WordsNotCompared "words-not-compared",
 }
 
 #[cfg(feature = "testing")]

@@ -27,6 +27,7 @@
 //! 3. A [`SessionIndex`] names its session until the event that it has expired. Then its place is used again.
 
 mod attributes;
+mod change;
 mod key;
 mod life;
 mod line;

@@ -2,7 +2,7 @@
 //!
 //! A turn of the loop: take commands, receive from the journal, edges, shards and *hot* agents (a bounded number of
 //! records each), let the core decide, write its effects into rings, then publish all batches and release
-//! all records at once.
+//! all records at once. Those of agents stay until the journal has what follows from them (`shard/agents.rs`).
 //!
 //! An agent is hot while it is expected to talk; its ring is then looked at on every turn and needs no
 //! doorbell. A cold agent's ring is armed: its next message rings the agent's own eventfd, and the driver
@@ -16,6 +16,7 @@
 //! no two shards can wait for each other. While the journal is behind, nobody but the journal is read: each of the
 //! others could add to its backlog. What may be on its way to an agent is bounded by its credit.
 
+mod agents;
 mod beats;
 mod commands;
 mod outputs;
@@ -24,21 +25,22 @@ mod sleep;
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Duration;
 
 use crossbeam_channel::Receiver as Mailbox;
 use shm_transport::envelope::Message;
-use shm_transport::link::{Link, Receiver, SendError};
+use shm_transport::link::{Link, Receiver};
 use shm_transport::ports::EdgePorts;
 use shm_transport::record::Poison;
 use tokio::sync::mpsc::UnboundedSender as Notices;
 
 use crate::core::ShardCore;
-use crate::event::{EdgeIndex, Input, InstanceId, ShardIndex};
+use crate::event::{AgentIndex, EdgeIndex, Input, InstanceId, ShardIndex};
 use crate::heartbeat::{HeartbeatLimits, Heartbeats};
 use crate::journal::entry::{JournalState, Progress as JournalProgress};
 use crate::stats::SharedCounters;
 use crate::time::Moment;
+use agents::{AgentInput, QUIET_SLEEPS_MAX};
+pub use agents::{DEAF_MAX, DEAF_MIN, EMPTY_RINGS_MAX, NewDoorbell};
 pub use commands::{AgentWord, Command, Listener, ListenerId, Listening, Notice, Question};
 use outputs::{Outputs, taken};
 
@@ -48,15 +50,6 @@ pub const RECORDS_PER_TURN: usize = 128;
 pub const BACKLOG_HIGH_BYTES: usize = 1024 * 1024;
 /// Commands taken in one turn of the loop.
 const COMMANDS_PER_TURN: usize = 64;
-/// How often a hot agent may have nothing to say when the shard goes to sleep before it turns cold.
-const QUIET_SLEEPS_MAX: u8 = 8;
-/// How often in a row an agent may ring without a message, and without having made room for one.
-pub const EMPTY_RINGS_MAX: u32 = 64;
-/// For how long the bell of one that did is not listened to, at first; each time twice as long.
-pub const DEAF_MIN: Duration = Duration::from_millis(10);
-/// The longest that a bell is not listened to.
-pub const DEAF_MAX: Duration = Duration::from_secs(1);
-
 /// What the loop should do after a turn.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Progress {
@@ -66,35 +59,6 @@ pub enum Progress {
     Idle,
     /// The thread was told to end.
     Ended,
-}
-
-/// A new doorbell that the driver has to listen to.
-#[derive(Debug)]
-pub struct NewDoorbell {
-    /// Whose.
-    pub instance: InstanceId,
-    /// The eventfd.
-    pub doorbell: OwnedFd,
-}
-
-/// The receiving side of one agent.
-#[derive(Debug)]
-struct AgentInput {
-    receiver: Receiver,
-    hot: bool,
-    quiet_sleeps: u8,
-    /// Rings since it last said something or made room.
-    empty_rings: u32,
-    /// For how long its bell is not listened to the next time.
-    deaf: Duration,
-}
-
-impl AgentInput {
-    /// It said something, or made room for something.
-    fn useful(&mut self) {
-        self.empty_rings = 0;
-        self.deaf = DEAF_MIN;
-    }
 }
 
 /// A shard without its thread.
@@ -146,6 +110,7 @@ impl Shard {
             shards: shard_senders,
             agents: HashMap::new(),
             touched: Vec::new(),
+            releases: Vec::new(),
             fenced: Vec::new(),
             notices,
         };
@@ -194,11 +159,8 @@ impl Shard {
     ///
     /// HOT: no allocation, lock or log line per message; a syscall only to wake somebody who sleeps.
     pub fn turn(&mut self, now: Moment) -> Progress {
-        if !self.begun {
-            self.begun = true;
-            self.input(now, Input::RecoveryEnds);
-        }
-        let mut work = self.take_commands(now);
+        let mut work = if self.begun { 0 } else { self.begin(now) };
+        work += self.take_commands(now);
         if self.ended {
             return Progress::Ended;
         }
@@ -219,67 +181,86 @@ impl Shard {
         Progress::Busy
     }
 
+    /// What the journal held is given out, but for what agents may have that have outlived an earlier gateway.
+    fn begin(&mut self, now: Moment) -> usize {
+        self.begun = true;
+        let first = self.mailbox.try_recv().ok();
+        let work = usize::from(first.is_some());
+        let other = match first {
+            Some(Command::Adopting { instances }) => {
+                let agents: Vec<AgentIndex> = instances.iter().map(|&(agent, _)| agent).collect();
+                self.input(now, Input::Adopting(&agents));
+                None
+            }
+            other => other,
+        };
+        self.input(now, Input::RecoveryEnds);
+        if let Some(command) = other {
+            self.command(now, command);
+        }
+        work
+    }
+
     fn take_commands(&mut self, now: Moment) -> usize {
         let mut count = 0;
         while count < COMMANDS_PER_TURN && !self.ended {
             let Ok(command) = self.mailbox.try_recv() else { break };
             count += 1;
-            match command {
-                Command::End => self.ended = true,
-                Command::StopAgents => {
-                    self.heartbeats.stop();
-                    self.input(now, Input::StopAgents);
-                }
-                Command::Adopting { .. } => {}
-                Command::Attach { agent, instance, link, doorbell, start_timeout }
-                | Command::Adopt { agent, instance, link, doorbell, start_timeout } => {
-                    let Link { sender, receiver } = *link;
-                    self.outputs.agents.insert(instance, sender);
-                    let heard =
-                        AgentInput { receiver, hot: true, quiet_sleeps: 0, empty_rings: 0, deaf: DEAF_MIN };
-                    self.agents.insert(instance, heard);
-                    self.hot.push(instance);
-                    self.new_doorbells.push(NewDoorbell { instance, doorbell });
-                    self.heartbeats.attach(now, instance, start_timeout);
-                    self.input(now, Input::AgentUp { agent, instance });
-                }
-                Command::Down { agent, instance, detail } => {
-                    self.hear_last_words(now, instance);
-                    self.detach(instance);
-                    self.input(now, Input::AgentDown { agent, detail: &detail });
-                }
-                Command::Agent { agent, word } => self.input(now, word.as_input(agent)),
-                Command::Routes(routes) => self.input(now, Input::Routes(routes)),
-                Command::Subscribe { id, mask, listener } => {
-                    self.outputs.listeners.push((id, mask, listener));
-                    let mask = self.outputs.wanted();
-                    self.input(now, Input::Subscribe(mask));
-                }
-                Command::Unsubscribe(id) => {
-                    self.outputs.listeners.retain(|&(each, ..)| each != id);
-                    let mask = self.outputs.wanted();
-                    self.input(now, Input::Subscribe(mask));
-                }
-                Command::ReplayDeadLetters(selection) => {
-                    self.input(now, Input::ReplayDeadLetters(selection));
-                }
-                Command::DropDeadLetters(selection) => self.input(now, Input::DropDeadLetters(selection)),
-                Command::Ask(Question(question)) => question(&self.core),
-            }
+            self.command(now, command);
         }
         count
     }
 
-    fn input(&mut self, now: Moment, input: Input<'_>) {
-        self.core.on(now, input, &mut |effect| self.outputs.apply(effect));
+    fn command(&mut self, now: Moment, command: Command) {
+        match command {
+            Command::End => self.ended = true,
+            Command::StopAgents => {
+                self.heartbeats.stop();
+                self.input(now, Input::StopAgents);
+            }
+            Command::Adopting { .. } => debug_assert!(false, "this is the first command, or comes too late"),
+            Command::Adopt { agent, instance, link, doorbell, start_timeout } => {
+                // Who has not attached to its rings has nothing.
+                let attached = link.peer_has_attached();
+                self.attach(now, instance, *link, doorbell, start_timeout);
+                if attached {
+                    self.input(now, Input::AgentAdopted { agent, instance });
+                } else {
+                    self.input(now, Input::AgentUp { agent, instance });
+                    self.outputs.notify(Notice::AgentAdopted { instance });
+                }
+            }
+            Command::Attach { agent, instance, link, doorbell, start_timeout } => {
+                self.attach(now, instance, *link, doorbell, start_timeout);
+                self.input(now, Input::AgentUp { agent, instance });
+            }
+            Command::Down { agent, instance, detail } => {
+                self.hear_last_words(now, instance);
+                self.detach(instance);
+                self.input(now, Input::AgentDown { agent, detail: &detail });
+            }
+            Command::Agent { agent, word } => self.input(now, word.as_input(agent)),
+            Command::Routes(routes) => self.input(now, Input::Routes(routes)),
+            Command::Subscribe { id, mask, listener } => {
+                self.outputs.listeners.push((id, mask, listener));
+                let mask = self.outputs.wanted();
+                self.input(now, Input::Subscribe(mask));
+            }
+            Command::Unsubscribe(id) => {
+                self.outputs.listeners.retain(|&(each, ..)| each != id);
+                let mask = self.outputs.wanted();
+                self.input(now, Input::Subscribe(mask));
+            }
+            Command::ReplayDeadLetters(selection) => {
+                self.input(now, Input::ReplayDeadLetters(selection));
+            }
+            Command::DropDeadLetters(selection) => self.input(now, Input::DropDeadLetters(selection)),
+            Command::Ask(Question(question)) => question(&self.core),
+        }
     }
 
-    fn detach(&mut self, instance: InstanceId) {
-        self.agents.remove(&instance);
-        self.outputs.agents.remove(&instance);
-        self.hot.retain(|&hot| hot != instance);
-        self.heartbeats.detach(instance);
-        self.gone_doorbells.push(instance);
+    fn input(&mut self, now: Moment, input: Input<'_>) {
+        self.core.on(now, input, &mut |effect| self.outputs.apply(effect));
     }
 
     /// Receives how far the journal is.
@@ -326,48 +307,6 @@ impl Shard {
         work
     }
 
-    fn receive_agents(&mut self, now: Moment) -> usize {
-        let mut work = 0;
-        for index in 0..self.hot.len() {
-            if self.outputs.edges_behind() || self.outputs.shards_behind() || self.outputs.journal_behind() {
-                break;
-            }
-            let Some(&instance) = self.hot.get(index) else { break };
-            work += self.receive_agent(now, instance);
-        }
-        work
-    }
-
-    /// Receives all that a dead agent has left in its ring: it may be the replies to what it had in its hands.
-    fn hear_last_words(&mut self, now: Moment, instance: InstanceId) {
-        // Ends: nobody adds to the ring any more, and a poisoned one gives nothing.
-        while self.receive_agent(now, instance) > 0 {
-            if let Some(agent) = self.agents.get_mut(&instance) {
-                agent.receiver.release();
-            }
-        }
-    }
-
-    fn receive_agent(&mut self, now: Moment, instance: InstanceId) -> usize {
-        let Self { core, agents, outputs, .. } = self;
-        let Some(agent) = agents.get_mut(&instance) else { return 0 };
-        let each = |message: Message<'_>| {
-            core.on(now, Input::FromAgent { instance, message }, &mut |effect| outputs.apply(effect));
-        };
-        match agent.receiver.receive(RECORDS_PER_TURN, each) {
-            Ok(0) => 0,
-            Ok(count) => {
-                agent.quiet_sleeps = 0;
-                agent.useful();
-                count
-            }
-            Err(poison) => {
-                outputs.fenced.push((instance, poison));
-                0
-            }
-        }
-    }
-
     /// The rings from threads of this process.
     fn internal(&mut self) -> impl Iterator<Item = &mut Receiver> {
         let Self { journal, edges, shards, .. } = self;
@@ -389,11 +328,9 @@ impl Shard {
         for receiver in self.internal() {
             receiver.release();
         }
+        self.release_agents();
         for index in 0..self.hot.len() {
             let instance = self.hot[index];
-            if let Some(agent) = self.agents.get_mut(&instance) {
-                agent.receiver.release();
-            }
             // What waited for room may go out now.
             if self.outputs.agents.get(&instance).is_some_and(|sender| sender.backlog_bytes() > 0) {
                 self.flush_agent(instance);
@@ -405,44 +342,6 @@ impl Shard {
                 self.outputs.notify(Notice::AgentFenced { instance, poison });
             }
         }
-    }
-
-    fn flush_agent(&mut self, instance: InstanceId) {
-        let Some(sender) = self.outputs.agents.get_mut(&instance) else { return };
-        let before = sender.backlog_bytes();
-        if let Err(SendError::Poisoned(poison)) = sender.flush() {
-            self.outputs.fenced.push((instance, poison));
-        } else if sender.backlog_bytes() < before
-            && let Some(agent) = self.agents.get_mut(&instance)
-        {
-            agent.useful();
-        }
-    }
-
-    /// Looks at an agent's ring from now on, without being rung.
-    fn warm(&mut self, instance: InstanceId) {
-        let Some(agent) = self.agents.get_mut(&instance) else { return };
-        agent.quiet_sleeps = 0;
-        if !agent.hot {
-            agent.hot = true;
-            agent.receiver.disarm();
-            self.hot.push(instance);
-        }
-    }
-
-    /// An agent has rung its doorbell. If it does so too often without a cause: for how long the driver should not
-    /// listen to it.
-    pub fn rung(&mut self, instance: InstanceId) -> Option<Duration> {
-        self.warm(instance);
-        let agent = self.agents.get_mut(&instance)?;
-        agent.empty_rings += 1;
-        if agent.empty_rings <= EMPTY_RINGS_MAX {
-            return None;
-        }
-        let deaf = agent.deaf;
-        agent.empty_rings = 0;
-        agent.deaf = (deaf * 2).min(DEAF_MAX);
-        Some(deaf)
     }
 }
 

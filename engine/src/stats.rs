@@ -68,6 +68,10 @@ counters! {
     attempts_failed,
     /// Turns given out again, ever.
     redeliveries,
+    /// Turns found in the hands of agents that had outlived the last gateway, ever.
+    turns_held,
+    /// Words of agents that the journal had already, ever.
+    words_repeated,
     /// Waits before another attempt, ever.
     back_offs,
     /// Dead letters now.

@@ -66,6 +66,12 @@ fn read(message: &Message<'_>) {
             std::hint::black_box(hello.process_id.to_native());
             inside(&hello.software);
         }
-        Opened::Accepted | Opened::Stop | Opened::Cancel | Opened::Journaled => assert!(bytes.is_empty()),
+        Opened::Accepted
+        | Opened::Stop
+        | Opened::Cancel
+        | Opened::Journaled
+        | Opened::RollCall
+        | Opened::Working
+        | Opened::Kept => assert!(bytes.is_empty()),
     }
 }

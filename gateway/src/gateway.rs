@@ -13,10 +13,10 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use adapters::edge::{EdgeShared, Phase};
 use engine::core::{AgentDefinition, CoreSetting, ShardCore};
 use engine::driver::{self, Chosen, DriverError, ShardHandle, StartOptions};
-use engine::event::ShardIndex;
+use engine::event::{AgentIndex, InstanceId, ShardIndex};
 use engine::heartbeat::HeartbeatLimits;
 use engine::routing::RuleError;
-use engine::shard::{Command, Notice};
+use engine::shard::Notice;
 use engine::time::Clock;
 use keeper::client::{Client, StartError};
 use keeper::sandbox::probe::Enforcement;
@@ -142,14 +142,10 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
     let bells: Vec<_> = ports.shards.iter().map(|ports| Arc::clone(&ports.bell)).collect();
     let (journal, cores) = opened.start(&bells, &mut |ring| shower.show(ring))?;
     let RunningJournal { handle: journal, links } = journal;
-    let shards = start_shards(cores, ports.shards, links, &notices, &chosen, clock, config.heartbeat)?;
     let adoptions = left.decide(&config, &executable, &state);
-    let instances = adoptions.expected();
-    if !instances.is_empty() {
-        for shard in &shards {
-            shard.tell(Command::Adopting { instances: instances.clone() });
-        }
-    }
+    let start =
+        ShardStart { chosen: &chosen, clock, heartbeat: config.heartbeat, adopting: adoptions.expected() };
+    let shards = start_shards(cores, ports.shards, links, &notices, &start)?;
 
     let agents = Arc::new(AgentBoard::default());
     let draining = Arc::new(AtomicBool::new(false));
@@ -279,21 +275,36 @@ fn core_maker(config: &Config) -> Result<impl Fn(usize, u32) -> ShardCore + use<
     })
 }
 
+/// What all shards are started with.
+struct ShardStart<'a> {
+    chosen: &'a Chosen,
+    clock: Clock,
+    heartbeat: HeartbeatLimits,
+    /// Agents that have outlived the gateway before.
+    adopting: Vec<(AgentIndex, InstanceId)>,
+}
+
 fn start_shards(
     cores: Vec<ShardCore>,
     ports: Vec<EdgePorts>,
     links: Vec<Link>,
     notices: &mpsc::UnboundedSender<Notice>,
-    chosen: &Chosen,
-    clock: Clock,
-    heartbeat: HeartbeatLimits,
+    start: &ShardStart<'_>,
 ) -> Result<Vec<ShardHandle>, GatewayError> {
+    let &ShardStart { chosen, clock, heartbeat, ref adopting } = start;
     let cpus = driver::allowed_cpus();
     let mut shards = Vec::with_capacity(ports.len());
     for (index, ((core, ports), journal)) in cores.into_iter().zip(ports).zip(links).enumerate() {
         // From the last CPU down: interrupts and everybody else's work gather on the first.
         let cpu = (!cpus.is_empty()).then(|| cpus[cpus.len() - 1 - index % cpus.len()]);
-        let options = StartOptions { index, runtime: chosen.runtime, cpu, clock, heartbeat };
+        let options = StartOptions {
+            index,
+            runtime: chosen.runtime,
+            cpu,
+            clock,
+            heartbeat,
+            adopting: adopting.clone(),
+        };
         shards.push(driver::start(core, ports, journal, notices.clone(), options)?);
     }
     Ok(shards)

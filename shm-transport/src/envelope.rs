@@ -115,6 +115,12 @@ kinds! {
     Cancel = 9,
     /// How far the journal of a shard is: journal thread to shard. No archive.
     Journaled = 10,
+    /// Which turns are you working on? A gateway has taken over the rings of another: shard to agent. No archive.
+    RollCall = 11,
+    /// A turn that an agent works on, or that these were all: agent to shard, shard to shard. No archive.
+    Working = 12,
+    /// How many words of agents are in the journal: shard to shard. No archive.
+    Kept = 13,
 }
 
 impl Kind {

@@ -146,6 +146,11 @@ impl Link {
         let receiver = Receiver::new(consumer, side.bell.clone(), passage(), side.mode, limits);
         Ok(Self { sender, receiver })
     }
+
+    /// Whether the peer has ever taken its roles, as far as it says. Who has not was never sent a message.
+    pub fn peer_has_attached(&self) -> bool {
+        self.sender.peer_has_attached()
+    }
 }
 
 /// The most payload bytes of a message that travels as fragments where descriptors are possible, so that it can stay

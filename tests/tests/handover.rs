@@ -101,9 +101,15 @@ fn settings() -> Value {
 /// the order of each session.
 #[tokio::test]
 async fn agents_go_on_when_their_gateway_is_killed() {
-    let line = Line::new(&settings());
+    let folder = tempfile::tempdir().unwrap();
+    let mut settings = settings();
+    settings["agents"]["entries"]["noted"] = json!({
+        "command": [binary("delivery-agent"), folder.path()],
+        "sandbox": {"workspace": folder.path()},
+    });
+    let line = Line::new(&settings);
     let gateway = line.start(&["--shards", "2", "--restart", "always"]);
-    let agents = line.all_agents(4);
+    let agents = line.all_agents(5);
     let keeper = gateway.keeper().expect("a keeper");
     let mut book = Book::default();
     let mut process = gateway.process_id();
@@ -113,7 +119,7 @@ async fn agents_go_on_when_their_gateway_is_killed() {
             book.send(&mut client, id).await;
         }
         for _ in 0..20 {
-            for agent in ["echo", "words", "pool"] {
+            for agent in ["echo", "words", "pool", "noted"] {
                 book.send_new(&mut client, agent).await;
             }
         }
@@ -123,7 +129,7 @@ async fn agents_go_on_when_their_gateway_is_killed() {
         let status = line.status_after(process);
         process = number(&status["processId"]);
         assert_eq!(status["listenerTakenOver"], true, "{status}");
-        assert_eq!(status["agents"], json!({"configured": 4, "alive": 4, "adopted": 4, "started": 0}));
+        assert_eq!(status["agents"], json!({"configured": 5, "alive": 5, "adopted": 5, "started": 0}));
         assert_eq!((line.agents(), number(&status["keeperProcessId"])), (agents.clone(), keeper));
     }
     let mut client = Client::connect(&gateway.url()).await;
@@ -133,8 +139,16 @@ async fn agents_go_on_when_their_gateway_is_killed() {
     }
     book.read(&mut client, open.len()).await;
     book.check();
-    // The same id has the same reply: nothing is worked on twice.
-    for id in [0, 1, 2] {
+    // No agent was given a message twice, though four gateways died over them.
+    let seen = std::fs::read_to_string(folder.path().join("seen")).unwrap();
+    let mut seen: Vec<_> = seen.lines().map(|line| line.split_once(' ').unwrap().1).collect();
+    seen.sort_unstable();
+    let noted = book.sent.iter().enumerate().filter(|(_, (agent, _))| *agent == "noted");
+    let mut noted: Vec<_> = noted.map(|(id, _)| format!("message {id}")).collect();
+    noted.sort_unstable();
+    assert_eq!(seen, noted, "each once");
+    // The same id has the same reply.
+    for id in [0, 1, 2, 3] {
         let before = book.replies[&id].clone();
         book.send(&mut client, id).await;
         let (_, end) = client.reply().await;

@@ -72,6 +72,7 @@ impl Scene {
             cpu: None,
             clock: Clock::start(),
             heartbeat: HeartbeatLimits::default(),
+            adopting: Vec::new(),
         };
         let bell = Arc::new(eventfd().unwrap());
         let limits = Limits::default();

@@ -232,7 +232,13 @@ fn archive(kind: Kind) -> (&'static str, usize) {
         Kind::End => ("EndV1", size_of::<ArchivedEndV1>()),
         Kind::Failure => ("FailureV1", size_of::<ArchivedFailureV1>()),
         Kind::Hello => ("HelloV1", size_of::<ArchivedHelloV1>()),
-        Kind::Accepted | Kind::Stop | Kind::Cancel | Kind::Journaled => ("none", 0),
+        Kind::Accepted
+        | Kind::Stop
+        | Kind::Cancel
+        | Kind::Journaled
+        | Kind::RollCall
+        | Kind::Working
+        | Kind::Kept => ("none", 0),
     }
 }
 

@@ -336,9 +336,14 @@ fn apply(
             Outcome::Open
         }
         // Nothing that a client is told.
-        Opened::Message(_) | Opened::Hello(_) | Opened::Stop | Opened::Cancel | Opened::Journaled => {
-            Outcome::Open
-        }
+        Opened::Message(_)
+        | Opened::Hello(_)
+        | Opened::Stop
+        | Opened::Cancel
+        | Opened::Journaled
+        | Opened::RollCall
+        | Opened::Working
+        | Opened::Kept => Outcome::Open,
     }
 }
 

@@ -58,7 +58,7 @@ pub struct Rig {
     /// The group as the edge would have it in its ring.
     messages: Vec<(Route, StoredBody)>,
     /// What is at the agents.
-    given: Vec<(InstanceId, u64)>,
+    given: Vec<(InstanceId, u64, u32)>,
     end: StoredBody,
     /// Messages made, ever.
     made: u64,
@@ -152,7 +152,7 @@ impl Rig {
         }
         let mut effects = |effect: Effect<'_>| match effect {
             Effect::Journal { entry, .. } if entry.kind != EntryKind::Trim => *entries += 1,
-            Effect::ToAgent { instance, route, .. } => given.push((instance, route.turn)),
+            Effect::ToAgent { instance, route, .. } => given.push((instance, route.turn, route.attempt)),
             _ => {}
         };
         for (route, body) in &*messages {
@@ -172,8 +172,8 @@ impl Rig {
                 *entries += 1;
             }
         };
-        for (instance, turn) in given.drain(..) {
-            let message = end.as_message(Route { turn, ..Route::default() });
+        for (instance, turn, attempt) in given.drain(..) {
+            let message = end.as_message(Route { turn, attempt, ..Route::default() });
             core.on(*now, Input::FromAgent { instance, message }, &mut effects);
         }
         self.journal_answers();
@@ -194,7 +194,7 @@ impl Rig {
         let Self { core, now, given, entries, replied, .. } = self;
         let progress = Progress { written: *entries, synced: *entries, state: JournalState::Writing };
         core.on(*now, Input::Journaled(progress), &mut |effect| match effect {
-            Effect::ToAgent { instance, route, .. } => given.push((instance, route.turn)),
+            Effect::ToAgent { instance, route, .. } => given.push((instance, route.turn, route.attempt)),
             Effect::ToEdge { .. } => *replied += 1,
             Effect::Journal { entry, .. } if entry.kind != EntryKind::Trim => *entries += 1,
             _ => {}

@@ -72,6 +72,7 @@ impl Threads {
             cpu,
             clock: Clock::start(),
             heartbeat: HeartbeatLimits::default(),
+            adopting: Vec::new(),
         };
         let core = core(idle_agents)?;
         let shard =
@@ -158,7 +159,8 @@ fn answer_some(sender: &mut Sender, receiver: &mut Receiver) -> io::Result<(usiz
     let (mut failed, mut stopped) = (None, false);
     let received = receiver.receive(RECORDS_PER_RECEIVE, |message| match message.open() {
         Opened::Message(archive) => {
-            let route = Route { turn: message.route.turn, ..Route::default() };
+            let Route { turn, attempt, .. } = message.route;
+            let route = Route { turn, attempt, ..Route::default() };
             if let Err(error) = sender.send(&route, &BorrowedEnd { content: &archive.content }) {
                 failed = Some(error);
             }

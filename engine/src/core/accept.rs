@@ -317,10 +317,8 @@ impl ShardCore {
         (fresh, context, agent): (Fresh, Context, AgentIndex),
         effects: &mut Effects<'_>,
     ) -> u64 {
-        let durability = match DurabilityClass::from_number(archive.durability) {
-            DurabilityClass::Default => self.limits.durability,
-            named => named,
-        };
+        let named = DurabilityClass::from_number(archive.durability);
+        let durability = if named == DurabilityClass::Default { self.limits.durability } else { named };
         let durable = durability == DurabilityClass::Durable;
         let id_word = fresh.id.map_or(0, NonZeroU64::get);
         let wants_reply = archive.flags & FLAG_NO_REPLY == 0;
@@ -338,6 +336,7 @@ impl ShardCore {
             kept: false,
             attempt: 0,
             failures: 0,
+            blocks: 0,
             agent,
             named: !archive.agent.is_empty(),
             sequence: 0,

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use hashbrown::HashMap;
 use shm_transport::envelope::{Body, Route, StoredBody};
+use shm_transport::link::MESSAGE_BYTES_MAX;
 
 use super::turns::{Turns, Urgency};
 use super::{AgentDefinition, CoreLimits, Effects};
@@ -40,6 +41,8 @@ pub enum Admission {
 enum Presence {
     /// An incarnation is attached.
     Up(InstanceId),
+    /// One of an earlier gateway is attached, and has not said what it works on: messages wait.
+    Called(InstanceId),
     /// None is, but one is expected: messages wait.
     Down,
     /// None is expected, for this reason: messages are refused.
@@ -58,10 +61,42 @@ struct Waiting {
 struct InHand {
     bytes: usize,
     attempt: u32,
+    /// When it was given, or claimed.
     since: Moment,
-    /// Nobody waits for it any more; what the agent says of it is not passed on.
-    cancelled: bool,
+    hold: Hold,
 }
+
+/// How a turn is in the hands of an agent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Hold {
+    /// It was given there, by this gateway or by an earlier one.
+    Given,
+    /// The agent has spoken of it, and has not said yet that it works on it.
+    Spoken,
+    /// The same, and its claim has been refused.
+    Refused,
+    /// Nobody waits for it any more; what the agent says of it is not passed on.
+    Cancelled,
+}
+
+/// By what an agent of an earlier gateway claims a turn.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Claimed {
+    /// By a word about it.
+    ByWord,
+    /// By its answer to the roll call.
+    Listed {
+        /// Bytes of its message, as it says. That is counted against its own credit only.
+        bytes: u64,
+    },
+}
+
+/// More turns are claimed than an agent may ever hold.
+#[derive(Debug)]
+pub struct TooMany;
+
+/// Turns that one agent may claim: as many as the configuration may let it hold.
+const CLAIMS_MAX: usize = 4096;
 
 #[derive(Debug)]
 struct Agent {
@@ -76,6 +111,14 @@ struct Agent {
 }
 
 impl Agent {
+    /// The incarnation that is attached.
+    fn instance(&self) -> Option<InstanceId> {
+        match self.presence {
+            Presence::Up(instance) | Presence::Called(instance) => Some(instance),
+            Presence::Down | Presence::Unavailable(_) => None,
+        }
+    }
+
     /// Whether one more message of that size may be given out. One always may.
     fn has_credit(&self, bytes: usize, limits: CoreLimits) -> bool {
         self.in_flight.is_empty()
@@ -92,9 +135,11 @@ impl Agent {
         effects: &mut Effects<'_>,
     ) {
         let bytes = body.bytes().len();
-        let in_hand = InHand { bytes, attempt: route.attempt, since: now, cancelled: false };
-        let before = self.in_flight.insert(route.turn, in_hand);
-        debug_assert!(before.is_none(), "an agent has a turn once");
+        let in_hand = InHand { bytes, attempt: route.attempt, since: now, hold: Hold::Given };
+        // An agent has a turn once, but one of an earlier gateway may have claimed what it did not have.
+        if let Some(before) = self.in_flight.insert(route.turn, in_hand) {
+            self.in_flight_bytes -= before.bytes;
+        }
         self.in_flight_bytes += bytes;
         effects(Effect::ToAgent { instance, route, body });
     }
@@ -103,15 +148,14 @@ impl Agent {
 /// What an agent's word about a turn counts for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Standing {
-    /// The turn is in its hands, for the time of that number.
-    Current {
-        /// Which attempt.
-        attempt: u32,
-    },
+    /// The turn is in the hands of that agent, in this attempt; or it has claimed so, and may not be believed.
+    Current(AgentIndex),
     /// It is in its hands, but was cancelled.
     Cancelled,
-    /// It is not in its hands.
+    /// It is not in its hands, or in another attempt.
     Stray,
+    /// It is one of an earlier gateway, which may have given it the turn.
+    Unknown(AgentIndex),
 }
 
 /// The table of all agents; those that live elsewhere never get anything.
@@ -174,23 +218,115 @@ impl Agents {
     ) {
         let Some(agent) = self.agents.get_mut(index.0 as usize) else { return };
         debug_assert!(agent.in_flight.is_empty(), "the last incarnation has been taken down");
-        if let Presence::Up(old) = std::mem::replace(&mut agent.presence, Presence::Up(instance)) {
+        if let Some(old) = agent.instance() {
             self.by_instance.remove(&old.0);
         }
+        agent.presence = Presence::Up(instance);
         self.by_instance.insert(instance.0, index);
         agent.draining = None;
         agent.done = Done::default();
         self.give_out(now, index, turns, effects);
     }
 
+    /// An incarnation of an earlier gateway is attached, and is asked what it works on. `false`: there is no such agent.
+    pub fn adopt(&mut self, index: AgentIndex, instance: InstanceId) -> bool {
+        let Some(agent) = self.agents.get_mut(index.0 as usize) else { return false };
+        debug_assert!(agent.in_flight.is_empty(), "the last incarnation has been taken down");
+        if let Some(old) = agent.instance() {
+            self.by_instance.remove(&old.0);
+        }
+        agent.presence = Presence::Called(instance);
+        self.by_instance.insert(instance.0, index);
+        agent.draining = None;
+        agent.done = Done::default();
+        true
+    }
+
+    /// Whose incarnation that is, if it is asked what it works on.
+    pub fn called(&self, instance: InstanceId) -> Option<AgentIndex> {
+        let index = *self.by_instance.get(&instance.0)?;
+        matches!(self.agents[index.0 as usize].presence, Presence::Called(_)).then_some(index)
+    }
+
+    /// An agent of an earlier gateway says that it has a turn.
+    pub fn claim(
+        &mut self,
+        now: Moment,
+        index: AgentIndex,
+        turn: u64,
+        attempt: u32,
+        claimed: Claimed,
+    ) -> Result<(), TooMany> {
+        let agent = &mut self.agents[index.0 as usize];
+        let (hold, bytes) = match claimed {
+            Claimed::ByWord => (Hold::Spoken, 0),
+            Claimed::Listed { bytes } => {
+                (Hold::Given, usize::try_from(bytes).unwrap_or(usize::MAX).min(MESSAGE_BYTES_MAX))
+            }
+        };
+        let claims = agent.in_flight.len();
+        match agent.in_flight.get_mut(&turn) {
+            None if claims >= CLAIMS_MAX => return Err(TooMany),
+            None => {
+                agent.in_flight.insert(turn, InHand { bytes, attempt, since: now, hold });
+            }
+            // What it lists in another attempt than it has spoken of is a lie about one of them.
+            Some(in_hand) if in_hand.attempt != attempt => return Ok(()),
+            Some(in_hand) => {
+                agent.in_flight_bytes -= in_hand.bytes;
+                in_hand.bytes = bytes;
+                match in_hand.hold {
+                    Hold::Spoken => in_hand.hold = hold,
+                    Hold::Refused => in_hand.hold = Hold::Cancelled,
+                    Hold::Given | Hold::Cancelled => {}
+                }
+            }
+        }
+        agent.in_flight_bytes += bytes;
+        Ok(())
+    }
+
+    /// A claim is refused: what the agent says of the turn is not passed on, and it is told that nobody waits for it.
+    pub fn refuse(&mut self, index: AgentIndex, turn: u64, attempt: u32, effects: &mut Effects<'_>) {
+        let Some(agent) = self.agents.get_mut(index.0 as usize) else { return };
+        let instance = agent.instance();
+        if let Some(in_hand) = agent.in_flight.get_mut(&turn).filter(|in_hand| in_hand.attempt == attempt) {
+            in_hand.hold = match in_hand.hold {
+                Hold::Spoken | Hold::Refused => Hold::Refused,
+                Hold::Given | Hold::Cancelled => Hold::Cancelled,
+            };
+            if let Some(instance) = instance {
+                let route = Route { turn, attempt, ..Route::default() };
+                effects(Effect::ToAgent { instance, route, body: Body::CANCEL });
+            }
+        }
+    }
+
+    /// An agent has said all that it works on. Returns the turns that it has spoken of besides and not ended, in order.
+    pub fn answered(&mut self, index: AgentIndex, effects: &mut Effects<'_>) -> Vec<(u64, u32)> {
+        let agent = &mut self.agents[index.0 as usize];
+        if let Some(instance) = agent.instance() {
+            agent.presence = Presence::Up(instance);
+        }
+        let not_listed = |_: &u64, in_hand: &mut InHand| matches!(in_hand.hold, Hold::Spoken | Hold::Refused);
+        let spoken =
+            agent.in_flight.extract_if(not_listed).filter(|(_, in_hand)| in_hand.hold == Hold::Spoken);
+        let mut spoken: Vec<_> = spoken.map(|(turn, in_hand)| (turn, in_hand.attempt)).collect();
+        spoken.sort_unstable();
+        agent.end_if_idle(effects);
+        spoken
+    }
+
     /// The incarnation is gone. Returns the turns it had in its hands and that somebody waits for, in order.
     pub fn down(&mut self, index: AgentIndex) -> Vec<(u64, u32)> {
         let Some(agent) = self.agents.get_mut(index.0 as usize) else { return Vec::new() };
-        if let Presence::Up(instance) = std::mem::replace(&mut agent.presence, Presence::Down) {
+        if let Some(instance) = agent.instance() {
             self.by_instance.remove(&instance.0);
         }
+        agent.presence = Presence::Down;
         agent.in_flight_bytes = 0;
-        let lost = agent.in_flight.drain().filter(|(_, in_hand)| !in_hand.cancelled);
+        let lost = agent.in_flight.drain();
+        let lost = lost.filter(|(_, in_hand)| matches!(in_hand.hold, Hold::Given | Hold::Spoken));
         let mut lost: Vec<_> = lost.map(|(turn, in_hand)| (turn, in_hand.attempt)).collect();
         // The table has no order; a run must be repeatable.
         lost.sort_unstable();
@@ -247,7 +383,7 @@ impl Agents {
                 agent.give(now, instance, route, body, effects);
                 return Admission::Given;
             }
-            (Presence::Up(_) | Presence::Down, _) => {}
+            (Presence::Up(_) | Presence::Called(_) | Presence::Down, _) => {}
         }
         let waiting = || Waiting { route, body: (!of_this_shard).then(|| body.to_stored()) };
         match agent.queue.push(now, urgency.class, urgency.rank, bytes, waiting) {
@@ -261,12 +397,16 @@ impl Agents {
 
     /// What a word of that incarnation about that turn counts for.
     #[inline]
-    pub fn standing(&self, instance: InstanceId, turn: u64) -> Standing {
-        let Some(index) = self.by_instance.get(&instance.0) else { return Standing::Stray };
-        match self.agents[index.0 as usize].in_flight.get(&turn) {
-            None => Standing::Stray,
-            Some(in_hand) if in_hand.cancelled => Standing::Cancelled,
-            Some(in_hand) => Standing::Current { attempt: in_hand.attempt },
+    pub fn standing(&self, instance: InstanceId, turn: u64, attempt: u32) -> Standing {
+        let Some(&index) = self.by_instance.get(&instance.0) else { return Standing::Stray };
+        let agent = &self.agents[index.0 as usize];
+        match agent.in_flight.get(&turn) {
+            None if matches!(agent.presence, Presence::Called(_)) => Standing::Unknown(index),
+            Some(in_hand) if in_hand.attempt == attempt => match in_hand.hold {
+                Hold::Given | Hold::Spoken => Standing::Current(index),
+                Hold::Refused | Hold::Cancelled => Standing::Cancelled,
+            },
+            None | Some(_) => Standing::Stray,
         }
     }
 
@@ -297,7 +437,8 @@ impl Agents {
         }
     }
 
-    fn give_out(&mut self, now: Moment, index: AgentIndex, turns: &Turns, effects: &mut Effects<'_>) {
+    /// Gives out what waits for an agent, as far as it has credit.
+    pub fn give_out(&mut self, now: Moment, index: AgentIndex, turns: &Turns, effects: &mut Effects<'_>) {
         let limits = self.limits;
         let agent = &mut self.agents[index.0 as usize];
         let Presence::Up(instance) = agent.presence else { return };
@@ -327,13 +468,22 @@ impl Agents {
     /// Nobody waits for the turn any more.
     pub fn cancel(&mut self, index: AgentIndex, turn: u64, effects: &mut Effects<'_>) {
         let Some(agent) = self.agents.get_mut(index.0 as usize) else { return };
+        let instance = agent.instance();
         if let Some(in_hand) = agent.in_flight.get_mut(&turn) {
-            in_hand.cancelled = true;
-            if let Presence::Up(instance) = agent.presence {
+            in_hand.hold = Hold::Cancelled;
+            if let Some(instance) = instance {
                 let route = Route { turn, attempt: in_hand.attempt, ..Route::default() };
                 effects(Effect::ToAgent { instance, route, body: Body::CANCEL });
             }
-        } else if agent.queue.remove(|waiting| waiting.route.turn == turn).is_some() {
+        } else {
+            self.withdraw(index, turn);
+        }
+    }
+
+    /// The turn is not to be given out, if it waits.
+    pub fn withdraw(&mut self, index: AgentIndex, turn: u64) {
+        let Some(agent) = self.agents.get_mut(index.0 as usize) else { return };
+        if agent.queue.remove(|waiting| waiting.route.turn == turn).is_some() {
             self.waiting -= 1;
         }
     }
@@ -341,7 +491,7 @@ impl Agents {
     /// Tells every attached agent to finish.
     pub fn stop(&mut self, effects: &mut Effects<'_>) {
         for agent in &self.agents {
-            if let Presence::Up(instance) = agent.presence {
+            if let Some(instance) = agent.instance() {
                 effects(Effect::ToAgent { instance, route: Route::default(), body: Body::STOP });
             }
         }

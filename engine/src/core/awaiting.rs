@@ -17,6 +17,8 @@ pub(super) enum Outcome {
     Word(StreamPosition),
     /// The last word may be shown, and the turn ends.
     Ended(StreamPosition),
+    /// The same, and its agent is told that nobody waits for it any more.
+    Withdrawn(StreamPosition),
     /// The turn is a dead letter, and its client may be told.
     Dead(StreamPosition),
     /// Nothing waits for it.
@@ -55,7 +57,9 @@ impl Awaiting {
     pub(super) fn pop(&mut self, progress: Progress) -> Option<(u64, Outcome)> {
         for (queue, until) in [(&mut self.written, progress.written), (&mut self.synced, progress.synced)] {
             let early = |outcome| match outcome {
-                Outcome::Word(_) | Outcome::Ended(_) => planted::is(Bug::ShownBeforeKept),
+                Outcome::Word(_) | Outcome::Ended(_) | Outcome::Withdrawn(_) => {
+                    planted::is(Bug::ShownBeforeKept)
+                }
                 Outcome::Accepted | Outcome::Prepared | Outcome::Dead(_) | Outcome::Nothing => false,
             };
             if queue.front().is_some_and(|next| next.sequence < until || early(next.outcome)) {

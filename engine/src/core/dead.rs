@@ -53,7 +53,7 @@ impl ShardCore {
         let text = format!("{text} (failed {times} times; kept as dead letter {turn:016x}: {})", code.name());
         let failure = FailureV1 { code: FailureCode::DeadLettered as u16, retry_after_ms: 0, text };
         let mut encoder = std::mem::take(&mut self.encoder);
-        self.keep_word(turn, EntryKind::Dead, encoder.encode(&failure), effects);
+        self.keep_word(turn, EntryKind::Dead, encoder.encode(&failure), Outcome::Dead, effects);
         self.encoder = encoder;
     }
 

@@ -2,45 +2,26 @@
 
 use std::time::Duration;
 
-use shm_transport::envelope::{
-    ArchivedMessageV2, Body, FailureCode, FailureV1, Message, Opened, Priority, Route, StoredBody,
-};
+use shm_transport::envelope::{ArchivedMessageV2, Body, FailureCode, Opened, Route, StoredBody};
 
 use super::accept::Refusal;
-use super::agents::{Admission, Ended, Standing, load, share};
+use super::agents::Admission;
 use super::awaiting::Outcome;
-use super::turns::{self, State, Turn, Urgency};
+use super::mesh::{GIVEN_BACK_DIED, GIVEN_BACK_FULL, GIVEN_BACK_SHARED, GIVEN_BACK_UNAVAILABLE, pack};
+use super::turns::{State, Turn, Urgency};
 use super::{Due, Effects, ShardCore};
 use crate::breaker::Allow;
-use crate::classes::AddressRank;
 use crate::dead_letters::FailedAttempt;
-use crate::event::{AgentIndex, Effect, InstanceId, ShardIndex};
+use crate::event::{AgentIndex, Effect};
 use crate::flight::Stage;
 use crate::journal::entry::{Entry, EntryKind, JournalState, Progress};
 use crate::retry::{Decision, FailureCause};
 use crate::time::Moment;
-use shm_transport::record::Poison;
 
 /// Attempts after which a turn is given up even if no failure was its own: the gateway has ended that often meanwhile.
-const ATTEMPTS_ABSOLUTE_MAX: u16 = 1000;
+pub(super) const ATTEMPTS_ABSOLUTE_MAX: u16 = 1000;
 /// How long a turn waits that no agent can take now.
 const NOBODY_FREE: Duration = Duration::from_millis(100);
-
-/// Why the agent role gives a turn back, as the `sequence` word of a failure between shards; 0: the agent said so.
-const GIVEN_BACK_DIED: u32 = 1;
-const GIVEN_BACK_UNAVAILABLE: u32 = 2;
-pub(super) const GIVEN_BACK_FULL: u32 = 3;
-
-/// What a message between shards carries in `origin`: whom it is for, and how urgent it is.
-fn pack(agent: AgentIndex, urgency: Urgency) -> u64 {
-    u64::from(agent.0) | (urgency.class as u64) << 32 | (urgency.rank as u64) << 40
-}
-
-fn unpack(word: u64) -> (AgentIndex, Urgency) {
-    let [.., class, rank, _, _] = word.to_le_bytes();
-    let urgency = Urgency { class: Priority::from_number(class), rank: AddressRank::from_number(rank) };
-    (AgentIndex((word & u64::from(u32::MAX)) as u32), urgency)
-}
 
 /// The message of a turn.
 pub(super) fn message_of(body: &StoredBody) -> &ArchivedMessageV2 {
@@ -73,6 +54,10 @@ impl ShardCore {
                 Outcome::Prepared => self.prepared(now, turn, effects),
                 Outcome::Word(position) => self.word_kept(turn, position, effects),
                 Outcome::Ended(position) => self.ended(now, turn, position, effects),
+                Outcome::Withdrawn(position) => {
+                    self.take_from_agent(turn, effects);
+                    self.ended(now, turn, position, effects);
+                }
                 Outcome::Dead(position) => self.died(now, turn, position, effects),
                 Outcome::Nothing => {}
             }
@@ -80,6 +65,7 @@ impl ShardCore {
         if progress.state == JournalState::Failed {
             self.abandon(effects);
         }
+        self.release(effects);
     }
 
     fn accepted(&mut self, now: Moment, turn: u64, effects: &mut Effects<'_>) {
@@ -101,6 +87,9 @@ impl ShardCore {
 
     /// The turn is the one its session is at now: it is given out for the first time, or as soon as the journal has it.
     pub(super) fn begin(&mut self, now: Moment, turn: u64, effects: &mut Effects<'_>) {
+        if !self.adoption.is_over() && self.waits_for_claims(turn) {
+            return;
+        }
         let Some(open) = self.turns.get_mut(turn) else { return };
         match &mut open.state {
             State::Accepting { begun } => *begun = true,
@@ -120,6 +109,7 @@ impl ShardCore {
     fn prepare(&mut self, turn: u64, effects: &mut Effects<'_>) {
         let Some(open) = self.turns.get_mut(turn) else { return };
         open.attempt = open.attempt.saturating_add(1);
+        open.blocks = 0;
         open.state = State::Preparing;
         let entry = Entry {
             kind: EntryKind::Attempt,
@@ -187,7 +177,7 @@ impl ShardCore {
             latencies.dispatch.record(waited);
             recorder.dispatched(flight, agent, attempts, now);
         }
-        self.turned_away(now, turn, attempt, admission, effects);
+        self.turned_away(now, agent, (turn, attempt), admission, effects);
     }
 
     fn can_take(&self, agent: AgentIndex) -> bool {
@@ -212,11 +202,11 @@ impl ShardCore {
     }
 
     /// A turn was not taken by its agent's queue.
-    fn turned_away(
+    pub(super) fn turned_away(
         &mut self,
         now: Moment,
-        turn: u64,
-        attempt: u32,
+        agent: AgentIndex,
+        (turn, attempt): (u64, u32),
         admission: Admission,
         effects: &mut Effects<'_>,
     ) {
@@ -224,131 +214,28 @@ impl ShardCore {
             Admission::Given | Admission::Queued => {}
             Admission::Full { retry_after } => {
                 let text = retry_after.as_millis().to_string();
-                self.give_back(now, turn, attempt, GIVEN_BACK_FULL, &text, effects);
+                self.give_back(now, agent, (turn, attempt), GIVEN_BACK_FULL, &text, effects);
             }
             Admission::Unavailable(detail) => {
-                self.give_back(now, turn, attempt, GIVEN_BACK_UNAVAILABLE, &detail, effects);
+                self.give_back(now, agent, (turn, attempt), GIVEN_BACK_UNAVAILABLE, &detail, effects);
             }
         }
-    }
-
-    /// Agent role: takes a turn of another shard for an agent of this one.
-    fn submit_for(
-        &mut self,
-        now: Moment,
-        shard: ShardIndex,
-        message: &Message<'_>,
-        effects: &mut Effects<'_>,
-    ) {
-        let Route { turn, session, origin, attempt, .. } = message.route;
-        let (agent, urgency) = unpack(origin);
-        let route = Route { turn, session, origin: 0, sequence: 0, attempt };
-        debug_assert_eq!(turns::owner(turn), shard);
-        let admission = self.agents.submit(now, agent, route, urgency, message.body(), false, effects);
-        self.turned_away(now, turn, attempt, admission, effects);
-    }
-
-    /// Either role: something from another shard.
-    pub(super) fn heard_from_shard(
-        &mut self,
-        now: Moment,
-        shard: ShardIndex,
-        message: &Message<'_>,
-        effects: &mut Effects<'_>,
-    ) {
-        let Route { turn, origin, sequence, attempt, .. } = message.route;
-        match message.open() {
-            Opened::Message(_) => self.submit_for(now, shard, message, effects),
-            Opened::Cancel => self.agents.cancel(unpack(origin).0, turn, effects),
-            Opened::Failure(failure) if sequence != 0 => {
-                self.given_back(now, turn, attempt, sequence, failure.text.as_str(), effects);
-            }
-            Opened::Block(_) | Opened::End(_) | Opened::Failure(_) => {
-                self.said(now, turn, attempt, message.body(), effects);
-            }
-            Opened::Accepted | Opened::Hello(_) | Opened::Stop | Opened::Journaled => {
-                self.counters.invalid_internal += 1;
-            }
-        }
-    }
-
-    /// Agent role: something from an agent. Everything in it is input.
-    pub(super) fn heard_from_agent(
-        &mut self,
-        now: Moment,
-        instance: InstanceId,
-        message: &Message<'_>,
-        effects: &mut Effects<'_>,
-    ) {
-        let ended = match message.open() {
-            Opened::Block(_) => None,
-            Opened::End(_) => Some(Ended::Answered),
-            Opened::Failure(_) => Some(Ended::Failed),
-            Opened::Hello(hello) => return effects(load::ready(instance, &hello.software)),
-            Opened::Message(_) | Opened::Accepted | Opened::Stop | Opened::Cancel | Opened::Journaled => {
-                let poison = Poison::Kind { kind: message.kind().number() };
-                return effects(Effect::Fence { instance, poison });
-            }
-        };
-        let turn = message.route.turn;
-        match self.agents.standing(instance, turn) {
-            Standing::Stray => {
-                self.counters.agent_strays += 1;
-                return;
-            }
-            Standing::Cancelled => {}
-            Standing::Current { attempt } => {
-                let owner = turns::owner(turn);
-                if owner == self.setting.shard {
-                    self.said(now, turn, attempt, message.body(), effects);
-                } else {
-                    let route = Route { turn, attempt, ..Route::default() };
-                    effects(Effect::ToShard { shard: owner, route, body: message.body() });
-                }
-            }
-        }
-        if let Some(ended) = ended {
-            self.agent_finished(now, instance, (turn, ended), effects);
-        }
-    }
-
-    /// Agent role: a turn goes back to the shard of its session, without an answer.
-    pub(super) fn give_back(
-        &mut self,
-        now: Moment,
-        turn: u64,
-        attempt: u32,
-        why: u32,
-        text: &str,
-        effects: &mut Effects<'_>,
-    ) {
-        let owner = turns::owner(turn);
-        if owner == self.setting.shard {
-            return self.given_back(now, turn, attempt, why, text, effects);
-        }
-        let code =
-            if why == GIVEN_BACK_DIED { FailureCode::AgentDied } else { FailureCode::AgentUnavailable };
-        let failure = FailureV1 { code: code as u16, retry_after_ms: 0, text: text.to_owned() };
-        let route = Route { turn, sequence: why, attempt, ..Route::default() };
-        let body = self.encoder.encode(&failure);
-        effects(Effect::ToShard { shard: owner, route, body });
     }
 
     /// Session role: the agent role has given a turn back.
-    fn given_back(
+    pub(super) fn given_back(
         &mut self,
         now: Moment,
-        turn: u64,
-        attempt: u32,
-        why: u32,
+        agent: AgentIndex,
+        (turn, attempt): (u64, u32),
+        why: u64,
         text: &str,
         effects: &mut Effects<'_>,
     ) {
-        let Some(open) = self.working(turn, attempt) else {
+        if self.at_agent(agent, turn, attempt).is_none() {
             self.counters.agent_strays += 1;
             return;
-        };
-        let agent = open.agent;
+        }
         if self.stopping && why == GIVEN_BACK_DIED {
             return;
         }
@@ -362,15 +249,16 @@ impl ShardCore {
                 let wait = text.parse().map_or(self.limits.retry_after, Duration::from_millis);
                 self.wait_and_retry(now, turn, wait, false);
             }
-            share::GIVEN_BACK => self.shared(now, turn, effects),
+            GIVEN_BACK_SHARED => self.shared(now, turn, effects),
             _ => self.failed(now, turn, FailureCause::AgentUnavailable, text, effects),
         }
     }
 
-    /// The turn, if it is with its agent for the time of that number.
-    pub(super) fn working(&mut self, turn: u64, attempt: u32) -> Option<&mut Turn> {
+    /// The turn, if it is with that agent for the time of that number.
+    pub(super) fn at_agent(&mut self, agent: AgentIndex, turn: u64, attempt: u32) -> Option<&mut Turn> {
         let open = self.turns.get_mut(turn)?;
-        (open.state == State::Working && u32::from(open.attempt) == attempt).then_some(open)
+        let there = matches!(open.state, State::Working | State::Spoiled) && open.agent == agent;
+        (there && u32::from(open.attempt) == attempt).then_some(open)
     }
 
     /// A turn of this shard's sessions is not with that agent any more.
@@ -440,47 +328,6 @@ impl ShardCore {
             self.prepare(turn, effects);
         } else {
             self.dispatch(now, turn, effects);
-        }
-    }
-
-    /// Agent role: what the dead incarnation had in its hands goes back.
-    pub(super) fn agent_down(
-        &mut self,
-        now: Moment,
-        agent: AgentIndex,
-        detail: &str,
-        effects: &mut Effects<'_>,
-    ) {
-        let lost = self.agents.down(agent);
-        if lost.is_empty() {
-            return;
-        }
-        let name = &self.definitions[agent.0 as usize].name;
-        let text = format!("agent \"{name}\" ended while it worked on this message: {detail}");
-        for (turn, attempt) in lost {
-            self.give_back(now, turn, attempt, GIVEN_BACK_DIED, &text, effects);
-        }
-    }
-
-    /// Both roles: nobody will serve what waits, so it goes back now rather than never.
-    pub(super) fn agent_unavailable(
-        &mut self,
-        now: Moment,
-        agent: AgentIndex,
-        detail: &str,
-        effects: &mut Effects<'_>,
-    ) {
-        if let Some(why) = self.unavailable.get_mut(agent.0 as usize) {
-            *why = Some(detail.into());
-        }
-        if self.home(agent) != self.setting.shard {
-            return;
-        }
-        self.agent_down(now, agent, detail, effects);
-        let name = &self.definitions[agent.0 as usize].name;
-        let detail = format!("agent \"{name}\" is not available: {detail}");
-        for (turn, attempt) in self.agents.unavailable(agent, &detail) {
-            self.give_back(now, turn, attempt, GIVEN_BACK_UNAVAILABLE, &detail, effects);
         }
     }
 

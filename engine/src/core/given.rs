@@ -22,7 +22,14 @@ impl ShardCore {
         instance: InstanceId,
         effects: &mut Effects<'_>,
     ) {
+        // If one of an earlier gateway was to be adopted, it is gone.
+        self.tell_heard(agent, effects);
         self.noting(now, effects, |agents, turns, effects| agents.up(now, agent, instance, turns, effects));
+    }
+
+    /// Agent role: an agent of an earlier gateway has said what it works on, and is given what waits.
+    pub(super) fn agent_answered(&mut self, now: Moment, agent: AgentIndex, effects: &mut Effects<'_>) {
+        self.noting(now, effects, |agents, turns, effects| agents.give_out(now, agent, turns, effects));
     }
 
     /// Agent role: an agent has ended a turn, and is given what waits.

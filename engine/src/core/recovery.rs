@@ -52,6 +52,8 @@ impl ShardCore {
             Recovered::NextSequence(sequence) => {
                 self.load_ids(now);
                 self.log.resume_at(sequence);
+                // What was found has survived the death of a process.
+                self.progress.written = sequence;
             }
             Recovered::Settled { sequence, at_ms, entry, body_bytes } => {
                 self.counters.recovered += 1;
@@ -208,6 +210,7 @@ impl ShardCore {
             // It may have been given out once without a trace.
             attempt: entry.attempt.max(1),
             failures: 0,
+            blocks: 0,
             agent: AgentIndex::NONE,
             named: !archive.agent.is_empty(),
             sequence,

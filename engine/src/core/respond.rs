@@ -1,5 +1,6 @@
 //! From the agent's words to the client: numbered, kept by the journal, shown; and ends of every kind.
 
+use std::cmp::Ordering;
 use std::time::Duration;
 
 use shm_transport::envelope::{Body, FailureCode, FailureV1, Kind, Opened, Route};
@@ -8,7 +9,7 @@ use super::awaiting::Outcome;
 use super::replies::{Since, Word};
 use super::turns::{Listener, Listeners, State};
 use super::{Effects, ShardCore};
-use crate::event::{EdgeIndex, Effect};
+use crate::event::{AgentIndex, EdgeIndex, Effect};
 use crate::events::{Detail, Event};
 use crate::flight::{Outcome as FlightOutcome, Stage};
 use crate::journal::entry::{Entry, EntryKind};
@@ -19,33 +20,53 @@ use crate::time::Moment;
 
 /// Words of one reply that are kept; more of them end it with a failure.
 const REPLY_WORDS_MAX: usize = 1 << 20;
+/// Why an attempt is repeated although its agent has ended it.
+const MISSING_WORDS: &str = "some of the agent's words about this message are missing";
+
+/// Makes of a word's place what follows when the journal has it.
+pub(super) type Then = fn(StreamPosition) -> Outcome;
 
 impl ShardCore {
     /// Session role: a piece of a reply.
     pub(super) fn said(
         &mut self,
         now: Moment,
-        turn: u64,
-        attempt: u32,
+        agent: AgentIndex,
+        (turn, attempt, number): (u64, u32, u32),
         body: Body<'_>,
         effects: &mut Effects<'_>,
     ) {
-        let Some(open) = self.working(turn, attempt) else {
+        let Some(open) = self.at_agent(agent, turn, attempt) else {
             self.counters.agent_strays += 1;
             return;
         };
-        let (agent, flight, wants_reply) = (open.agent, open.flight, open.wants_reply);
+        let (flight, wants_reply) = (open.flight, open.wants_reply);
         let took = now.since(open.seen);
+        let place = if wants_reply && !planted::is(Bug::WordsNotCompared) {
+            number.cmp(&open.blocks)
+        } else {
+            Ordering::Equal
+        };
         if body.kind() == Kind::Block {
-            self.recorder.stamp_first(flight, Stage::FirstBlock, now);
-            if wants_reply {
-                self.keep_word(turn, EntryKind::Block, body, effects);
+            match place {
+                _ if open.state == State::Spoiled => {}
+                Ordering::Less => self.counters.words_repeated += 1,
+                Ordering::Greater => open.state = State::Spoiled,
+                Ordering::Equal => {
+                    open.blocks += 1;
+                    self.recorder.stamp_first(flight, Stage::FirstBlock, now);
+                    if wants_reply {
+                        self.keep_word(turn, EntryKind::Block, body, Outcome::Word, effects);
+                    }
+                }
             }
             return;
         }
+        let whole = open.state == State::Working && place == Ordering::Equal;
         self.leave_agent(agent);
         self.recorder.stamp(flight, Stage::End, now);
-        if let Some(text) = retryable(body) {
+        let again = retryable(body).or_else(|| (!whole).then(|| MISSING_WORDS.to_owned()));
+        if let Some(text) = again {
             self.breakers.on_failure(agent, now);
             return self.failed(now, turn, FailureCause::AgentError { retryable: true }, &text, effects);
         }
@@ -62,23 +83,24 @@ impl ShardCore {
             took,
         };
         self.tell(now, turn, detail, effects);
-        self.end(turn, body, effects);
+        self.end(turn, body, Outcome::Ended, effects);
     }
 
     /// The one last word of a turn goes to the journal.
-    fn end(&mut self, turn: u64, body: Body<'_>, effects: &mut Effects<'_>) {
+    fn end(&mut self, turn: u64, body: Body<'_>, then: Then, effects: &mut Effects<'_>) {
         if let Some(open) = self.turns.get_mut(turn) {
             open.state = State::Ending;
         }
-        self.keep_word(turn, EntryKind::Done, body, effects);
+        self.keep_word(turn, EntryKind::Done, body, then, effects);
     }
 
-    /// Numbers a word, stores it, and sends it to the journal.
+    /// Numbers a word, stores it, and sends it to the journal. `then` is what follows when that has it.
     pub(super) fn keep_word(
         &mut self,
         turn: u64,
         kind: EntryKind,
         body: Body<'_>,
+        then: Then,
         effects: &mut Effects<'_>,
     ) {
         let Self { turns, sessions, replies, log, awaiting, .. } = self;
@@ -86,11 +108,6 @@ impl ShardCore {
         let position = sessions.next_output(open.session);
         let word = Word { position, attempt: open.attempt, kept: false, body: body.to_stored() };
         replies.push(turn, open.session_hash, word);
-        let outcome = match kind {
-            EntryKind::Block => Outcome::Word(position),
-            EntryKind::Dead => Outcome::Dead(position),
-            _ => Outcome::Ended(position),
-        };
         let entry = Entry {
             kind,
             durable: open.durable && kind != EntryKind::Block,
@@ -100,13 +117,12 @@ impl ShardCore {
             attempt: open.attempt,
             check: if kind == EntryKind::Dead { u32::from(open.cause() as u16) } else { 0 },
         };
-        Self::keep(log, awaiting, entry, body, outcome, effects);
+        Self::keep(log, awaiting, entry, body, then(position), effects);
         if kind == EntryKind::Block
             && self.replies.get(turn).is_some_and(|reply| reply.words.len() > REPLY_WORDS_MAX)
         {
-            self.take_from_agent(turn, effects);
             let text = format!("the reply has more than {REPLY_WORDS_MAX} pieces");
-            self.end_without_answer(turn, FailureCode::TooLarge, &text, effects);
+            self.end_without_answer(turn, FailureCode::TooLarge, &text, Outcome::Withdrawn, effects);
         }
     }
 
@@ -180,17 +196,18 @@ impl ShardCore {
         }
     }
 
-    /// A turn ends without an answer: its agent is told, if it has one.
-    pub(super) fn end_without_answer(
+    /// A turn ends without an answer.
+    fn end_without_answer(
         &mut self,
         turn: u64,
         code: FailureCode,
         text: &str,
+        then: Then,
         effects: &mut Effects<'_>,
     ) {
         let failure = FailureV1 { code: code as u16, retry_after_ms: 0, text: text.to_owned() };
         let mut encoder = std::mem::take(&mut self.encoder);
-        self.end(turn, encoder.encode(&failure), effects);
+        self.end(turn, encoder.encode(&failure), then, effects);
         self.encoder = encoder;
     }
 
@@ -218,18 +235,20 @@ impl ShardCore {
 
     fn cancel(&mut self, turn: u64, code: FailureCode, text: &str, effects: &mut Effects<'_>) {
         let Some(open) = self.turns.get(turn) else { return };
-        match open.state {
+        let then: Then = match open.state {
             State::Ending | State::Dead => return,
-            State::Working => self.take_from_agent(turn, effects),
-            State::Accepting { .. } | State::Waiting | State::Preparing => {}
+            // When the journal has it: a successor of this gateway would take what the agent says then for an answer.
+            State::Working | State::Spoiled => Outcome::Withdrawn,
+            State::Accepting { .. } | State::Waiting | State::Unclaimed | State::Preparing => Outcome::Ended,
             State::BackingOff { .. } => {
                 if let Some(timer) = open.retry {
                     self.timers.cancel(timer);
                 }
+                Outcome::Ended
             }
-        }
+        };
         self.counters.cancelled += 1;
-        self.end_without_answer(turn, code, text, effects);
+        self.end_without_answer(turn, code, text, then, effects);
     }
 
     /// A client has come back and wants what it missed.
@@ -289,8 +308,11 @@ impl ShardCore {
                     Route { turn, origin, sequence, attempt: u32::from(open.attempt), ..Route::default() };
                 effects(Effect::ToEdge { edge, route, body: self.encoder.encode(&failure) });
             }
-            if open.state == State::Working {
-                self.take_from_agent(turn, effects);
+            if matches!(open.state, State::Working | State::Spoiled) {
+                // The agent is not told: the next gateway may take over both, and what it says until then is missing.
+                let agent = open.agent;
+                self.leave_agent(agent);
+                self.withdraw(agent, turn, effects);
             }
             if let Some(open) = self.turns.get_mut(turn) {
                 open.listeners = Listeners::default();

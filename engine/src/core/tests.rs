@@ -1,10 +1,12 @@
 //! Rules of the core, one at a time. Random schedules are in the simulation.
 
+mod adoption;
 mod dead_letters;
 mod delivery;
 mod drain;
 mod recovery;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use rkyv::util::AlignedVec;
@@ -31,6 +33,8 @@ enum Seen {
     Shard(ShardIndex, Kind, u64),
     Ready(InstanceId),
     Fenced(InstanceId),
+    Adopted(InstanceId),
+    Released(InstanceId, u64),
 }
 
 /// A message as a receiver has it.
@@ -59,6 +63,7 @@ impl Packet {
 
 struct Bench {
     core: ShardCore,
+    shard_count: u8,
     now: Moment,
     /// What the journal was given.
     log: Vec<(Entry, Packet)>,
@@ -66,6 +71,8 @@ struct Bench {
     prompt: bool,
     /// The last packet for an agent.
     given: Option<Packet>,
+    /// Attempts of the turns that were given out last, and how many blocks of them were said.
+    hands: BTreeMap<u64, (u32, u32)>,
 }
 
 fn definitions(shard_count: u8) -> (Arc<[AgentDefinition]>, Arc<RoutingTable>) {
@@ -88,7 +95,15 @@ impl Bench {
         };
         let mut core = ShardCore::new(setting, definitions, routes, limits);
         core.on(Moment::ZERO, Input::RecoveryEnds, &mut |_| {});
-        Self { core, now: Moment::ZERO, log: Vec::new(), prompt: true, given: None }
+        Self {
+            core,
+            shard_count,
+            now: Moment::ZERO,
+            log: Vec::new(),
+            prompt: true,
+            given: None,
+            hands: BTreeMap::new(),
+        }
     }
 
     /// One input, and the word of the journal on what follows from it.
@@ -111,13 +126,16 @@ impl Bench {
 
     fn once(&mut self, input: Input<'_>) -> Vec<Seen> {
         let mut seen = Vec::new();
-        let Self { core, now, log, given, .. } = self;
+        let Self { core, now, log, given, hands, .. } = self;
         core.on(*now, input, &mut |effect| match effect {
             Effect::ToEdge { route, body, .. } => {
                 seen.push(Seen::Edge(body.kind(), route.origin, route.sequence, failure_name(body)));
             }
             Effect::ToAgent { instance, route, body } => {
                 *given = Some(Packet::new(route, body));
+                if body.kind() == Kind::Message {
+                    hands.insert(route.turn, (route.attempt, 0));
+                }
                 seen.push(Seen::Agent(instance, body.kind(), route.turn));
             }
             Effect::ToShard { shard, route, body } => {
@@ -129,6 +147,8 @@ impl Bench {
             Effect::Journal { entry, body } if entry.kind != EntryKind::Trim => {
                 log.push((entry, Packet::new(Route::default(), body)));
             }
+            Effect::AgentAdopted { instance } => seen.push(Seen::Adopted(instance)),
+            Effect::Release { instance, until } => seen.push(Seen::Released(instance, until)),
             Effect::Journal { .. } | Effect::Event(_) => {}
         });
         seen
@@ -150,8 +170,16 @@ impl Bench {
         self.on(Input::FromEdge { edge: EDGE, message: packet.message() })
     }
 
+    /// The routing words of what an agent says next of a turn, as it was given it.
+    fn word_route(&mut self, kind: Kind, turn: u64) -> Route {
+        let (attempt, blocks) = self.hands.entry(turn).or_default();
+        let route = Route { turn, attempt: *attempt, sequence: *blocks, ..Route::default() };
+        *blocks += u32::from(kind == Kind::Block);
+        route
+    }
+
     fn agent_says(&mut self, kind: Kind, turn: u64) -> Vec<Seen> {
-        let route = Route { turn, ..Route::default() };
+        let route = self.word_route(kind, turn);
         let packet = match kind {
             Kind::Message => Packet::of(route, &MessageV2::default()),
             Kind::Block => Packet::of(route, &BlockV1::default()),
@@ -162,6 +190,9 @@ impl Bench {
             Kind::Stop => Packet::new(route, Body::STOP),
             Kind::Cancel => Packet::new(route, Body::CANCEL),
             Kind::Journaled => Packet::new(route, Body::JOURNALED),
+            Kind::RollCall => Packet::new(route, Body::ROLL_CALL),
+            Kind::Working => Packet::new(route, Body::WORKING),
+            Kind::Kept => Packet::new(route, Body::KEPT),
         };
         self.on(Input::FromAgent { instance: FIRST, message: packet.message() })
     }
@@ -186,7 +217,7 @@ impl Bench {
         }
     }
 
-    /// Another core that is told what the journal of this one holds.
+    /// Another core that is told what the journal of this one holds, and gets a new incarnation of the agent.
     fn restarted(&self, limits: CoreLimits) -> (Self, Vec<Seen>) {
         self.restarted_without(limits, |_| false)
     }
@@ -197,11 +228,23 @@ impl Bench {
         limits: CoreLimits,
         is_settled: impl Fn(&Entry) -> bool,
     ) -> (Self, Vec<Seen>) {
-        let mut next = Self::new(limits, 0, 1);
-        let (definitions, routes) = definitions(1);
+        let (mut next, mut seen) = self.next_run(limits, &[], is_settled);
+        seen.extend(next.up());
+        (next, seen)
+    }
+
+    /// Another core that is told what the journal of this one holds, and that these agents live.
+    fn next_run(
+        &self,
+        limits: CoreLimits,
+        adopting: &[AgentIndex],
+        is_settled: impl Fn(&Entry) -> bool,
+    ) -> (Self, Vec<Seen>) {
+        let mut next = Self::new(limits, 0, self.shard_count);
+        let (definitions, routes) = definitions(self.shard_count);
         let setting = CoreSetting {
             shard: ShardIndex(0),
-            shard_count: 1,
+            shard_count: self.shard_count,
             run: 2,
             unix_ms_at_zero: 1_700_000_100_000,
             seed: 2,
@@ -220,8 +263,8 @@ impl Bench {
         }
         let found = Recovered::NextSequence(self.log.len() as u64);
         next.core.on(Moment::ZERO, Input::Recovered(found), &mut |_| {});
-        let mut seen = next.on(Input::RecoveryEnds);
-        seen.extend(next.up());
+        next.on(Input::Adopting(adopting));
+        let seen = next.on(Input::RecoveryEnds);
         (next, seen)
     }
 }
@@ -331,7 +374,8 @@ fn agents_are_not_believed() {
     bench.up();
     let turn = turn_of(&bench.message("a", 1, |_| {}));
     assert_eq!(bench.agent_says(Kind::End, turn + 1), []);
-    for kind in [Kind::Message, Kind::Accepted, Kind::Stop, Kind::Cancel, Kind::Journaled] {
+    let strange = [Kind::Message, Kind::Accepted, Kind::Stop, Kind::Cancel, Kind::Journaled];
+    for kind in strange.into_iter().chain([Kind::RollCall, Kind::Working, Kind::Kept]) {
         assert_eq!(bench.agent_says(kind, turn), [Seen::Fenced(FIRST)]);
     }
     assert_eq!(bench.agent_says(Kind::Hello, turn), [Seen::Ready(FIRST)]);
@@ -356,5 +400,7 @@ fn agents_elsewhere_are_reached_over_the_mesh() {
     assert_eq!(seen, [Seen::Shard(ShardIndex(0), Kind::End, turn)]);
     let packet = there.given.take().unwrap();
     let seen = here.on(Input::FromShard { shard: ShardIndex(1), message: packet.message() });
-    assert_eq!(seen, [Seen::Edge(Kind::End, 9, 1, None)]);
+    // One word is in the journal, which the agent's shard may give back.
+    let kept = Seen::Shard(ShardIndex(1), Kind::Kept, 1);
+    assert_eq!(seen, [Seen::Edge(Kind::End, 9, 1, None), kept]);
 }

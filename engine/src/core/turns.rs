@@ -4,8 +4,10 @@
 //! |---|---|---|---|
 //! | `Accepting` | perhaps (`begun`) | not yet | the journal |
 //! | `Waiting` | no | yes | the end of the turn before it |
+//! | `Unclaimed` | yes | yes | an agent that outlived the last gateway and has it, or the last one that has it not |
 //! | `Preparing` | yes | its next attempt not yet | the journal |
 //! | `Working` | yes | yes | its agent |
+//! | `Spoiled` | yes | yes | its agent, by ending an attempt that is of no use |
 //! | `BackingOff` | yes | yes | a timer |
 //! | `Ending` | yes, or taken out of the queue | its end not yet | the journal |
 //! | `Dead` | no | yes | whoever replays or drops the dead letter |
@@ -94,10 +96,14 @@ pub enum State {
     },
     /// The turns before it have not ended.
     Waiting,
+    /// An agent of the last run may be at it, or at another turn of its session.
+    Unclaimed,
     /// Another attempt is on its way to the journal.
     Preparing,
     /// It is with its agent, or waits for it.
     Working,
+    /// Words of the attempt are missing, and its agent is still at it.
+    Spoiled,
     /// It is tried again later.
     BackingOff {
         /// Whether the last attempt may have been made, so that the next one is another.
@@ -138,6 +144,8 @@ pub struct Turn {
     pub attempt: u16,
     /// How many of those failed by themselves.
     pub failures: u16,
+    /// Blocks of the present attempt that were sent to the journal.
+    pub blocks: u32,
     /// Who works on it.
     pub agent: AgentIndex,
     /// Whether the message itself named an agent or pool.

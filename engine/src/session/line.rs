@@ -27,6 +27,10 @@ impl Line {
         self.classes[class as usize].push_back(turn);
     }
 
+    pub(super) fn push_front(&mut self, class: Priority, turn: u64) {
+        self.classes[class as usize].push_front(turn);
+    }
+
     pub(super) fn pop(&mut self) -> Option<u64> {
         self.classes.iter_mut().rev().find_map(VecDeque::pop_front)
     }

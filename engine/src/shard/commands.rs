@@ -93,24 +93,25 @@ pub enum Command {
         /// How long it may take to say its first words.
         start_timeout: Duration,
     },
-    /// A live incarnation of an agent that an earlier gateway has started.
+    /// These incarnations, of agents of whatever shards, have outlived an earlier gateway. Each will be adopted or
+    /// reported down by the shard of its agent; what was open before is not given out before that, as far as they may
+    /// have it. Only as the very first command.
+    Adopting {
+        /// Each with its agent.
+        instances: Vec<(AgentIndex, InstanceId)>,
+    },
+    /// An incarnation that has outlived an earlier gateway, with rings that one has used.
     Adopt {
         /// Which agent.
         agent: AgentIndex,
         /// The incarnation.
         instance: InstanceId,
-        /// Its rings. Boxed: the other commands are small.
+        /// Its rings, taken over. Boxed: the other commands are small.
         link: Box<Link>,
         /// The eventfd it rings.
         doorbell: OwnedFd,
-        /// How long it may take to say anything.
+        /// How long it may take to say anything, if it has not yet.
         start_timeout: Duration,
-    },
-    /// These incarnations, of whatever shard, live on from an earlier gateway and will be handed over by
-    /// [`Command::Adopt`]. Told before anything else.
-    Adopting {
-        /// Which agents, and which incarnations of them.
-        instances: Vec<(AgentIndex, InstanceId)>,
     },
     /// An incarnation is gone; another will follow.
     Down {
@@ -164,7 +165,7 @@ pub enum Notice {
         /// What it says of its software; empty if nothing.
         software: String,
     },
-    /// An agent that an earlier gateway has started works for this one.
+    /// An agent that was adopted has said what it works on.
     AgentAdopted {
         /// Which incarnation.
         instance: InstanceId,

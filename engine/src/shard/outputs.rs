@@ -21,6 +21,8 @@ pub(super) struct Outputs {
     pub(super) agents: HashMap<InstanceId, Sender>,
     /// Agents with unpublished records.
     pub(super) touched: Vec<InstanceId>,
+    /// Up to where what was read from the rings of agents may be given back.
+    pub(super) releases: Vec<(InstanceId, u64)>,
     pub(super) fenced: Vec<(InstanceId, Poison)>,
     pub(super) notices: Notices<Notice>,
 }
@@ -59,6 +61,8 @@ impl Outputs {
             Effect::AgentReady { instance, software } => {
                 self.notify(Notice::AgentReady { instance, software: software.to_owned() });
             }
+            Effect::AgentAdopted { instance } => self.notify(Notice::AgentAdopted { instance }),
+            Effect::Release { instance, until } => self.releases.push((instance, until)),
             Effect::Fence { instance, poison } => self.fenced.push((instance, poison)),
         }
     }

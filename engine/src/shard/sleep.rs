@@ -27,6 +27,10 @@ impl Shard {
         if !journal_behind && !shards_behind && !edges_behind {
             hot.retain(|instance| {
                 let Some(agent) = agents.get_mut(instance) else { return false };
+                if agent.receiver.awaits_release() {
+                    // The journal rings when it has what was read.
+                    return true;
+                }
                 match agent.receiver.arm() {
                     Ok(false) => agent.quiet_sleeps += 1,
                     // It has rung, if at all, for what is read in the next turn: it must not turn cold before.

@@ -1,17 +1,20 @@
 //! A shard between its rings, without a thread.
 
+mod beats;
+
 use std::time::Duration;
 
-use shm_transport::envelope::{BlockV1, Body, EndV1, HelloV1, Kind, MessageV2, Opened, Route};
+use shm_transport::envelope::{BlockV1, Body, EndV1, HelloV1, Kind, MessageV2, Opened, Route, StoredBody};
 use shm_transport::layout::Geometry;
 use shm_transport::link::{Limits, Link};
 use shm_transport::ports::{connect, session_hash};
-use shm_transport::segment::{attach_engine, create, in_process};
+use shm_transport::segment::{attach_agent, attach_engine, create, in_process};
 
 use super::*;
 use crate::core::{AgentDefinition, CoreLimits, CoreSetting};
-use crate::event::AgentIndex;
+use crate::event::{AgentIndex, Recovered};
 use crate::events::{Event, EventMask, EventType};
+use crate::journal::entry::Entry;
 use crate::routing::{AgentSpec, RoutingTable};
 
 /// How long an agent may take to say its first words.
@@ -23,6 +26,8 @@ struct Bench {
     /// The other end of the journal's link.
     journal: Link,
     written: u64,
+    /// What the journal has written.
+    kept: Vec<(Entry, StoredBody)>,
     edge: Link,
     notices: tokio::sync::mpsc::UnboundedReceiver<Notice>,
 }
@@ -30,7 +35,7 @@ struct Bench {
 impl Bench {
     /// An edge hands over a message for the one agent.
     fn ask(&mut self) {
-        let message = MessageV2 { agent: "echo".into(), ..MessageV2::default() };
+        let message = MessageV2 { agent: "echo".into(), client_id: "m".into(), ..MessageV2::default() };
         let route = Route { session: session_hash("", "", ""), origin: 3, sequence: 7, ..Route::default() };
         self.edge.sender.send(&route, &message).unwrap();
         self.edge.sender.flush().unwrap();
@@ -41,9 +46,13 @@ impl Bench {
         loop {
             self.shard.turn(now);
             let before = self.written;
-            while self.journal.receiver.receive(64, |_| self.written += 1).unwrap() > 0 {
-                self.journal.receiver.release();
+            let Self { journal, kept, .. } = self;
+            let mut write =
+                |m: Message<'_>| kept.push((Entry::from_route(m.route).unwrap(), m.body().to_stored()));
+            while journal.receiver.receive(64, &mut write).unwrap() > 0 {
+                journal.receiver.release();
             }
+            self.written = self.kept.len() as u64;
             if self.written == before {
                 return;
             }
@@ -55,9 +64,7 @@ impl Bench {
 
     /// Attaches an incarnation of the one agent, and gives its end of the link.
     fn attach(&mut self, instance: InstanceId) -> Link {
-        let bell = || Arc::new(shm_transport::doorbell::eventfd().unwrap());
-        let geometry = Geometry::new(64 * 1024).unwrap();
-        let (ours, theirs) = in_process(geometry, &bell(), &bell(), Limits::default()).unwrap();
+        let (ours, theirs) = linked();
         let doorbell = shm_transport::doorbell::eventfd().unwrap();
         let attach = Command::Attach {
             agent: AgentIndex(0),
@@ -70,23 +77,55 @@ impl Bench {
         assert_eq!(self.shard.turn(at(0)), Progress::Busy);
         theirs
     }
+
+    /// Begins with an incarnation that has outlived another gateway, and attaches it.
+    fn adopt(&mut self, instance: InstanceId, link: Link) {
+        let agent = AgentIndex(0);
+        self.commands.send(Command::Adopting { instances: vec![(agent, instance)] }).unwrap();
+        let doorbell = shm_transport::doorbell::eventfd().unwrap();
+        self.commands
+            .send(Command::Adopt { agent, instance, link: Box::new(link), doorbell, start_timeout: START })
+            .unwrap();
+        self.turns(at(1));
+    }
+}
+
+/// The ends of an agent's link.
+fn linked() -> (Link, Link) {
+    let bell = || Arc::new(shm_transport::doorbell::eventfd().unwrap());
+    let geometry = Geometry::new(64 * 1024).unwrap();
+    in_process(geometry, &bell(), &bell(), Limits::default()).unwrap()
+}
+
+/// The engine's end of rings that no agent has attached to.
+fn unattached() -> Link {
+    let page = shm_transport::layout::ConfigPage::new(Geometry::new(64 * 1024).unwrap(), 1, 1);
+    let halves = ["engine", "agent"].map(|name| create(name, &page).unwrap());
+    attach_engine(&halves[0].writable, &halves[1].read_only, None, Limits::default()).unwrap().link
 }
 
 /// The routing words of what the agent says of the message it has been given.
 fn given(agent: &mut Link) -> Route {
-    let mut turn = 0;
-    agent.receiver.receive(1, |m| turn = m.route.turn).unwrap();
-    Route { turn, ..Route::default() }
+    let (mut turn, mut attempt) = (0, 0);
+    agent.receiver.receive(1, |m| (turn, attempt) = (m.route.turn, m.route.attempt)).unwrap();
+    Route { turn, attempt, ..Route::default() }
 }
 
 fn bench() -> Bench {
-    let geometry = Geometry::new(64 * 1024).unwrap();
-    let mut ports = connect(1, 1, geometry, Limits::default()).unwrap();
+    bench_of(core(1))
+}
+
+fn core(run: u32) -> ShardCore {
     let definitions = [AgentDefinition { name: "echo".into(), in_flight_max: 4 }].into();
     let spec = AgentSpec::alone(AgentIndex(0), "echo", 1);
     let routes = Arc::new(RoutingTable::build(1, &[spec], &[], None).unwrap());
-    let setting = CoreSetting { shard: ShardIndex(0), shard_count: 1, run: 1, unix_ms_at_zero: 0, seed: 0 };
-    let core = ShardCore::new(setting, definitions, routes, CoreLimits::default());
+    let setting = CoreSetting { shard: ShardIndex(0), shard_count: 1, run, unix_ms_at_zero: 0, seed: 0 };
+    ShardCore::new(setting, definitions, routes, CoreLimits::default())
+}
+
+fn bench_of(core: ShardCore) -> Bench {
+    let geometry = Geometry::new(64 * 1024).unwrap();
+    let mut ports = connect(1, 1, geometry, Limits::default()).unwrap();
     let bell = || Arc::new(shm_transport::doorbell::eventfd().unwrap());
     let (ours, journal) = in_process(geometry, &bell(), &bell(), Limits::default()).unwrap();
     let (commands, mailbox) = crossbeam_channel::bounded(8);
@@ -100,7 +139,8 @@ fn bench() -> Bench {
         Arc::default(),
         HeartbeatLimits::default(),
     );
-    Bench { shard, commands, journal, written: 0, edge: ports.edges.remove(0).links.remove(0), notices }
+    let edge = ports.edges.remove(0).links.remove(0);
+    Bench { shard, commands, journal, written: 0, kept: Vec::new(), edge, notices }
 }
 
 fn at(millis: u64) -> Moment {
@@ -148,11 +188,12 @@ fn the_last_words_are_heard_to_the_end() {
     let mut agent = bench.attach(InstanceId(1));
     bench.ask();
     bench.turns(at(1));
-    let route = given(&mut agent);
+    let mut route = given(&mut agent);
     for n in 0..3 * RECORDS_PER_TURN {
         // The first by descriptor.
         let content = "x".repeat(if n == 0 { 40_000 } else { 1 });
         agent.sender.send(&route, &BlockV1 { block_type: 0, content }).unwrap();
+        route.sequence += 1;
     }
     agent.sender.send(&route, &EndV1::default()).unwrap();
     agent.sender.flush().unwrap();
@@ -170,6 +211,139 @@ fn the_last_words_are_heard_to_the_end() {
     assert_eq!(seen.last(), Some(&Kind::End));
 }
 
+/// What an agent has said stays in its ring until the journal has it, also what came by descriptor; the shard sleeps
+/// until then.
+#[test]
+fn words_stay_in_the_ring_until_they_are_kept() {
+    let mut bench = bench();
+    let mut agent = bench.attach(InstanceId(1));
+    bench.ask();
+    bench.turns(at(1));
+    let mut route = given(&mut agent);
+    let mut say = |agent: &mut Link, bytes| {
+        agent.sender.send(&route, &BlockV1 { block_type: 0, content: "x".repeat(bytes) }).unwrap();
+        agent.sender.flush().unwrap();
+        route.sequence += 1;
+    };
+    // More than the ring holds, and two by descriptor, of which the second is not looked at before the first is kept.
+    for bytes in std::iter::repeat_n(8000, 12).chain([40_000, 40_000]) {
+        say(&mut agent, bytes);
+    }
+    let mut waits = agent.sender.backlog_bytes();
+    assert!(waits > 0);
+    while waits > 0 {
+        while bench.shard.turn(at(2)) == Progress::Busy {}
+        agent.sender.flush().unwrap();
+        assert_eq!(agent.sender.backlog_bytes(), waits, "nothing is given back before the journal has it");
+        assert!(bench.shard.prepare_sleep(), "there is nothing to do before the journal has answered");
+        bench.shard.awake();
+        bench.turns(at(3));
+        agent.sender.flush().unwrap();
+        assert!(agent.sender.backlog_bytes() < waits);
+        waits = agent.sender.backlog_bytes();
+    }
+    for _ in 0..4 {
+        bench.turns(at(4));
+        agent.sender.flush().unwrap();
+    }
+    let mut seen = 0;
+    while bench.edge.receiver.receive(1000, |_| seen += 1).unwrap() > 0 {
+        bench.edge.receiver.release();
+        bench.turns(at(5));
+    }
+    assert_eq!(seen, 14);
+}
+
+/// An agent of an earlier gateway is asked what it works on, and gets what waits when it has answered.
+#[test]
+fn an_adopted_agent_is_asked() {
+    let mut bench = bench();
+    let (ours, mut agent) = linked();
+    bench.adopt(InstanceId(1), ours);
+    bench.ask();
+    bench.turns(at(2));
+    let mut heard = Vec::new();
+    agent.receiver.receive(9, |m| heard.push((m.kind(), m.route.session))).unwrap();
+    assert_eq!(heard, [(Kind::RollCall, 1)]);
+    assert!(bench.notices.try_recv().is_err(), "it has not answered");
+    agent.sender.forward(&Route { session: 1, ..Route::default() }, Body::WORKING).unwrap();
+    agent.sender.flush().unwrap();
+    bench.turns(at(3));
+    heard.clear();
+    agent.receiver.receive(9, |m| heard.push((m.kind(), 0))).unwrap();
+    assert_eq!(heard, [(Kind::Message, 0)]);
+    let Ok(Notice::AgentAdopted { instance }) = bench.notices.try_recv() else { panic!("it has answered") };
+    assert_eq!(instance, InstanceId(1));
+}
+
+/// One that had not even attached has nothing, and nobody waits for it.
+#[test]
+fn an_agent_that_never_attached_is_not_asked() {
+    let mut bench = bench();
+    bench.adopt(InstanceId(1), unattached());
+    assert!(matches!(bench.notices.try_recv(), Ok(Notice::AgentAdopted { .. })));
+}
+
+/// A gateway dies between two words of a reply: one is in the journal, one was read and is not, one was not read. The
+/// next gateway takes over the rings, and whoever asks again hears each of them once, in order, in the same attempt.
+#[test]
+fn the_next_gateway_goes_on() {
+    let page = shm_transport::layout::ConfigPage::new(Geometry::new(64 * 1024).unwrap(), 1, 1);
+    let [ours, theirs] = ["engine", "agent"].map(|name| create(name, &page).unwrap());
+    let attach = || attach_engine(&ours.writable, &theirs.read_only, None, Limits::default()).unwrap().link;
+    let instance = InstanceId(1);
+    let mut first = bench();
+    first.adopt(instance, attach());
+    let bell = shm_transport::doorbell::eventfd().unwrap();
+    let agent = attach_agent(&ours.read_only, &theirs.writable, bell, None, Limits::default());
+    let mut agent = agent.unwrap().link;
+    first.ask();
+    first.turns(at(2));
+    let mut route = given(&mut agent);
+    agent.receiver.release();
+    let mut say = |agent: &mut Link, content: &str| {
+        agent.sender.send(&route, &BlockV1 { block_type: 0, content: content.into() }).unwrap();
+        agent.sender.flush().unwrap();
+        route.sequence += 1;
+    };
+    say(&mut agent, "one");
+    first.turns(at(3));
+    say(&mut agent, "two");
+    first.shard.turn(at(4));
+    say(&mut agent, "three");
+
+    let mut next = core(2);
+    let mut tell = |found| next.on(Moment::ZERO, Input::Recovered(found), &mut |_| {});
+    for ((entry, body), sequence) in first.kept.iter().zip(0..) {
+        let message = body.as_message(Route::default());
+        tell(Recovered::Record { sequence, at_ms: 0, entry: *entry, message });
+    }
+    tell(Recovered::NextSequence(first.written));
+    drop(first.shard);
+    let mut second = Bench { kept: first.kept, ..bench_of(next) };
+    second.adopt(instance, attach());
+    let mut asked = Route::default();
+    agent.receiver.receive(9, |m| asked = m.route).unwrap();
+    for (turn, attempt) in [(route.turn, 1), (0, 0)] {
+        let working = Route { turn, session: asked.session, origin: 1, sequence: 0, attempt };
+        agent.sender.forward(&working, Body::WORKING).unwrap();
+    }
+    agent.sender.send(&route, &EndV1 { content: "end".into() }).unwrap();
+    agent.sender.flush().unwrap();
+    second.ask();
+    second.turns(at(5));
+    let mut heard = Vec::new();
+    let hear = |m: Message<'_>| {
+        heard.push(match m.open() {
+            Opened::Block(block) => (m.route.attempt, block.content.to_string()),
+            Opened::End(end) => (m.route.attempt, end.content.to_string()),
+            _ => panic!("{:?}", m.kind()),
+        });
+    };
+    second.edge.receiver.receive(100, hear).unwrap();
+    assert_eq!(heard, ["one", "two", "three", "end"].map(|text| (1, text.to_owned())));
+}
+
 /// While an edge is behind, an agent is not read, however often the shard sleeps, which it may; and it is read again
 /// once the edge has caught up, though it has nothing more to ring for.
 #[test]
@@ -178,10 +352,11 @@ fn who_is_held_back_is_read_later() {
     let mut agent = bench.attach(InstanceId(1));
     bench.ask();
     bench.turns(at(1));
-    let route = given(&mut agent);
+    let mut route = given(&mut agent);
     while !bench.shard.outputs.edges_behind() {
         let block = BlockV1 { block_type: 0, content: "x".repeat(8000) };
         agent.sender.send(&route, &block).unwrap();
+        route.sequence += 1;
         agent.sender.flush().unwrap();
         bench.turns(at(2));
     }
@@ -207,10 +382,7 @@ fn who_is_held_back_is_read_later() {
 #[test]
 fn an_agent_that_cannot_take_a_message_is_fenced() {
     let mut bench = bench();
-    let page = shm_transport::layout::ConfigPage::new(Geometry::new(64 * 1024).unwrap(), 1, 1);
-    let halves = ["engine", "agent"].map(|name| create(name, &page).unwrap());
-    let limits = Limits::default();
-    let link = attach_engine(&halves[0].writable, &halves[1].read_only, None, limits).unwrap().link;
+    let link = unattached();
     let doorbell = shm_transport::doorbell::eventfd().unwrap();
     let instance = InstanceId(1);
     let attach = Command::Attach {
@@ -231,98 +403,6 @@ fn an_agent_that_cannot_take_a_message_is_fenced() {
     };
     assert_eq!((found, poison), (instance, Poison::MessageTooLarge { max: 2 << 20 }));
     assert_eq!(bench.shard.turn(at(1)), Progress::Idle);
-}
-
-/// An agent that gave signs of life, and none since, is fenced while it has work, and told of once; what it writes when it
-/// goes on has no effect, neither before its death is known nor after: the message goes to the next one, and what that one
-/// says is all that the edge hears.
-#[test]
-fn a_hung_agent_has_no_effect_any_more() {
-    let mut bench = bench();
-    let mut zombie = bench.attach(InstanceId(1));
-    let heart = zombie.sender.heart();
-    heart.beat();
-    let mut now = 1;
-    let mut let_pass = |bench: &mut Bench, until: u64, alive: bool| {
-        while now < until {
-            now += 1;
-            bench.turns(at(now));
-            if alive && heart.asked() > 0 {
-                heart.beat();
-            }
-        }
-    };
-    let_pass(&mut bench, 1000, true);
-    assert_eq!(zombie.sender.heart().asked(), 1, "idle, and asked when it came");
-    bench.ask();
-    let_pass(&mut bench, 2000, true);
-    let route = given(&mut zombie);
-    assert!(bench.notices.try_recv().is_err(), "it answers");
-    assert_eq!(zombie.sender.heart().asked(), 1 + 10, "asked in each interval");
-    assert!(bench.shard.next_deadline() <= Some(at(2150)), "the shard sleeps no longer than that");
-    let_pass(&mut bench, 2500, false);
-    let Ok(Notice::AgentHung { instance, silent }) = bench.notices.try_recv() else {
-        panic!("the agent is not found");
-    };
-    assert_eq!((instance, silent), (InstanceId(1), Duration::from_millis(300)));
-    // It goes on, and answers.
-    let mut say = |content: &str| {
-        zombie.sender.send(&route, &BlockV1 { block_type: 0, content: content.into() }).unwrap();
-        zombie.sender.send(&route, &EndV1 { content: content.into() }).unwrap();
-        zombie.sender.flush().unwrap();
-    };
-    say("before its death is known");
-    assert_eq!(bench.shard.rung(InstanceId(1)), None);
-    let_pass(&mut bench, 2600, true);
-    let down = Command::Down { agent: AgentIndex(0), instance: InstanceId(1), detail: "hung".into() };
-    bench.commands.send(down).unwrap();
-    let_pass(&mut bench, 2700, true);
-    let mut next = bench.attach(InstanceId(2));
-    say("after it");
-    let_pass(&mut bench, 2800, true);
-    let mut route = Route::default();
-    next.receiver.receive(1, |m| route = m.route).unwrap();
-    assert_eq!(route.attempt, 2);
-    next.sender.send(&route, &EndV1 { content: "mine".into() }).unwrap();
-    next.sender.flush().unwrap();
-    bench.turns(at(2801));
-    let mut heard = Vec::new();
-    let each = |m: Message<'_>| {
-        let Opened::End(end) = m.open() else { panic!("{:?}", m.kind()) };
-        heard.push(end.content.as_str().to_owned());
-    };
-    bench.edge.receiver.receive(1000, each).unwrap();
-    assert_eq!(heard, ["mine"]);
-    assert!(bench.notices.try_recv().is_err(), "told once");
-}
-
-/// An agent that says nothing at all is given up after the time for its start; one that has said something and gives no
-/// signs of life, as older builds do, is not; nor is anybody else once all are told to end.
-#[test]
-fn a_silent_start_has_an_end() {
-    let silent = |speaks: bool, stops: bool| {
-        let mut bench = bench();
-        let mut agent = bench.attach(InstanceId(1));
-        if speaks {
-            agent.sender.send(&Route::default(), &HelloV1::default()).unwrap();
-            agent.sender.flush().unwrap();
-        }
-        if stops {
-            bench.commands.send(Command::StopAgents).unwrap();
-        }
-        (1..100).for_each(|tenth| bench.turns(at(tenth * 100)));
-        let mut mute = Vec::new();
-        while let Ok(notice) = bench.notices.try_recv() {
-            match notice {
-                Notice::AgentMute { instance, waited } => mute.push((instance, waited)),
-                Notice::AgentReady { .. } => {}
-                other => panic!("{other:?}"),
-            }
-        }
-        mute
-    };
-    assert_eq!(silent(false, false), [(InstanceId(1), START)]);
-    assert_eq!((silent(true, false), silent(false, true)), (vec![], vec![]));
 }
 
 /// A message for an agent that never comes up waits, and is refused when that is known for good; the edge

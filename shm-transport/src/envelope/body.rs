@@ -50,6 +50,12 @@ impl<'a> Body<'a> {
     pub const CANCEL: Body<'static> = Body { kind: Kind::Cancel, source: Source::Bytes(&[]) };
     /// How far a journal is: no archive, the routing words say it.
     pub const JOURNALED: Body<'static> = Body { kind: Kind::Journaled, source: Source::Bytes(&[]) };
+    /// Which turns are you working on: no archive.
+    pub const ROLL_CALL: Body<'static> = Body { kind: Kind::RollCall, source: Source::Bytes(&[]) };
+    /// A turn that is worked on: no archive, the routing words say it.
+    pub const WORKING: Body<'static> = Body { kind: Kind::Working, source: Source::Bytes(&[]) };
+    /// How many words are kept: no archive, the routing words say it.
+    pub const KEPT: Body<'static> = Body { kind: Kind::Kept, source: Source::Bytes(&[]) };
 
     /// What it is the archive of.
     #[inline]
@@ -189,6 +195,9 @@ archives! {
     Stop,
     Cancel,
     Journaled,
+    RollCall,
+    Working,
+    Kept,
 }
 
 impl<'a> Message<'a> {

@@ -107,7 +107,7 @@ fn what_is_no_message_is_refused() {
     assert_eq!(check(5, &[0]), Err(Poison::Archive { kind: 5, len: 1 }));
     assert_eq!(check(9, &[0]), Err(Poison::Archive { kind: 9, len: 1 }));
     assert_eq!(check(1, empty), Err(Poison::Kind { kind: 1 }));
-    assert_eq!(check(11, empty), Err(Poison::Kind { kind: 11 }));
+    assert_eq!(check(14, empty), Err(Poison::Kind { kind: 14 }));
     assert_eq!(check(3, empty), Err(Poison::Archive { kind: 3, len: 0 }));
     let mut encoder = Encoder::default();
     let mut shifted = AlignedVec::<16>::new();
@@ -134,6 +134,9 @@ fn archives_are_pinned_byte_by_byte() {
             Kind::Stop => Body::STOP,
             Kind::Cancel => Body::CANCEL,
             Kind::Journaled => Body::JOURNALED,
+            Kind::RollCall => Body::ROLL_CALL,
+            Kind::Working => Body::WORKING,
+            Kind::Kept => Body::KEPT,
         };
         assert_eq!(body.kind(), kind);
         body.bytes().iter().map(|byte| format!("{byte:02x}")).collect::<String>()
@@ -142,7 +145,7 @@ fn archives_are_pinned_byte_by_byte() {
     assert_eq!(found, GOLDEN.map(|(kind, bytes)| (kind, bytes.to_owned())));
 }
 
-const GOLDEN: [(Kind, &str); 9] = [
+const GOLDEN: [(Kind, &str); 12] = [
     (Kind::Block, "6120746f6f6c277320616e7377657200040000008f000000ecffffff"),
     (Kind::End, "7468652077686f6c65207265706c79008f000000f0ffffff"),
     (Kind::Failure, "71756575652069732066756c6c00000005000000dc0500008d000000e8ffffff"),
@@ -161,6 +164,9 @@ const GOLDEN: [(Kind, &str); 9] = [
     ),
     (Kind::Cancel, ""),
     (Kind::Journaled, ""),
+    (Kind::RollCall, ""),
+    (Kind::Working, ""),
+    (Kind::Kept, ""),
 ];
 
 proptest! {

@@ -270,3 +270,36 @@ fn few_descriptors_are_under_way() {
     assert_eq!(lengths, (40_000..40_100).collect::<Vec<_>>());
     assert_eq!(first.sender.backlog_bytes(), 0);
 }
+
+/// What is given back up to a position is gone, and the rest is read again by a successor, in order: fragments and
+/// descriptors too. Behind a message by descriptor nothing is read before it is given back.
+#[test]
+fn what_is_not_given_back_is_read_again() {
+    const SIZES: [usize; 5] = [10, 700, 10, 9000, 20];
+    for given_back in 0..=4 {
+        let pair = Pair::new(4096);
+        let (mut writer, mut reader) = (pair.first(), pair.second());
+        for bytes in SIZES {
+            writer.sender.send(&ROUTE, &end(bytes)).unwrap();
+            writer.sender.flush().unwrap();
+        }
+        let start = reader.receiver.position();
+        let (mut read, mut positions) = (Vec::new(), vec![start]);
+        // The second one takes two records.
+        for _ in 0..SIZES.len() + 1 {
+            if reader.receiver.receive(1, |m| read.push(text_len(&m))).unwrap() > 0 {
+                positions.push(reader.receiver.position());
+            }
+        }
+        assert_eq!((read.as_slice(), reader.receiver.awaits_release()), (&SIZES[..4], true));
+        reader.receiver.release_until(positions[given_back]);
+        assert_eq!(reader.receiver.awaits_release(), given_back < 4);
+        let mut successor = pair.second();
+        let mut again = Vec::new();
+        while again.len() < SIZES.len() - given_back {
+            successor.receiver.receive(9, |m| again.push(text_len(&m))).unwrap();
+            successor.receiver.release();
+        }
+        assert_eq!(again, SIZES[given_back..]);
+    }
+}

@@ -232,6 +232,25 @@ impl Receiver {
         }
     }
 
+    /// As [`Self::release`], but gives back only what lies before `position`, which [`Self::position`] has said before:
+    /// the effects of what was received behind it are not stored yet. Until they are, nothing is read behind a message
+    /// that came by descriptor.
+    #[inline]
+    pub fn release_until(&mut self, position: u64) {
+        if position >= self.position() {
+            // All whole messages: then also as much as has to be of one that is not whole.
+            return self.release();
+        }
+        if self.consumer.release_to(position) == Wake::Ring {
+            self.bell.ring(&self.consumer.memory().own().head.0);
+        }
+    }
+
+    /// Whether nothing is read before what has been read is released.
+    pub fn awaits_release(&self) -> bool {
+        self.descriptor_seen
+    }
+
     /// Up to where to release while a message is unfinished.
     #[cold]
     fn keep_partial(&self, partial: Partial) -> u64 {

@@ -76,7 +76,7 @@ pub struct Sender {
     bell: Bell,
     passage: Option<Passage>,
     /// What the peer is known to understand. A kind that it understands is not asked for again: an agent has rings of
-    /// its own, and what it sends to one gateway after the other is of the first layout.
+    /// its own, and what it sends to one gateway after the other is of the first layout, or answers a kind that is newer.
     kinds: u64,
     /// Number of the next descriptor.
     number: u64,
@@ -255,6 +255,13 @@ impl Sender {
             kinds => self.kinds |= kinds,
         }
         if self.kinds & (1 << kind) != 0 { Understood::Yes } else { Understood::No }
+    }
+
+    /// Whether the peer has said which kinds it understands, or published anything.
+    pub(super) fn peer_has_attached(&self) -> bool {
+        let peer = self.producer.memory().peer();
+        // Relaxed, both: an older value of either is that of a peer which nobody has sent a message to.
+        peer.kinds.0.load(Ordering::Relaxed) != 0 || peer.tail.0.load(Ordering::Relaxed) != 0
     }
 
     /// Whether the peer takes large messages by descriptor.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use engine::dead_letters::{Filter, Selection};
-use engine::event::Input;
+use engine::event::{AgentIndex, Input};
 use engine::journal::disk::Part;
 use engine::journal::segment::HEADER_PAGE_BYTES;
 use engine::time::Moment;
@@ -11,10 +11,21 @@ use engine::time::Moment;
 use super::machine::{Gateway, Started};
 use super::store::Ended;
 use super::swarm::Action;
-use super::world::World;
+use super::world::{World, agent_index};
 
 /// How far the wall clock may be off at the next start, in milliseconds.
 const WALL_JUMP_MS: u64 = 2 * 60 * 60 * 1000;
+
+/// How a run of the gateway ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Fall {
+    /// With its agents.
+    Killed,
+    /// Its agents live on.
+    KilledAlone,
+    /// With everything.
+    PowerLost,
+}
 
 impl World {
     pub(super) fn fault(&mut self, action: Action, shard: usize, agent: usize) {
@@ -35,8 +46,9 @@ impl World {
                 let millis = self.random.u64(1000..=600_000);
                 self.wait(Duration::from_millis(millis));
             }
-            Action::Kill => self.fall(false),
-            Action::PowerLoss => self.fall(true),
+            Action::Kill => self.fall(Fall::Killed),
+            Action::KillAlone => self.fall(Fall::KilledAlone),
+            Action::PowerLoss => self.fall(Fall::PowerLost),
             Action::FlipBit => self.flip(shard),
             Action::DiskFills => self.fill(shard),
             Action::DiskEmpties => return self.stores[shard].disk.bytes_max = None,
@@ -55,10 +67,12 @@ impl World {
         self.tally.fault(action.name());
     }
 
-    /// The gateway is gone, with its queues and agents; the disks stay as they are, or lose what was not synced.
-    pub(super) fn fall(&mut self, power: bool) {
+    /// The gateway is gone, with its queues, and perhaps its agents; the disks stay as they are, or lose what was not
+    /// synced.
+    pub(super) fn fall(&mut self, fall: Fall) {
         let Some(gateway) = self.gateway.take() else { return };
-        self.history.note("falls", &[u64::from(power)], String::new);
+        let power = fall == Fall::PowerLost;
+        self.history.note("falls", &[fall as u64], String::new);
         self.killed_in = None;
         for (store, mut host) in self.stores.iter_mut().zip(gateway.hosts) {
             let random = &mut self.random;
@@ -79,7 +93,11 @@ impl World {
                 store.disk.crash_process();
             }
         }
-        self.workers.all_die();
+        if fall == Fall::KilledAlone {
+            self.workers.live_on(&mut self.random);
+        } else {
+            self.workers.all_die();
+        }
         self.people.all_disconnected();
         self.checker.gateway_died();
         self.before += self.now.since(Moment::ZERO);
@@ -108,6 +126,20 @@ impl World {
             self.checker.lost(missing);
         }
         self.gateway = Some(gateway);
+        let orphans = self.workers.orphans();
+        for &agent in &orphans {
+            let (instance, held) = self.workers.holds(agent);
+            self.checker.outlived(agent, instance.expect("it lives"), &held);
+        }
+        self.checker
+            .others_died(&orphans.iter().filter_map(|&a| self.workers.holds(a).0).collect::<Vec<_>>());
+        let adopting: Vec<AgentIndex> = orphans.iter().map(|&agent| agent_index(agent)).collect();
+        if !adopting.is_empty() {
+            self.tally.fault("agents outlive");
+            for shard in 0..self.constants.swarm.shards {
+                self.input(shard, Input::Adopting(&adopting));
+            }
+        }
         for shard in 0..self.constants.swarm.shards {
             self.input(shard, Input::RecoveryEnds);
         }
@@ -179,6 +211,7 @@ impl Action {
             Self::Quarantine => "agent given up",
             Self::Stall => "stall",
             Self::Kill => "gateway killed",
+            Self::KillAlone => "gateway killed alone",
             Self::PowerLoss => "power lost",
             Self::FlipBit => "bit flipped",
             Self::DiskFills => "disk full",

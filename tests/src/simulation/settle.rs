@@ -7,6 +7,7 @@ use engine::journal::entry::JournalState;
 use engine::stats::Counters;
 use engine::time::Moment;
 
+use super::faults::Fall;
 use super::machine::{EDGES, Gateway, Started};
 use super::world::World;
 
@@ -55,7 +56,7 @@ impl World {
             gateway.hosts.iter().any(|host| host.writer.progress().state == JournalState::Failed)
         };
         if self.gateway.as_ref().is_some_and(failed) {
-            self.fall(false);
+            self.fall(Fall::Killed);
         }
         if self.gateway.is_none() {
             self.start();
@@ -163,7 +164,7 @@ impl World {
     /// What is on disk gives the same gateway as often as it is read, and nothing is open in it.
     fn recovery_repeats(&mut self) {
         let letters: Vec<Vec<u64>> = (0..self.stores.len()).map(|shard| self.dead_letters(shard)).collect();
-        self.fall(false);
+        self.fall(Fall::Killed);
         let mut damaged = false;
         let mut read = || {
             let Self { constants, stores, run, unix_ms_at_zero, .. } = self;

@@ -93,6 +93,8 @@ actions! {
     Stall 15 fault,
     /// The gateway is killed.
     Kill 12 fault,
+    /// The gateway is killed, and its agents live on.
+    KillAlone 24 fault,
     /// The power goes.
     PowerLoss 8 fault,
     /// A bit of an old part of a log changes.

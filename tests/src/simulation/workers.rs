@@ -25,6 +25,7 @@ struct Work {
     blocks: u32,
     blocks_left: u32,
     cancelled: bool,
+    bytes: usize,
 }
 
 /// One agent.
@@ -38,9 +39,20 @@ struct Worker {
     draining: bool,
     /// It was told to finish.
     stopping: bool,
+    /// Whether this gateway has attached it.
+    attached: bool,
+    /// Whether it has outlived a gateway, and this one has not heard what it works on.
+    called: bool,
     ring: VecDeque<Packet>,
     work: Vec<Work>,
+    /// What it has said, from the first word whose room was not given back on.
     words: VecDeque<Packet>,
+    /// How many of these this gateway has read.
+    read: usize,
+    /// How many were given back before them, ever.
+    given_back: u64,
+    /// Up to which word this gateway's shard was told that it has read.
+    told: u64,
     /// Last words, for repetition.
     said: VecDeque<Packet>,
     /// What a dead incarnation had written and nobody had read.
@@ -88,6 +100,58 @@ impl Workers {
         }
     }
 
+    /// The gateway is gone, and they go on. Of what it had for them, some never was published.
+    pub(super) fn live_on(&mut self, random: &mut Rng) {
+        for worker in &mut self.all {
+            if worker.instance.is_none() || worker.fenced {
+                *worker = Worker::default();
+                continue;
+            }
+            worker.haunting.clear();
+            (worker.attached, worker.called, worker.read, worker.told) = (false, true, 0, 0);
+            // The next gateway knows nothing of that.
+            worker.draining = false;
+            if random.bool() {
+                worker.ring.truncate(random.usize(..=worker.ring.len()));
+            }
+        }
+    }
+
+    /// Those that no gateway has attached.
+    pub(super) fn orphans(&self) -> Vec<usize> {
+        let orphan = |worker: &Worker| worker.instance.is_some() && !worker.attached;
+        (0..self.all.len()).filter(|&agent| orphan(&self.all[agent])).collect()
+    }
+
+    /// What an agent has in its hands, as far as its gateway may know: what it was given, and what it has said the last
+    /// word about that is still in its ring. Turn, attempt and bytes.
+    pub(super) fn holds(&self, agent: usize) -> (Option<InstanceId>, Vec<(u64, u32, usize)>) {
+        let worker = &self.all[agent];
+        let message = |packet: &&Packet| packet.kind() == Kind::Message;
+        let given = worker.ring.iter().filter(message);
+        let given = given.map(|packet| (packet.route, packet.body().bytes().len()));
+        let works = worker.work.iter().map(|work| (work.route, work.bytes));
+        let ended = worker.words.iter().filter(|word| matches!(word.kind(), Kind::End | Kind::Failure));
+        let held = ended.map(|word| (word.route, 0)).chain(works).chain(given);
+        (worker.instance, held.map(|(route, bytes)| (route.turn, route.attempt, bytes)).collect())
+    }
+
+    /// The gateway has heard what an agent works on.
+    pub(super) fn answered(&mut self, agent: usize) {
+        self.all[agent].called = false;
+    }
+
+    /// The room of words is given back.
+    pub(super) fn release(&mut self, agent: usize, until: u64) {
+        let worker = &mut self.all[agent];
+        while worker.given_back < until {
+            assert!(worker.read > 0, "words are given back that were not read");
+            worker.words.pop_front();
+            worker.read -= 1;
+            worker.given_back += 1;
+        }
+    }
+
     pub(super) fn is_idle(&self) -> bool {
         self.all
             .iter()
@@ -111,6 +175,7 @@ impl Workers {
                     blocks: 0,
                     blocks_left: random.u32(..4),
                     cancelled: false,
+                    bytes: packet.body().bytes().len(),
                 });
             }
             Opened::Cancel => {
@@ -120,6 +185,16 @@ impl Workers {
                 }
             }
             Opened::Stop => worker.stopping = true,
+            Opened::RollCall => {
+                let session = packet.route.session;
+                for work in &worker.work {
+                    let Route { turn, attempt, .. } = work.route;
+                    let route = Route { turn, session, origin: work.bytes as u64, attempt, sequence: 0 };
+                    worker.words.push_back(Packet::new(route, Body::WORKING));
+                }
+                let route = Route { session, ..Route::default() };
+                worker.words.push_back(Packet::new(route, Body::WORKING));
+            }
             _ => panic!("{:?} for an agent", packet.kind()),
         }
         true
@@ -134,7 +209,8 @@ impl Workers {
         };
         let at = random.usize(..worker.work.len());
         let work = &mut worker.work[at];
-        let route = Route { turn: work.route.turn, attempt: work.route.attempt, ..Route::default() };
+        let Route { turn, attempt, .. } = work.route;
+        let route = Route { turn, attempt, sequence: work.blocks, ..Route::default() };
         let mut said = Said {
             message: work.message,
             poison: work.poison,
@@ -176,11 +252,19 @@ impl Workers {
 impl World {
     pub(super) fn agent_starts(&mut self, agent: usize) {
         let worker = &mut self.workers.all[agent];
-        if worker.instance.is_some() || worker.unavailable || self.gateway.is_none() {
+        if worker.attached || worker.unavailable || self.gateway.is_none() {
             return;
         }
+        worker.attached = true;
         if std::mem::take(&mut worker.draining) {
             self.all_hear(agent, |agent| Input::AgentExpected { agent });
+        }
+        let worker = &mut self.workers.all[agent];
+        if let Some(instance) = worker.instance {
+            worker.told = worker.given_back;
+            self.history.note("agent adopted", &[agent as u64, instance.0], String::new);
+            let home = self.home(agent);
+            return self.input(home, Input::AgentAdopted { agent: agent_index(agent), instance });
         }
         let instance = InstanceId(self.workers.next_instance);
         self.workers.next_instance += 1;
@@ -219,10 +303,25 @@ impl World {
     /// A shard reads one word of an agent.
     pub(super) fn agent_says(&mut self, agent: usize) -> bool {
         let worker = &mut self.workers.all[agent];
-        let Some(instance) = worker.instance.filter(|_| !worker.fenced) else { return false };
-        let Some(packet) = worker.words.pop_front() else { return false };
-        self.hear_from_agent(agent, instance, &packet);
-        true
+        let Some(instance) = worker.instance.filter(|_| worker.attached && !worker.fenced) else {
+            return false;
+        };
+        let packet = worker.words.get(worker.read).cloned();
+        let until = worker.given_back + worker.read as u64;
+        let any = packet.is_some() || until > worker.told;
+        if let Some(packet) = &packet {
+            worker.read += 1;
+            self.hear_from_agent(agent, instance, packet);
+        }
+        // It may have died of what it said; and some is read together.
+        let worker = &mut self.workers.all[agent];
+        if worker.instance == Some(instance) && (packet.is_none() || self.random.bool()) {
+            let until = worker.given_back + worker.read as u64;
+            worker.told = until;
+            let home = self.home(agent);
+            self.input(home, Input::AgentRead { instance, until });
+        }
+        any
     }
 
     /// The process ends. Some of what it has written is read first, the rest is not; and once in a while afterwards.
@@ -231,7 +330,7 @@ impl World {
         for _ in 0..self.random.usize(..4) {
             self.agent_says(agent);
         }
-        let Worker { unavailable, draining, .. } = self.workers.all[agent];
+        let Worker { unavailable, draining, called, .. } = self.workers.all[agent];
         let old = std::mem::take(&mut self.workers.all[agent]);
         let worker = &mut self.workers.all[agent];
         (worker.unavailable, worker.draining) = (unavailable, draining);
@@ -239,7 +338,7 @@ impl World {
             worker.haunting = old.words.into_iter().map(|packet| (instance, packet)).collect();
         }
         self.history.note("agent down", &[agent as u64, instance.0], String::new);
-        self.checker.agent_died(agent);
+        self.checker.agent_died(agent, instance, !called);
         let home = self.home(agent);
         self.input(home, Input::AgentDown { agent: agent_index(agent), detail: "killed" });
     }
@@ -275,13 +374,18 @@ impl World {
         let waiting: Vec<u64> = self.workers.all[agent].ring.iter().map(|packet| packet.route.turn).collect();
         let others = self.checker.some_turn(&mut self.random);
         let worker = &mut self.workers.all[agent];
-        if worker.instance.is_none() || worker.fenced {
+        if !worker.attached || worker.fenced {
             return;
         }
+        let called = worker.called;
         let turn =
             others.filter(|turn| !own.contains(turn) && !waiting.contains(turn)).unwrap_or(u64::MAX >> 9);
         // A lie about a turn that it really holds cannot be told from work.
         if self.checker.holds(agent, turn) {
+            return;
+        }
+        // Nor, after the death of a gateway, one about a turn that it may have held.
+        if called && self.checker.is_for(turn, agent) {
             return;
         }
         let route = Route { turn, attempt: 1, ..Route::default() };
@@ -289,7 +393,8 @@ impl World {
             0 => Packet::new(route, Body::STOP),
             1 => Packet::new(route, Body::JOURNALED),
             2 => Packet::new(route, Body::ACCEPTED),
-            3..8 => Packet::of(
+            3 => Packet::new(route, Body::WORKING),
+            4..8 => Packet::of(
                 &mut self.workers.encoder,
                 route,
                 &BlockV1 { block_type: 0, content: "a lie".into() },
@@ -307,7 +412,7 @@ impl World {
     /// It says again what it has said before.
     pub(super) fn agent_repeats(&mut self, agent: usize) {
         let worker = &mut self.workers.all[agent];
-        if worker.said.is_empty() || worker.instance.is_none() {
+        if worker.said.is_empty() || !worker.attached || worker.called {
             return;
         }
         let at = self.random.usize(..worker.said.len());

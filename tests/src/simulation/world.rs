@@ -12,6 +12,7 @@ use fastrand::Rng;
 use shm_transport::envelope::Kind;
 
 use super::checker::Checker;
+use super::faults::Fall;
 use super::history::History;
 use super::machine::{EDGES, Gateway};
 use super::packet::Packet;
@@ -175,7 +176,10 @@ impl World {
         self.history.step += 1;
         self.now = self.now.plus(Duration::from_micros(self.random.u64(1..=500)));
         match &mut self.killed_in {
-            Some(0) => return self.fall(false),
+            Some(0) => {
+                let fall = if self.random.bool() { Fall::Killed } else { Fall::KilledAlone };
+                return self.fall(fall);
+            }
             Some(left) => *left -= 1,
             None => {}
         }
@@ -183,6 +187,11 @@ impl World {
             // Whoever supervises it starts it again.
             if self.random.u8(..16) == 0 {
                 self.start();
+            }
+            // Agents that have outlived it go on.
+            let agent = self.agent();
+            if !self.agent_works(agent) {
+                self.agent_reads(agent);
             }
             return;
         }
@@ -277,7 +286,7 @@ impl World {
                 let agent = workers.by_instance(instance).expect("a message goes to a living incarnation");
                 match packet.kind() {
                     Kind::Message => checker.given(agent, instance, &packet),
-                    Kind::Cancel | Kind::Stop => {}
+                    Kind::Cancel | Kind::Stop | Kind::RollCall => {}
                     other => panic!("{other:?} for an agent"),
                 }
                 workers.hand(agent, packet);
@@ -295,6 +304,18 @@ impl World {
                 // A dead one may be meant, whose words were read after all.
                 if let Some(agent) = workers.by_instance(instance) {
                     workers.fence(agent);
+                }
+            }
+            Effect::AgentAdopted { instance } => {
+                history.note("adopted", &[instance.0], String::new);
+                if let Some(agent) = workers.by_instance(instance) {
+                    workers.answered(agent);
+                }
+            }
+            Effect::Release { instance, until } => {
+                // A dead one may be meant.
+                if let Some(agent) = workers.by_instance(instance) {
+                    workers.release(agent, until);
                 }
             }
             Effect::AgentReady { .. } | Effect::Event(..) => {}

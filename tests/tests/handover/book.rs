@@ -11,6 +11,10 @@ pub struct Book {
     /// The agent and the session of each message, by id.
     pub sent: Vec<(&'static str, String)>,
     pub replies: BTreeMap<usize, String>,
+    /// How often each was sent, by id: there may be as many replies.
+    asked: Vec<u32>,
+    /// How often each was answered, by id.
+    told: Vec<u32>,
     /// By session, in the order of the replies.
     order: BTreeMap<String, Vec<usize>>,
 }
@@ -19,10 +23,13 @@ impl Book {
     pub async fn send_new(&mut self, client: &mut Client, agent: &'static str) {
         let id = self.sent.len();
         self.sent.push((agent, format!("{agent}-{}", id % 5)));
+        self.asked.push(0);
+        self.told.push(0);
         self.send(client, id).await;
     }
 
-    pub async fn send(&self, client: &mut Client, id: usize) {
+    pub async fn send(&mut self, client: &mut Client, id: usize) {
+        self.asked[id] += 1;
         let (agent, session) = &self.sent[id];
         client.say(agent, session, &id.to_string(), &format!("message {id}")).await;
     }
@@ -41,7 +48,17 @@ impl Book {
         let text = frame["content"]["content"].as_str().unwrap().to_owned();
         let (agent, session) = &self.sent[id];
         let said = format!("message {id}");
-        assert_eq!(text, if *agent == "echo" { said } else { said.to_uppercase() });
+        match *agent {
+            "echo" => assert_eq!(text, said),
+            // Tells who answers, and how often it has.
+            "noted" => assert!(text.starts_with(&format!("{said}: ")), "{text}"),
+            _ => assert_eq!(text, said.to_uppercase()),
+        }
+        self.told[id] += 1;
+        assert!(self.told[id] <= self.asked[id], "a second reply to message {id}");
+        if let Some(before) = self.replies.get(&id) {
+            assert_eq!(*before, text, "another reply to message {id}");
+        }
         if self.replies.insert(id, text).is_none() {
             self.order.entry(session.clone()).or_default().push(id);
         }

@@ -3,7 +3,7 @@
 use shm_transport::envelope::{Body, Route};
 
 use super::{Agent, Agents, Presence};
-use crate::core::dispatch::GIVEN_BACK_FULL;
+use crate::core::mesh::GIVEN_BACK_FULL;
 use crate::core::{Effects, ShardCore};
 use crate::event::{AgentIndex, Effect};
 use crate::time::Moment;
@@ -20,15 +20,17 @@ pub(super) struct Draining {
 impl Agent {
     /// Tells an agent that drains to finish, once it has nothing in hand.
     pub(super) fn end_if_idle(&mut self, effects: &mut Effects<'_>) {
-        if self.in_flight.is_empty() {
+        // One that is asked what it works on has something, as far as is known.
+        if self.in_flight.is_empty() && !matches!(self.presence, Presence::Called(_)) {
             self.tell_to_finish(effects);
         }
     }
 
     fn tell_to_finish(&mut self, effects: &mut Effects<'_>) {
-        let (Some(draining), Presence::Up(instance)) = (&mut self.draining, &self.presence) else { return };
+        let instance = self.instance();
+        let (Some(draining), Some(instance)) = (&mut self.draining, instance) else { return };
         if !std::mem::replace(&mut draining.told, true) {
-            effects(Effect::ToAgent { instance: *instance, route: Route::default(), body: Body::STOP });
+            effects(Effect::ToAgent { instance, route: Route::default(), body: Body::STOP });
         }
     }
 }
@@ -73,7 +75,7 @@ impl ShardCore {
         }
         for (turn, attempt) in self.agents.drain(agent, others.is_some(), effects) {
             // Another one gets it, at once: that is no attempt, and no failure.
-            self.give_back(now, turn, attempt, GIVEN_BACK_FULL, "0", effects);
+            self.give_back(now, agent, (turn, attempt), GIVEN_BACK_FULL, "0", effects);
         }
     }
 }

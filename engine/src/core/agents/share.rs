@@ -2,13 +2,12 @@
 
 use super::Agents;
 use crate::core::dispatch::message_of;
+use crate::core::mesh::GIVEN_BACK_SHARED;
 use crate::core::turns::State;
 use crate::core::{Effects, ShardCore};
 use crate::event::AgentIndex;
 use crate::time::Moment;
 
-/// Why the agent role gives a turn back: another one may take it. The `sequence` word of a failure between shards.
-pub const GIVEN_BACK: u32 = 4;
 /// Turns that are given back at once: others wait meanwhile.
 const SHARED_MAX: usize = 1024;
 
@@ -36,7 +35,14 @@ impl ShardCore {
             return;
         }
         for (turn, attempt) in self.agents.share(now, agent) {
-            self.give_back(now, turn, attempt, GIVEN_BACK, "another one may take it", effects);
+            self.give_back(
+                now,
+                agent,
+                (turn, attempt),
+                GIVEN_BACK_SHARED,
+                "another one may take it",
+                effects,
+            );
         }
     }
 

@@ -80,7 +80,7 @@ fn death_gives_the_work_to_the_next_incarnation() {
     assert_eq!(bench.given.as_ref().unwrap().route.attempt, 2);
     assert_eq!(bench.agent_says(Kind::End, turn), []);
     assert_eq!(bench.core.counters().agent_strays, 1);
-    let end = Packet::of(Route { turn, ..Route::default() }, &EndV1::default());
+    let end = Packet::of(Route { turn, attempt: 2, ..Route::default() }, &EndV1::default());
     let seen = bench.on(Input::FromAgent { instance: InstanceId(2), message: end.message() });
     assert_eq!(seen[0], Seen::Edge(Kind::End, 9, 1, None));
 }
@@ -120,13 +120,13 @@ fn an_agents_failure_is_an_answer_unless_it_says_so() {
     bench.up();
     let turn = turn_of(&bench.message("a", 1, |_| {}));
     let later = FailureV1 { retry_after_ms: 1, ..FailureV1::default() };
-    let packet = Packet::of(Route { turn, ..Route::default() }, &later);
+    let packet = Packet::of(Route { turn, attempt: 1, ..Route::default() }, &later);
     assert_eq!(bench.on(Input::FromAgent { instance: FIRST, message: packet.message() }), []);
     assert_eq!(turn_of(&bench.wait()), turn);
     let seen = bench.on(Input::FromAgent {
         instance: FIRST,
         message: Packet::of(
-            Route { turn, ..Route::default() },
+            Route { turn, attempt: 2, ..Route::default() },
             &FailureV1 { code: FailureCode::AgentError as u16, ..FailureV1::default() },
         )
         .message(),

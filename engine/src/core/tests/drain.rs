@@ -136,7 +136,7 @@ fn loads_are_told() {
     assert_eq!((load.open, load.queued, load.oldest_wait), (2, 1, waited));
     bench.agent_says(Kind::End, first);
     let failure = FailureV1 { code: FailureCode::AgentError as u16, ..FailureV1::default() };
-    let failure = Packet::of(Route { turn: second, ..Route::default() }, &failure);
+    let failure = Packet::of(Route { turn: second, attempt: 1, ..Route::default() }, &failure);
     bench.on(Input::FromAgent { instance: FIRST, message: failure.message() });
     let load = loads(&bench)[0];
     assert_eq!((load.open, load.queued), (1, 0));

@@ -10,6 +10,8 @@
 //! 6. A turn that has failed by itself as often as it may is not given out again, unless somebody replays it. A failure
 //!    counts for the next run as soon as the turn has been given out after it.
 //! 7. A turn that has ended is not given out.
+//! 8. Nor is one about which an agent has said the last word, as long as that agent lives, whatever becomes of the
+//!    gateway: then its words are in the journal or in its ring.
 //!
 //! A turn that was a dead letter has no place in the order.
 
@@ -49,6 +51,10 @@ pub(super) struct Turn {
     ordered: bool,
     /// Whether its log has lost it.
     gone: bool,
+    /// Which living incarnation has said the last word about it.
+    answered_by: Option<u64>,
+    /// Whether its log has lost something of it that it was promised to keep.
+    damaged: bool,
     /// Words of attempts up to this one may be gone.
     pub(super) words_lost_until: u32,
 }
@@ -129,6 +135,8 @@ impl Checker {
             deaths: Vec::new(),
             ordered: true,
             gone: false,
+            answered_by: None,
+            damaged: false,
             words_lost_until: 0,
         };
         let before = self.turns.insert(entry.turn, turn);
@@ -159,12 +167,10 @@ impl Checker {
         let turn =
             self.turns.get(&name).unwrap_or_else(|| panic!("phantom: nobody accepted turn {name:x}")).clone();
         assert_eq!(said.message as usize, turn.message, "phantom: turn {name:x} is of another message");
-        let message = &mut self.messages[turn.message];
-        message.given = true;
+        self.messages[turn.message].given = true;
+        let message = &self.messages[turn.message];
         let to = message.agent.as_str();
-        // A message that names nobody goes to the session's agent, whoever that is.
-        let fits = to.is_empty() || to == agent_name(agent) || (to == POOL && agent < self.pool);
-        assert!(fits, "a message for {to:?} is given to agent {agent}");
+        assert!(self.fits(turn.message, agent), "a message for {to:?} is given to agent {agent}");
         // A turn that is taken back may be on its way to its agent; that it is taken back follows.
         let taken_back = turn.ended && (message.cancelled || message.has_deadline);
         assert!(!turn.ended || taken_back, "duplicate effect: turn {name:x} is given out after its end");
@@ -172,6 +178,13 @@ impl Checker {
         assert!(attempt > last, "turn {name:x} is given out in attempt {attempt} after {last}");
         let (failures, max) = (turn.failures, self.attempts_max);
         assert!(failures < max, "turn {name:x} is given out after {failures} failures of {max}");
+        if let Some(by) = turn.answered_by {
+            let excused = taken_back || turn.damaged || self.journal_failure_seen;
+            assert!(
+                excused,
+                "done twice: turn {name:x} is given out, although {by} has answered it and lives"
+            );
+        }
         if !taken_back {
             self.first_in_line(name, &turn);
             let number = turn.session;
@@ -228,7 +241,8 @@ impl Checker {
         let name = packet.route.turn;
         let holds = self.hands[agent].held.get(&name);
         let ends = matches!(packet.kind(), Kind::End | Kind::Failure);
-        if !ends || holds.is_none_or(|&(by, ..)| by != instance.0) {
+        let said = (instance.0, packet.route.attempt);
+        if !ends || holds.is_none_or(|&(by, attempt, _)| (by, attempt) != said) {
             return;
         }
         self.hands[agent].held.remove(&name);
@@ -241,6 +255,7 @@ impl Checker {
         if retryable {
             turn.failures += 1;
         } else {
+            turn.answered_by = Some(instance.0);
             let identity = self.messages[turn.message].identity;
             self.identities[identity].may_have_ended = true;
         }
@@ -255,17 +270,69 @@ impl Checker {
         }
     }
 
-    /// An agent is dead, and its shard knows.
-    pub(in crate::simulation) fn agent_died(&mut self, agent: usize) {
+    /// An agent is dead, and its shard knows; also what it had in its hands, if that is `known`.
+    pub(in crate::simulation) fn agent_died(&mut self, agent: usize, instance: InstanceId, known: bool) {
         self.tick();
         for name in std::mem::take(&mut self.hands[agent].held).into_keys() {
             self.release(name);
             let turn = self.turns.get_mut(&name).expect("it was given");
-            turn.failures += 1;
+            turn.failures += u32::from(known);
+            let session = &mut self.sessions[turn.session];
+            if !known && session.last_begun == name {
+                // Nobody knew that it was begun, and its session may be at another one.
+                session.last_begun = 0;
+                turn.begun = false;
+            }
+        }
+        for turn in self.turns.values_mut().filter(|turn| turn.answered_by == Some(instance.0)) {
+            turn.answered_by = None;
         }
     }
 
-    /// The gateway is dead, and all agents with it.
+    /// An agent has outlived a gateway, and has these turns in its hands, in these attempts and of so many bytes; or
+    /// nobody has read its last word about them.
+    pub(in crate::simulation) fn outlived(
+        &mut self,
+        agent: usize,
+        instance: InstanceId,
+        held: &[(u64, u32, usize)],
+    ) {
+        for &(name, attempt, bytes) in held {
+            let Some(turn) = self.turns.get_mut(&name) else { continue };
+            let before = self.hands[agent].held.get(&name);
+            if before.is_some_and(|&(_, other, _)| other > attempt) {
+                continue;
+            }
+            self.hands[agent].held.insert(name, (instance.0, attempt, bytes));
+            let session = &mut self.sessions[turn.session];
+            if !turn.ended && !turn.gone && attempt == turn.attempt {
+                turn.begun = true;
+                session.at_agent = Some((name, instance.0, attempt));
+                session.last_begun = name;
+            }
+        }
+    }
+
+    /// Of the incarnations that the last gateway knew, only these live.
+    pub(in crate::simulation) fn others_died(&mut self, living: &[InstanceId]) {
+        let lives = |by: u64| living.contains(&InstanceId(by));
+        for turn in self.turns.values_mut().filter(|turn| !turn.answered_by.is_some_and(lives)) {
+            turn.answered_by = None;
+        }
+    }
+
+    /// Whether an agent may be given a turn.
+    pub(in crate::simulation) fn is_for(&self, name: u64, agent: usize) -> bool {
+        self.turns.get(&name).is_some_and(|turn| self.fits(turn.message, agent))
+    }
+
+    /// Whether a message is for an agent. One that names nobody goes to the session's agent, whoever that is.
+    fn fits(&self, message: usize, agent: usize) -> bool {
+        let to = self.messages[message].agent.as_str();
+        to.is_empty() || to == agent_name(agent) || (to == POOL && agent < self.pool)
+    }
+
+    /// The gateway is dead; who lives on is told of at the next start.
     pub(in crate::simulation) fn gateway_died(&mut self) {
         self.tick();
         self.hands.iter_mut().for_each(|hands| hands.held.clear());
@@ -285,6 +352,7 @@ impl Checker {
         for name in names {
             let turn = self.turns.get_mut(name).expect("a dead letter was a turn");
             turn.ended = false;
+            turn.answered_by = None;
             (turn.failures, turn.failures_kept) = (0, 0);
             let identity = self.messages[turn.message].identity;
             self.identities[identity].replays += 1;
@@ -297,6 +365,7 @@ impl Checker {
         let Some(turn) = self.turns.get_mut(&asked.turn) else { return };
         self.excused += u64::from(missing.told);
         turn.ordered &= !missing.told;
+        turn.damaged |= missing.told || missing.damaged;
         let (session, identity) = (turn.session, self.messages[turn.message].identity);
         match asked.kind {
             // Its former place is there, as long as the log has not said that it has another one.
