@@ -29,7 +29,10 @@ impl Place {
             "journal": {"segmentMib": 1, "retainMib": 1},
             "delivery": delivery,
             "supervision": {"heartbeat": heartbeat},
-            "agents": {"entries": {"slow": {"command": command, "instances": instances}}},
+            "agents": {
+                "defaults": {"sandbox": {"workspace": folder.path()}},
+                "entries": {"slow": {"command": command, "instances": instances}},
+            },
         });
         std::fs::write(state.path().join("openclaw.json"), settings.to_string()).unwrap();
         let gateway = Gateway::start_in(Arc::new(state), &["--shards", "2"]).unwrap();
