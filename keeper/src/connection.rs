@@ -49,12 +49,11 @@ pub(crate) enum Connection {
 
 /// What came of looking at a connection.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "one at a time, and never stored")]
 pub(crate) enum Heard {
     /// Nothing now.
     Nothing,
     /// A request of the gateway, with its descriptors.
-    Request(Request, Vec<OwnedFd>),
+    Request(Box<Request>, Vec<OwnedFd>),
     /// The gateway is gone, or cannot be talked to.
     GatewayGone { process_id: u32, reason: ChannelError },
 }
@@ -122,7 +121,7 @@ impl Connection {
                 let process_id = *process_id;
                 match channel.receive::<Request>() {
                     Ok(None) => Heard::Nothing,
-                    Ok(Some((request, descriptors))) => Heard::Request(request, descriptors),
+                    Ok(Some((request, descriptors))) => Heard::Request(Box::new(request), descriptors),
                     Err(error @ (ChannelError::Malformed { .. } | ChannelError::TooLarge { .. })) => {
                         self.push(Event::Refused { reason: sentence(&error) }.into());
                         Heard::Nothing

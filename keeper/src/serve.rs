@@ -290,7 +290,7 @@ impl Keeper {
     fn listen(&mut self, now: Instant) {
         for _ in 0..REQUESTS_PER_WAIT {
             match self.connection.listen() {
-                Heard::Request(request, descriptors) => self.carry_out(request, descriptors, now),
+                Heard::Request(request, descriptors) => self.carry_out(*request, descriptors, now),
                 heard => return self.mind(heard, now),
             }
         }

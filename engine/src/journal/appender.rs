@@ -4,7 +4,8 @@
 //!
 //! # Rules
 //!
-//! 1. At most one *chain* of operations is under way: one operation, or a write and the sync of the same segment.
+//! 1. At most one *chain* of operations is under way: one operation, or a write and the sync of the same segment. Beside
+//!    it, of a log of entries, one sync that nobody's record waits for: it may take long, and writes need not wait for it.
 //! 2. Every change of the directory is synced before anything rests on it. So a file is written only under a name that
 //!    survives a loss of power, and files disappear oldest first.
 //! 3. A write with a durable record is linked to a sync. Segments before it that still have unsynced bytes are synced
@@ -17,6 +18,7 @@
 //! 6. A failed sync may be reported only once by the kernel, and a failed write leaves a file whose contents nobody
 //!    knows: after either nothing is asked for any more, and progress stands still.
 
+mod aside;
 mod steps;
 
 use std::collections::VecDeque;
@@ -51,6 +53,8 @@ pub(super) struct Appender {
     buffers: Vec<Vec<u8>>,
     buffered_bytes: usize,
     chain: VecDeque<Step>,
+    /// A sync that is under way beside the chain.
+    aside: Option<Extent>,
     /// Completions still to come of a chain that has failed.
     ignored: usize,
     change: Option<Change>,
@@ -87,6 +91,7 @@ impl Appender {
             buffers: Vec::new(),
             buffered_bytes: 0,
             chain: VecDeque::new(),
+            aside: None,
             ignored: 0,
             change: None,
             spares: VecDeque::new(),
@@ -225,7 +230,8 @@ impl Appender {
         }
         let older = self.unsynced.front().filter(|extent| extent.number < first.number);
         if let Some(&older) = older.filter(|_| first.durable) {
-            return Some(self.start(Step::Sync(older)));
+            let comes = self.aside.is_some_and(|aside| aside.number == older.number);
+            return (!comes).then(|| self.start(Step::Sync(older)));
         }
         let mut batch = self.batches.pop_front()?;
         let bytes = std::mem::take(&mut batch.bytes);
@@ -242,7 +248,8 @@ impl Appender {
         {
             return Some(self.start(Step::Create { number, bytes }));
         }
-        if let Some(&oldest) = self.unsynced.front().filter(|_| self.syncs_wanted > 0) {
+        if let Some(&oldest) = self.unsynced.front().filter(|_| self.syncs_wanted > 0 && !self.syncs_aside())
+        {
             return Some(self.start(Step::Sync(oldest)));
         }
         let unused = self.unused.pop_front()?;
@@ -328,13 +335,20 @@ impl Appender {
                 self.housekeeping_first = true;
             }
             Step::Sync(extent) => {
-                self.unsynced.retain(|other| other.number != extent.number);
-                self.syncs_wanted = self.syncs_wanted.saturating_sub(1).min(self.unsynced.len());
-                let synced = if self.unsynced.is_empty() { self.written } else { extent.end };
-                self.synced = self.synced.max(synced);
-                self.synced_number = self.synced_number.max(extent.number);
+                let was_wanted = self.unsynced.front().is_some_and(|first| first.number == extent.number);
+                self.syncs_wanted = self.syncs_wanted.saturating_sub(usize::from(was_wanted));
+                self.extent_synced(extent);
             }
         }
+    }
+
+    /// The oldest unsynced segment is synced up to there; it may have been given up meanwhile, or have more since.
+    fn extent_synced(&mut self, extent: Extent) {
+        self.unsynced.retain(|other| other.number != extent.number || other.end > extent.end);
+        self.syncs_wanted = self.syncs_wanted.min(self.unsynced.len());
+        let synced = if self.unsynced.is_empty() { self.written } else { extent.end };
+        self.synced = self.synced.max(synced);
+        self.synced_number = self.synced_number.max(extent.number);
     }
 
     fn directory_synced(&mut self) {
@@ -454,6 +468,6 @@ impl Appender {
 
     /// Whether everything appended survives a loss of power.
     pub(super) fn is_synced(&self) -> bool {
-        self.batches.is_empty() && self.chain.is_empty() && self.unsynced.is_empty()
+        self.batches.is_empty() && self.chain.is_empty() && self.unsynced.is_empty() && self.aside.is_none()
     }
 }

@@ -19,7 +19,7 @@ use shm_transport::doorbell::silence;
 use super::disk::{Completion, DiskError, Operation, Part, SegmentName};
 use super::recovery::Reader;
 use super::segment::{file_name, file_number};
-use super::writer::UnusedFile;
+use super::writer::{Lane, UnusedFile};
 
 /// Name of the directory of the id log in that of the entries.
 const IDS_FOLDER: &str = "ids";
@@ -34,15 +34,15 @@ pub(super) const INTERRUPTED_MAX: u32 = 1000;
 
 /// What executes the operations of all logs.
 pub(super) trait Executor: std::fmt::Debug {
-    /// Takes an operation. Those of one log are executed in the order of their submission.
-    fn submit(&mut self, log: usize, operation: Operation);
+    /// Takes an operation. Those of one lane of a log are executed in the order of their submission.
+    fn submit(&mut self, log: usize, lane: Lane, operation: Operation);
 
     /// Starts everything that was submitted. Returns as soon as there are completions, the bell has rung, or the time
     /// is up; none means that it may take forever.
     fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()>;
 
-    /// The next completion, and of which log. Those of one log come in the order of submission.
-    fn take(&mut self) -> Option<(usize, Completion)>;
+    /// The next completion, and of which lane of which log. Those of one lane come in the order of submission.
+    fn take(&mut self) -> Option<(usize, Lane, Completion)>;
 }
 
 /// A directory that cannot be used.
@@ -255,14 +255,17 @@ impl OpenFiles {
         &mut self,
         directory: &LogDirectory,
         segment: SegmentName,
+        is_busy: impl Fn(usize) -> bool,
     ) -> rustix::io::Result<Opened> {
         let open = self.files.iter().position(|file| file.as_ref().is_some_and(|(name, _)| *name == segment));
         if let Some(slot) = open {
             return Ok(Opened { slot, fresh: false });
         }
         let file = directory.open_segment(segment, OFlags::RDWR)?;
-        let slot = self.next;
-        self.next = (self.next + 1) % OPEN_FILES_MAX;
+        let free =
+            (self.next..).map(|slot| slot % OPEN_FILES_MAX).take(OPEN_FILES_MAX).find(|&slot| !is_busy(slot));
+        let slot = free.ok_or(Errno::MFILE)?;
+        self.next = (slot + 1) % OPEN_FILES_MAX;
         self.files[slot] = Some((segment, file));
         Ok(Opened { slot, fresh: true })
     }
@@ -294,7 +297,7 @@ pub(super) fn taken_away(operation: &Operation) -> Option<SegmentName> {
 struct Log {
     directory: LogDirectory,
     open: OpenFiles,
-    /// A write has failed, and the sync behind it, if one follows, is not tried.
+    /// A write in the front has failed, and the sync behind it, if one follows, is not tried.
     write_failed: bool,
 }
 
@@ -304,7 +307,7 @@ pub(super) struct FilesExecutor {
     logs: Vec<Log>,
     // Arc: those who ring it hold it, too.
     bell: Arc<OwnedFd>,
-    done: VecDeque<(usize, Completion)>,
+    done: VecDeque<(usize, Lane, Completion)>,
 }
 
 impl FilesExecutor {
@@ -315,14 +318,14 @@ impl FilesExecutor {
 }
 
 impl Log {
-    fn execute(&mut self, operation: Operation) -> Completion {
-        let after_failure = std::mem::take(&mut self.write_failed);
+    fn execute(&mut self, lane: Lane, operation: Operation) -> Completion {
+        let after_failure = lane == Lane::Front && std::mem::take(&mut self.write_failed);
         match operation {
             Operation::Sync { .. } if after_failure => Completion::of(Err(DiskError::Skipped)),
             Operation::Sync { segment } => Completion::of(self.sync(segment).map_err(disk_error)),
             Operation::Write { segment, offset, bytes } => {
                 let result = self.write(segment, offset, &bytes);
-                self.write_failed = result.is_err();
+                self.write_failed |= lane == Lane::Front && result.is_err();
                 Completion { result: result.map_err(disk_error), bytes }
             }
             rare => {
@@ -335,14 +338,14 @@ impl Log {
     }
 
     fn sync(&mut self, segment: SegmentName) -> rustix::io::Result<()> {
-        let Opened { slot, .. } = self.open.open(&self.directory, segment)?;
+        let Opened { slot, .. } = self.open.open(&self.directory, segment, |_| false)?;
         let file = self.open.file(slot).ok_or(Errno::BADF)?;
         // Not repeated when interrupted: that would hide what the first call was told.
         rustix::fs::fdatasync(file)
     }
 
     fn write(&mut self, segment: SegmentName, offset: u64, bytes: &[u8]) -> rustix::io::Result<()> {
-        let Opened { slot, .. } = self.open.open(&self.directory, segment)?;
+        let Opened { slot, .. } = self.open.open(&self.directory, segment, |_| false)?;
         let file = self.open.file(slot).ok_or(Errno::BADF)?;
         let (mut written, mut interrupted) = (0, 0);
         while written < bytes.len() {
@@ -358,9 +361,9 @@ impl Log {
 }
 
 impl Executor for FilesExecutor {
-    fn submit(&mut self, log: usize, operation: Operation) {
-        let completion = self.logs[log].execute(operation);
-        self.done.push_back((log, completion));
+    fn submit(&mut self, log: usize, lane: Lane, operation: Operation) {
+        let completion = self.logs[log].execute(lane, operation);
+        self.done.push_back((log, lane, completion));
     }
 
     fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
@@ -379,7 +382,7 @@ impl Executor for FilesExecutor {
         Ok(())
     }
 
-    fn take(&mut self) -> Option<(usize, Completion)> {
+    fn take(&mut self) -> Option<(usize, Lane, Completion)> {
         self.done.pop_front()
     }
 }

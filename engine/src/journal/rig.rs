@@ -7,7 +7,7 @@ use super::disk::{Operation, Part, SegmentName};
 use super::entry::{Entry, EntryKind, IdEntry, JournalState, Progress};
 use super::recovery::{Report, recover};
 use super::simulated::SimulatedDisk;
-use super::writer::{LogOptions, LogResume, LogWriter};
+use super::writer::{Lane, LogOptions, LogResume, LogWriter};
 use crate::time::Moment;
 
 /// What was appended under a number.
@@ -105,20 +105,27 @@ impl Rig {
 
     /// The operations that may be under way together.
     pub(super) fn chain(&mut self) -> Vec<Operation> {
-        std::iter::from_fn(|| self.writer.next_operation()).collect()
+        self.lane(Lane::Front)
+    }
+
+    /// The same of a lane.
+    pub(super) fn lane(&mut self, lane: Lane) -> Vec<Operation> {
+        std::iter::from_fn(|| self.writer.next_operation(lane)).collect()
     }
 
     /// Executes one chain of operations, and says whether there was one.
     pub(super) fn step(&mut self) -> bool {
-        let chain = self.chain();
-        let any = !chain.is_empty();
-        for operation in chain {
-            let before = self.progress();
-            let completion = self.disk.execute(operation);
-            self.writer.completed(completion);
-            let after = self.progress();
-            assert!(before.synced <= after.synced && before.written <= after.written);
-            assert!(after.synced <= after.written && after.written <= self.writer.next_sequence());
+        let mut any = false;
+        for lane in Lane::ALL {
+            for operation in self.lane(lane) {
+                any = true;
+                let before = self.progress();
+                let completion = self.disk.execute(operation);
+                self.writer.completed(lane, completion);
+                let after = self.progress();
+                assert!(before.synced <= after.synced && before.written <= after.written);
+                assert!(after.synced <= after.written && after.written <= self.writer.next_sequence());
+            }
         }
         any
     }

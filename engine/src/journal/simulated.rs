@@ -4,7 +4,8 @@
 //!
 //! # What it models
 //!
-//! - What is written is readable at once, and survives the death of the process.
+//! - What is written is readable at once, and survives the death of the process. A write during which the process dies is
+//!   done up to some page.
 //! - A sync makes the pages of 4 KiB that were written before it, and the size of the file, survive a loss of power.
 //!   Of the other pages a loss of power keeps any, loses any, and tears any between sectors of 512 bytes.
 //! - A file that was created, renamed or removed is so after a loss of power if its directory was synced. Of the
@@ -118,7 +119,7 @@ pub struct SimulatedDisk {
     pub fail_next_sync: bool,
     /// The next write finds no space, although its file has it.
     pub refuse_next_write: bool,
-    write_failed: bool,
+    write_failed: Option<SegmentName>,
 }
 
 impl SimulatedDisk {
@@ -129,10 +130,12 @@ impl SimulatedDisk {
             Operation::Create { segment, bytes } => Completion::of(self.create(segment, bytes)),
             Operation::Write { segment, offset, bytes } => {
                 let result = self.write(segment, offset, &bytes);
-                self.write_failed = result.is_err();
+                self.write_failed = result.is_err().then_some(segment);
                 Completion { result, bytes }
             }
-            Operation::Sync { .. } if after_failure => Completion::of(Err(DiskError::Skipped)),
+            Operation::Sync { segment } if after_failure == Some(segment) => {
+                Completion::of(Err(DiskError::Skipped))
+            }
             Operation::Sync { segment } => Completion::of(self.sync(segment)),
             Operation::Recycle { from, to } => {
                 let known = self.directory.contains_key(&from) && !self.directory.contains_key(&to);
@@ -158,7 +161,14 @@ impl SimulatedDisk {
     pub fn interrupt(&mut self, operation: Operation, random: Random<'_>) {
         match operation {
             Operation::Write { segment, offset, bytes } => {
-                let done = random(bytes.len() as u64 + 1) as usize;
+                // Killed between two pages: a page is copied as a whole.
+                let end = offset + random(bytes.len() as u64 + 1);
+                let whole = if end == offset + bytes.len() as u64 {
+                    end
+                } else {
+                    end / PAGE_BYTES as u64 * PAGE_BYTES as u64
+                };
+                let done = usize::try_from(whole.saturating_sub(offset)).unwrap_or(usize::MAX);
                 let _cannot_be_told = self.write(segment, offset, &bytes[..done]);
             }
             other => {
@@ -217,7 +227,7 @@ impl SimulatedDisk {
 
     /// The process is gone; everything written stays.
     pub fn crash_process(&mut self) {
-        self.write_failed = false;
+        self.write_failed = None;
         self.fail_next_write = false;
         self.fail_next_sync = false;
         self.refuse_next_write = false;

@@ -27,7 +27,7 @@ use super::files::{DirectoryError, Executor, FilesExecutor, LogDirectory};
 use super::segment::SEGMENT_BYTES_MIN;
 use super::set::log_directory;
 use super::uring::{self, UringExecutor};
-use super::writer::{LogOptions, LogResume, LogWriter};
+use super::writer::{Lane, LogOptions, LogResume, LogWriter};
 use crate::time::Clock;
 
 /// Messages taken from one link in one turn.
@@ -261,9 +261,11 @@ impl JournalThread {
             if self.stage == Stage::Ending && !log.writer.is_synced() {
                 log.writer.request_sync();
             }
-            while let Some(operation) = log.writer.next_operation() {
-                self.executor.submit(index, operation);
-                any = true;
+            for lane in Lane::ALL {
+                while let Some(operation) = log.writer.next_operation(lane) {
+                    self.executor.submit(index, lane, operation);
+                    any = true;
+                }
             }
         }
         any
@@ -278,8 +280,8 @@ impl JournalThread {
     }
 
     fn complete(&mut self) {
-        while let Some((index, completion)) = self.executor.take() {
-            self.logs[index].writer.completed(completion);
+        while let Some((index, lane, completion)) = self.executor.take() {
+            self.logs[index].writer.completed(lane, completion);
         }
     }
 

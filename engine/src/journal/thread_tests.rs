@@ -170,18 +170,20 @@ fn executors_write_the_same() {
             writer.trim(turn.saturating_sub(40));
             loop {
                 let mut any = false;
-                while let Some(operation) = writer.next_operation() {
-                    executor.submit(0, operation);
-                    any = true;
+                for lane in Lane::ALL {
+                    while let Some(operation) = writer.next_operation(lane) {
+                        executor.submit(0, lane, operation);
+                        any = true;
+                    }
                 }
                 if !any {
                     break;
                 }
                 while writer.is_busy() {
                     executor.wait(None).unwrap();
-                    while let Some((_, completion)) = executor.take() {
+                    while let Some((_, lane, completion)) = executor.take() {
                         assert_eq!(completion.result, Ok(()));
-                        writer.completed(completion);
+                        writer.completed(lane, completion);
                     }
                 }
             }
@@ -240,11 +242,11 @@ fn errors_complete_in_order() {
         let present = SegmentName { number: 1, ..missing };
         let mut results = |operations: Vec<Operation>| {
             let count = operations.len();
-            operations.into_iter().for_each(|operation| executor.submit(0, operation));
+            operations.into_iter().for_each(|operation| executor.submit(0, Lane::Front, operation));
             let mut results = Vec::new();
             while results.len() < count {
                 executor.wait(None).unwrap();
-                results.extend(std::iter::from_fn(|| executor.take()).map(|(_, done)| done.result));
+                results.extend(std::iter::from_fn(|| executor.take()).map(|(.., done)| done.result));
             }
             results
         };

@@ -5,7 +5,7 @@
 //! 1. A buffer belongs to its flight from the submission on. It is neither moved out nor changed while the kernel may
 //!    read it, that is, until the write has completed; dropping the executor waits for that.
 //! 2. A flight keeps its place in the table while any completion of it is to come, since its place is its `user_data`.
-//! 3. Registered files stay open in the kernel for as long as an operation uses them, whatever happens to the slot.
+//! 3. A slot of a registered file is not given to another file while a flight names it.
 //!
 //! # A write and its sync
 //!
@@ -30,6 +30,7 @@ use super::disk::{Completion, DiskError, Operation, SegmentName};
 use super::files::{
     Executor, INTERRUPTED_MAX, LogDirectory, OPEN_FILES_MAX, OpenFiles, disk_error, taken_away,
 };
+use super::writer::Lane;
 
 /// `user_data` of the poll of the bell.
 const BELL: u64 = u64::MAX;
@@ -76,6 +77,7 @@ enum Job {
 #[derive(Debug)]
 struct Flight {
     log: usize,
+    lane: Lane,
     file: types::Fixed,
     interrupted: u32,
     job: Job,
@@ -93,7 +95,7 @@ pub(super) struct UringExecutor {
     held: Option<usize>,
     /// Completions of flights that are to come.
     expected: usize,
-    done: VecDeque<(usize, Completion)>,
+    done: VecDeque<(usize, Lane, Completion)>,
 }
 
 impl std::fmt::Debug for UringExecutor {
@@ -108,8 +110,8 @@ impl std::fmt::Debug for UringExecutor {
 
 /// Makes a ring for so many logs, or says what the kernel refuses.
 pub(super) fn ring(logs: usize) -> Result<IoUring, String> {
-    // Two operations per log, and the bell.
-    let entries = u32::try_from((2 * logs + 2).next_power_of_two()).unwrap_or(u32::MAX);
+    // Two operations per lane of a log, and the bell.
+    let entries = u32::try_from((4 * logs + 2).next_power_of_two()).unwrap_or(u32::MAX);
     let ring = IoUring::new(entries).map_err(|error| format!("io_uring_setup: {error}"))?;
     if !ring.params().is_feature_ext_arg() {
         return Err("the kernel cannot wait for a ring with a timeout".into());
@@ -141,12 +143,16 @@ impl UringExecutor {
     }
 
     fn open(&mut self, log: usize, segment: SegmentName) -> rustix::io::Result<types::Fixed> {
-        let Log { directory, open } = &mut self.logs[log];
-        let opened = open.open(directory, segment)?;
-        let at = u32::try_from(log * OPEN_FILES_MAX + opened.slot).map_err(|_| Errno::OVERFLOW)?;
+        let Self { logs, flights, ring, .. } = self;
+        let Log { directory, open } = &mut logs[log];
+        let of_slot = |slot: usize| u32::try_from(log * OPEN_FILES_MAX + slot).unwrap_or(u32::MAX);
+        // A flight names a slot until it is over: the sync of a chain looks it up only when the write is complete.
+        let is_busy = |slot: usize| flights.iter().flatten().any(|flight| flight.file.0 == of_slot(slot));
+        let opened = open.open(directory, segment, is_busy)?;
+        let at = of_slot(opened.slot);
         if opened.fresh {
             let file = open.file(opened.slot).ok_or(Errno::BADF)?;
-            let updated = self.ring.submitter().register_files_update(at, &[file.as_raw_fd()]);
+            let updated = ring.submitter().register_files_update(at, &[file.as_raw_fd()]);
             if let Err(error) = updated {
                 open.close(segment);
                 return Err(Errno::from_io_error(&error).unwrap_or(Errno::IO));
@@ -156,14 +162,18 @@ impl UringExecutor {
     }
 
     fn close(&mut self, log: usize, segment: SegmentName) {
+        // What is in the queue is about to name the slot.
+        self.release_held();
+        // An error is met again by the next wait.
+        let _ = self.ring.submit();
         let Some(slot) = self.logs[log].open.close(segment) else { return };
         let at = u32::try_from(log * OPEN_FILES_MAX + slot).unwrap_or(u32::MAX);
         // If it stays registered, a removed file keeps its space until the slot is used again.
         let _ = self.ring.submitter().register_files_update(at, &[-1]);
     }
 
-    fn take_off(&mut self, log: usize, file: types::Fixed, job: Job) -> usize {
-        let flight = Some(Flight { log, file, interrupted: 0, job });
+    fn take_off(&mut self, (log, lane): (usize, Lane), file: types::Fixed, job: Job) -> usize {
+        let flight = Some(Flight { log, lane, file, interrupted: 0, job });
         match self.flights.iter().position(Option::is_none) {
             Some(free) => {
                 self.flights[free] = flight;
@@ -177,12 +187,12 @@ impl UringExecutor {
     }
 
     fn land(&mut self, flight: usize, result: Result<(), DiskError>) {
-        let Some(Flight { log, job, .. }) = self.flights[flight].take() else { return };
+        let Some(Flight { log, lane, job, .. }) = self.flights[flight].take() else { return };
         let bytes = match job {
             Job::Write { bytes, .. } => bytes,
             Job::Sync { .. } => Vec::new(),
         };
-        self.done.push_back((log, Completion { result, bytes }));
+        self.done.push_back((log, lane, Completion { result, bytes }));
     }
 
     /// Hands the held write to the ring: no sync follows it.
@@ -209,7 +219,7 @@ impl UringExecutor {
             // SAFETY: what the entry points to is the buffer of a flight, which rule 1 keeps in place until its
             // completion; files are registered (rule 3).
             let pushed = unsafe { self.ring.submission().push(&entry) };
-            assert!(pushed.is_ok(), "the ring has room for two operations of every log");
+            assert!(pushed.is_ok(), "the ring has room for two operations of every lane");
             self.expected += 1;
         }
     }
@@ -341,19 +351,19 @@ impl UringExecutor {
 }
 
 impl Executor for UringExecutor {
-    fn submit(&mut self, log: usize, operation: Operation) {
+    fn submit(&mut self, log: usize, lane: Lane, operation: Operation) {
         let done = match operation {
             Operation::Write { segment, offset, bytes } => match self.open(log, segment) {
                 Ok(file) => {
                     self.release_held();
                     let job = Job::Write { bytes, written: 0, offset, sync: None };
-                    self.held = Some(self.take_off(log, file, job));
+                    self.held = Some(self.take_off((log, lane), file, job));
                     return;
                 }
                 Err(error) => Completion { result: Err(disk_error(error)), bytes },
             },
             Operation::Sync { segment } => match self.open(log, segment) {
-                Ok(file) => return self.submit_sync(log, file),
+                Ok(file) => return self.submit_sync((log, lane), file),
                 Err(error) => Completion::of(Err(disk_error(error))),
             },
             rare => {
@@ -363,7 +373,7 @@ impl Executor for UringExecutor {
                 Completion::of(self.logs[log].directory.change(&rare).map_err(disk_error))
             }
         };
-        self.done.push_back((log, done));
+        self.done.push_back((log, lane, done));
     }
 
     fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
@@ -387,19 +397,20 @@ impl Executor for UringExecutor {
         }
     }
 
-    fn take(&mut self) -> Option<(usize, Completion)> {
+    fn take(&mut self) -> Option<(usize, Lane, Completion)> {
         self.done.pop_front()
     }
 }
 
 impl UringExecutor {
-    /// Links a sync to the write before it, if that is of the same file and still here.
-    fn submit_sync(&mut self, log: usize, file: types::Fixed) {
+    /// Links a sync to the write before it, if that is of the same lane and file and still here.
+    fn submit_sync(&mut self, of: (usize, Lane), file: types::Fixed) {
         let held = self.held.and_then(|write| Some((write, self.flights[write].as_ref()?)));
-        let write = held.filter(|(_, held)| held.log == log && held.file.0 == file.0).map(|(write, _)| write);
+        let same = |held: &Flight| (held.log, held.lane) == of && held.file.0 == file.0;
+        let write = held.filter(|(_, held)| same(held)).map(|(write, _)| write);
         let before = if write.is_some() { Before::UnderWay } else { Before::Done };
         let job = Job::Sync { before, asked: true, counts: true, error: None };
-        let own = self.take_off(log, file, job);
+        let own = self.take_off(of, file, job);
         let Some(write) = write else {
             self.release_held();
             return self.push_chain(&[own]);

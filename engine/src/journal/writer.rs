@@ -1,8 +1,9 @@
 //! The log of one shard without its disk: entries in, operations out, and how far it is.
 //!
-//! Whoever drives it calls [`LogWriter::next_operation`] until it gives none, has the operations executed in that order,
-//! and reports each with [`LogWriter::completed`]. What is appended meanwhile becomes the next batch, so that one
-//! write and one sync serve all that came during the one before.
+//! Whoever drives it calls [`LogWriter::next_operation`] for each [`Lane`] until it gives none, has the operations of a lane
+//! executed in that order, and reports each with [`LogWriter::completed`]. What is appended meanwhile becomes the next
+//! batch, so that one write and one sync serve all that came during the one before. The lanes go on independently: a sync
+//! of tens of megabytes takes a tenth of a second, and nobody who is content with a write need wait for it.
 //!
 //! # When a segment is given up
 //!
@@ -116,6 +117,20 @@ pub struct LogResume {
     pub ids: Resume<IdSegment>,
 }
 
+/// A way to the disk. Operations of one lane are executed in their order, those of two in any.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Lane {
+    /// Writes of entries, the syncs that durable ones wait for, and their files.
+    Front,
+    /// Ids, and syncs of entries that no entry waits for.
+    Back,
+}
+
+impl Lane {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Front, Self::Back];
+}
+
 /// How far the oldest segment is on its way out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Retiring {
@@ -133,7 +148,7 @@ pub struct LogWriter {
     live: VecDeque<LiveSegment>,
     trim: u64,
     retiring: Retiring,
-    /// Whose operations are under way, or were last.
+    /// Whose operations are under way in the back, or were last.
     turn: Part,
     at_ms: u64,
 }
@@ -205,14 +220,28 @@ impl LogWriter {
         [self.entries.next_deadline(), self.ids.appender.next_deadline()].into_iter().flatten().min()
     }
 
-    /// The next operation, if one may be started now.
-    pub fn next_operation(&mut self) -> Option<Operation> {
-        if self.entries.failure().is_some() || self.ids.appender.failure().is_some() {
+    /// The next operation of a lane, if one may be started now.
+    pub fn next_operation(&mut self, lane: Lane) -> Option<Operation> {
+        if self.failure().is_some() {
             return None;
         }
-        if self.appender(self.turn).is_busy() {
-            let turn = self.turn;
-            return self.appender(turn).next_operation();
+        match lane {
+            Lane::Front => {
+                if !self.entries.is_busy() {
+                    self.retire();
+                }
+                self.entries.next_operation()
+            }
+            Lane::Back => self.next_in_the_back(),
+        }
+    }
+
+    fn next_in_the_back(&mut self) -> Option<Operation> {
+        if self.ids.appender.is_busy() {
+            return self.ids.appender.next_operation();
+        }
+        if self.entries.is_busy_aside() {
+            return None;
         }
         self.retire();
         self.ids.expire(self.at_ms);
@@ -221,25 +250,24 @@ impl LogWriter {
             Part::Ids => [Part::Entries, Part::Ids],
         };
         order.into_iter().find_map(|part| {
-            let operation = self.appender(part).next_operation()?;
+            let operation = match part {
+                Part::Entries => self.entries.next_aside(),
+                Part::Ids => self.ids.appender.next_operation(),
+            };
             self.turn = part;
-            Some(operation)
+            operation
         })
     }
 
-    /// What became of the oldest operation that is under way.
-    pub fn completed(&mut self, completion: Completion) {
-        let turn = self.turn;
-        self.appender(turn).completed(completion);
+    /// What became of the oldest operation of a lane that is under way.
+    pub fn completed(&mut self, lane: Lane, completion: Completion) {
+        match (lane, self.turn) {
+            (Lane::Front, _) => self.entries.completed(completion),
+            (Lane::Back, Part::Entries) => self.entries.aside_completed(completion.result),
+            (Lane::Back, Part::Ids) => self.ids.appender.completed(completion),
+        }
         if let Some(error) = self.failure() {
             self.fail(error);
-        }
-    }
-
-    fn appender(&mut self, part: Part) -> &mut Appender {
-        match part {
-            Part::Entries => &mut self.entries,
-            Part::Ids => &mut self.ids.appender,
         }
     }
 
@@ -310,7 +338,7 @@ impl LogWriter {
 
     /// Whether operations are under way.
     pub fn is_busy(&self) -> bool {
-        self.entries.is_busy() || self.ids.appender.is_busy()
+        self.entries.is_busy() || self.entries.is_busy_aside() || self.ids.appender.is_busy()
     }
 
     /// Whether everything appended survives a loss of power.

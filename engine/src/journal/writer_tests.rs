@@ -19,10 +19,10 @@ fn batches_gather_behind_a_write() {
     assert!(matches!(&first[..], [Operation::Write { offset: 0, .. }]), "{first:?}");
     rig.messages(3, 100, false);
     rig.messages(1, 100, true);
-    assert!(rig.writer.next_operation().is_none(), "one chain at a time");
+    assert!(rig.writer.next_operation(Lane::Front).is_none(), "one chain at a time");
     assert_eq!(rig.progress().written, 0);
     let done = first.into_iter().map(|operation| rig.disk.execute(operation)).collect::<Vec<_>>();
-    done.into_iter().for_each(|completion| rig.writer.completed(completion));
+    done.into_iter().for_each(|completion| rig.writer.completed(Lane::Front, completion));
     assert_eq!((rig.progress().written, rig.progress().synced), (1, 0));
     // The first record has used the reserve up, so another is made.
     while rig.writer.progress().written < 5 {
@@ -34,7 +34,7 @@ fn batches_gather_behind_a_write() {
         }
         for operation in chain {
             let completion = rig.disk.execute(operation);
-            rig.writer.completed(completion);
+            rig.writer.completed(Lane::Front, completion);
         }
     }
     assert_eq!((rig.progress().written, rig.progress().synced), (5, 5));
@@ -82,7 +82,7 @@ fn older_segments_are_synced_first() {
                 synced.push(segment.number);
             }
             let completion = rig.disk.execute(operation);
-            rig.writer.completed(completion);
+            rig.writer.completed(Lane::Front, completion);
         }
     }
     assert_eq!(synced, [1, 2, 3]);
@@ -190,7 +190,7 @@ fn a_failed_sync_behind_a_refused_write_counts() {
         assert!(matches!(&chain[..], [Operation::Write { .. }, Operation::Sync { .. }]), "{chain:?}");
         for (operation, result) in chain.into_iter().zip([Err(DiskError::NoSpace), result]) {
             let Completion { bytes, .. } = rig.disk.execute(operation);
-            rig.writer.completed(Completion { result, bytes });
+            rig.writer.completed(Lane::Front, Completion { result, bytes });
         }
         assert_eq!(rig.progress(), Progress { written: 0, synced: 0, state });
     }
@@ -205,12 +205,10 @@ fn nothing_is_given_up_before_its_ids_are_safe() {
     rig.settle();
     rig.trim(12);
     let mut done = Vec::new();
-    loop {
-        let chain = rig.chain();
-        if chain.is_empty() {
-            break;
-        }
-        for operation in chain {
+    let mut step = |rig: &mut Rig, lane| {
+        let operations = rig.lane(lane);
+        let any = !operations.is_empty();
+        for operation in operations {
             let word = match &operation {
                 Operation::Sync { segment } => Some(format!("sync {segment}")),
                 Operation::Recycle { from, to } => Some(format!("recycle {from} {to}")),
@@ -220,9 +218,11 @@ fn nothing_is_given_up_before_its_ids_are_safe() {
             };
             done.extend(word);
             let completion = rig.disk.execute(operation);
-            rig.writer.completed(completion);
+            rig.writer.completed(lane, completion);
         }
-    }
+        any
+    };
+    while Lane::ALL.into_iter().any(|lane| step(&mut rig, lane)) {}
     done.retain(|word| word != "sync Ids");
     assert_eq!(
         done,
@@ -235,6 +235,40 @@ fn nothing_is_given_up_before_its_ids_are_safe() {
             "sync Entries",
         ]
     );
+}
+
+/// A sync that only the end of a segment needs is under way for as long as it takes: meanwhile entries are written and
+/// count as written, none of them counts as synced because of it, and a durable one has a sync of its own.
+#[test]
+fn writes_do_not_wait_for_syncs_that_nobody_waits_for() {
+    let mut rig = Rig::new();
+    rig.messages(15, 100_000, false);
+    rig.settle();
+    rig.trim(12);
+    for (segment, written) in [(1, 18), (2, 21)] {
+        let back = rig.lane(Lane::Back);
+        assert!(
+            matches!(back[..], [Operation::Sync { segment: found }] if found == name(segment)),
+            "{back:?}"
+        );
+        rig.messages(2, 100, false);
+        rig.messages(1, 100, segment == 2);
+        while rig.progress().written < written {
+            for operation in rig.chain() {
+                let completion = rig.disk.execute(operation);
+                rig.writer.completed(Lane::Front, completion);
+            }
+        }
+        assert_eq!(rig.progress().synced, if segment == 1 { 0 } else { 21 }, "{segment}");
+        for operation in back {
+            let completion = rig.disk.execute(operation);
+            rig.writer.completed(Lane::Back, completion);
+        }
+        // Segment 1 ends with the tenth record.
+        assert_eq!(rig.progress().synced, if segment == 1 { 10 } else { 21 }, "{segment}");
+    }
+    rig.settle();
+    rig.restart(21);
 }
 
 /// A segment stays while its ids find no space.

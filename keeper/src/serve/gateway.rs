@@ -51,7 +51,7 @@ impl Keeper {
         // The end may have been found in sending; what was asked before it counts.
         for _ in 0..LAST_REQUESTS_MAX {
             let Heard::Request(request, descriptors) = self.connection.listen() else { break };
-            self.carry_out(request, descriptors, now);
+            self.carry_out(*request, descriptors, now);
         }
         let unsent = self.connection.unsent();
         self.connection = Connection::Nobody;

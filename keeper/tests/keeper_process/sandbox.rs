@@ -1,5 +1,6 @@
 //! Agents in a sandbox: what they see, what is told of what fails and of what is not enforced, and what they leave.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Instant;
@@ -80,12 +81,13 @@ fn a_sandboxed_agent_works_and_sees_its_view() {
     }
 }
 
-/// What lies in the private /tmp beside the note: where binds below it were made.
+/// What lies in the private /tmp: the note, and where binds below it were made.
 fn first_of(workspace: &Path) -> String {
-    match workspace.strip_prefix("/tmp") {
-        Ok(rest) => format!("{} note", rest.components().next().unwrap().as_os_str().to_string_lossy()),
-        Err(_) => "note".to_owned(),
-    }
+    let program = example("probe_agent");
+    let below = [workspace, &program].into_iter().filter_map(|path| path.strip_prefix("/tmp").ok());
+    let first = |rest: &Path| Some(rest.components().next()?.as_os_str().to_string_lossy().into_owned());
+    let names: BTreeSet<String> = below.filter_map(first).chain(["note".to_owned()]).collect();
+    names.into_iter().collect::<Vec<_>>().join(" ")
 }
 
 /// A step that fails is told with its words and the kernel's answer: what is bound is not there or is reached by a

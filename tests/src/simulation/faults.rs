@@ -80,7 +80,7 @@ impl World {
             // A sync that fails while its process dies is heard by nobody, and what it was about counts as clean.
             store.disk.fail_next_sync = false;
             // Of a chain that was handed out, what was first may have begun.
-            if let Some(operation) = host.operations.pop_front() {
+            for operation in host.operations.iter_mut().filter_map(|lane| lane.pop_front()) {
                 store.disk.interrupt(operation, &mut below);
             }
             if host.writer.failure().is_some() {

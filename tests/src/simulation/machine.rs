@@ -8,7 +8,7 @@ use engine::event::{Input, Recovered, ShardIndex};
 use engine::journal::disk::Operation;
 use engine::journal::entry::{Entry, EntryKind, Progress};
 use engine::journal::recovery::RecoveredRecord;
-use engine::journal::writer::LogWriter;
+use engine::journal::writer::{Lane, LogWriter};
 use engine::time::Moment;
 use shm_transport::envelope::{Message, Route};
 
@@ -24,8 +24,10 @@ pub(super) const EDGES: usize = 2;
 pub(super) struct Host {
     pub(super) entries: VecDeque<(Entry, Packet)>,
     pub(super) writer: LogWriter,
-    /// Operations that were handed out and not done yet.
-    pub(super) operations: VecDeque<Operation>,
+    /// Operations that were handed out and not done yet, by lane.
+    pub(super) operations: [VecDeque<Operation>; 2],
+    /// Which lane has its turn.
+    lane: usize,
     pub(super) answers: VecDeque<Progress>,
     answered: Progress,
 }
@@ -36,7 +38,8 @@ impl Host {
             entries: VecDeque::new(),
             answered: writer.progress(),
             writer,
-            operations: VecDeque::new(),
+            operations: [VecDeque::new(), VecDeque::new()],
+            lane: 0,
             answers: VecDeque::new(),
         }
     }
@@ -54,18 +57,23 @@ impl Host {
     /// The disk does one thing.
     pub(super) fn work(&mut self, now: Moment, store: &mut Store, each: &mut dyn FnMut(&Operation)) -> bool {
         self.writer.tick(now);
-        if self.operations.is_empty() {
-            while let Some(operation) = self.writer.next_operation() {
-                self.operations.push_back(operation);
+        for (lane, operations) in Lane::ALL.into_iter().zip(&mut self.operations) {
+            if operations.is_empty() {
+                operations.extend(std::iter::from_fn(|| self.writer.next_operation(lane)));
             }
         }
-        let Some(operation) = self.operations.pop_front() else {
+        // In turns; in the other one while one has nothing to do.
+        self.lane = (self.lane + 1) % Lane::ALL.len();
+        if self.operations[self.lane].is_empty() {
+            self.lane = (self.lane + 1) % Lane::ALL.len();
+        }
+        let Some(operation) = self.operations[self.lane].pop_front() else {
             self.answer();
             return false;
         };
         each(&operation);
         let completion = store.disk.execute(operation);
-        self.writer.completed(completion);
+        self.writer.completed(Lane::ALL[self.lane], completion);
         self.answer();
         true
     }
@@ -80,7 +88,7 @@ impl Host {
 
     /// Whether nothing is under way.
     pub(super) fn rests(&self) -> bool {
-        self.entries.is_empty() && self.operations.is_empty() && self.answers.is_empty()
+        self.entries.is_empty() && self.operations.iter().all(VecDeque::is_empty) && self.answers.is_empty()
     }
 }
 
