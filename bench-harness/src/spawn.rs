@@ -2,7 +2,8 @@
 //!
 //! The keeper is that of the program `openclaw`, and this program plays the gateway: it sends the request, attaches to
 //! the rings and waits for the hello. Agents are started one after the other, at first alone and then beside many that
-//! live. Beside it, for comparison: how long other programs take to run `true` in namespaces.
+//! live: native ones in a whole sandbox with limits, and, for comparison, without. Beside it: how long other programs take to
+//! run `true` in namespaces.
 
 mod fleet;
 mod others;
@@ -13,6 +14,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
+use keeper::control::Limits;
+use keeper::sandbox::spec::{Bind, SandboxSpec};
 
 use crate::figures::latency_metrics;
 use crate::machine::Machine;
@@ -37,7 +40,7 @@ pub struct Options {
     /// The program whose keeper is measured. Default: `openclaw` beside this program.
     #[arg(long, value_name = "PATH")]
     openclaw: Option<PathBuf>,
-    /// A native agent. Default: the built-in one of `openclaw`.
+    /// A native agent, by its path. Default: the built-in one of `openclaw`.
     #[arg(long, value_name = "PATH")]
     agent: Option<PathBuf>,
     /// Also a host with this command, split at white space, such as "python3 examples/streaming_agent.py".
@@ -69,7 +72,7 @@ pub fn run(options: &Options) -> io::Result<()> {
     let machine = Machine::read();
     let calibration_ns = crate::ring::calibrate()?;
     let openclaw = match &options.openclaw {
-        Some(path) => path.clone(),
+        Some(path) => path.canonicalize()?,
         None => std::env::current_exe()?.with_file_name("openclaw"),
     };
     let kinds = options.kinds(&openclaw);
@@ -88,14 +91,24 @@ impl Options {
     fn kinds(&self, openclaw: &Path) -> Vec<Kind> {
         let openclaw = openclaw.display().to_string();
         let native = match &self.agent {
-            Some(agent) => vec![agent.display().to_string()],
+            Some(agent) => {
+                vec![std::path::absolute(agent).unwrap_or_else(|_| agent.clone()).display().to_string()]
+            }
             None => vec![openclaw.clone(), "agent-host".into(), "echo".into()],
         };
-        let mut kinds = vec![Kind { name: "native", argv: native }];
+        // All of a sandbox, with limits, and what it must see to load its program.
+        let program = PathBuf::from(&native[0]);
+        let binds = vec![Bind { source: program.clone(), target: program, writable: false }];
+        let sandbox = Some(SandboxSpec { binds, require: true, ..SandboxSpec::default() });
+        let limits = Limits { memory_bytes: Some(512 << 20), processes: Some(64), ..Limits::default() };
+        let mut kinds = vec![
+            Kind { name: "native", argv: native.clone(), sandbox, limits },
+            Kind { name: "native-bare", argv: native, sandbox: None, limits: Limits::default() },
+        ];
         if let Some(command) = &self.hosted {
             let mut argv = vec![openclaw, "agent-host".into(), "stdio".into(), "--".into()];
             argv.extend(command.split_whitespace().map(str::to_owned));
-            kinds.push(Kind { name: "hosted", argv });
+            kinds.push(Kind { name: "hosted-bare", argv, sandbox: None, limits: Limits::default() });
         }
         kinds
     }

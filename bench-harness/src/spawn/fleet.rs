@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use keeper::client::Client;
 use keeper::control::{Event, Request, Spawn};
+use keeper::sandbox::spec::SandboxSpec;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use shm_transport::envelope::Kind as MessageKind;
 use shm_transport::link::{Limits, Link};
@@ -27,6 +28,10 @@ pub struct Kind {
     pub name: &'static str,
     /// Program and arguments.
     pub argv: Vec<String>,
+    /// What it may see and do; whatever this program may if absent.
+    pub sandbox: Option<SandboxSpec>,
+    /// What it may take.
+    pub limits: keeper::control::Limits,
 }
 
 /// An agent that runs.
@@ -70,8 +75,8 @@ impl Fleet {
             to_agent_bytes: RING_BYTES,
             from_agent_bytes: RING_BYTES,
             log_path: Some("/dev/null".into()),
-            limits: keeper::control::Limits::default(),
-            sandbox: None,
+            limits: kind.limits,
+            sandbox: kind.sandbox.clone().map(Box::new),
         });
         self.client.send(&request).map_err(io::Error::other)?;
         self.awaited += 1;
