@@ -67,6 +67,7 @@ use crate::session::{SessionEvent, Sessions, StreamPosition};
 use crate::stats::Counters;
 use crate::time::Moment;
 use crate::wheel::Wheel;
+use accept::Arriving;
 use adoption::Adoption;
 use agents::Agents;
 use awaiting::{Awaiting, Outcome};
@@ -325,7 +326,10 @@ impl ShardCore {
         let Route { session, origin, sequence, .. } = message.route;
         let listener = Listener { edge, origin, sequence };
         match message.open() {
-            Opened::Message(archive) => self.accept(now, listener, session, archive, message.body(), effects),
+            Opened::Message(archive) => {
+                let arriving = Arriving { listener, hash: session, archive, body: message.body() };
+                self.accept(now, arriving, effects);
+            }
             Opened::Cancel => self.cancel_asked(listener, session, effects),
             _ => self.counters.invalid_internal += 1,
         }

@@ -9,70 +9,51 @@ use shm_transport::envelope::{FailureCode, Priority, SessionMode};
 
 use crate::breaker::BreakerState;
 use crate::event::AgentIndex;
+use crate::named::named;
 use crate::time::Moment;
 
-/// Declares the types with their bits and names, once.
-macro_rules! types {
-    ($($(#[$doc:meta])* $name:ident = $bit:literal $text:literal,)*) => {
-        /// What kind of thing has happened. The number is its bit in an [`EventMask`].
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-        #[repr(u8)]
-        pub enum EventType { $($(#[$doc])* $name = $bit,)* }
-
-        impl EventType {
-            /// All of them.
-            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
-
-            /// Its name, for people and pages.
-            pub fn name(self) -> &'static str {
-                match self { $(Self::$name => $text,)* }
-            }
-
-            /// The one with this name.
-            pub fn from_name(name: &str) -> Option<Self> {
-                match name { $($text => Some(Self::$name),)* _ => None }
-            }
-        }
-    };
-}
-
-types! {
-    /// A message has been accepted.
-    MessageReceived = 0 "message.received",
-    /// It has been decided which agent gets it.
-    MessageRouted = 1 "message.routed",
-    /// An agent has ended its reply.
-    ResponseGenerated = 2 "response.generated",
-    /// The end of a reply has been given to the edge.
-    ResponseDelivered = 3 "response.delivered",
-    /// A session has begun.
-    SessionCreated = 4 "session.created",
-    /// A session is something else than before.
-    SessionUpdated = 5 "session.updated",
-    /// A pool takes one more member.
-    PoolScaleUp = 6 "pool.scale_up",
-    /// A pool lets one member go.
-    PoolScaleDown = 7 "pool.scale_down",
-    /// A circuit breaker has opened, is tried, or has closed.
-    BreakerChanged = 8 "breaker.changed",
-    /// A message is given up.
-    MessageDeadLettered = 9 "message.dead_lettered",
-    /// An agent runs.
-    AgentStarted = 10 "agent.started",
-    /// The process of an agent has ended, or could not be started.
-    AgentEnded = 11 "agent.ended",
-    /// An agent gets no new messages, and ends.
-    AgentDraining = 12 "agent.draining",
-    /// An agent is left alone.
-    AgentQuarantined = 13 "agent.quarantined",
-    /// An agent is not started again.
-    AgentTerminated = 14 "agent.terminated",
-    /// An agent runs, but does not do its work.
-    AgentSick = 15 "agent.sick",
-    /// An agent that was sick is not any more.
-    AgentWell = 16 "agent.well",
-    /// The configuration has been read again.
-    ConfigReloaded = 17 "config.reloaded",
+named! {
+    /// What kind of thing has happened. The number is its bit in an [`EventMask`].
+    #[derive(PartialOrd, Ord, Hash)]
+    #[repr(u8)]
+    pub enum EventType {
+        /// A message has been accepted.
+        MessageReceived = 0 "message.received",
+        /// It has been decided which agent gets it.
+        MessageRouted = 1 "message.routed",
+        /// An agent has ended its reply.
+        ResponseGenerated = 2 "response.generated",
+        /// The end of a reply has been given to the edge.
+        ResponseDelivered = 3 "response.delivered",
+        /// A session has begun.
+        SessionCreated = 4 "session.created",
+        /// A session is something else than before.
+        SessionUpdated = 5 "session.updated",
+        /// A pool takes one more member.
+        PoolScaleUp = 6 "pool.scale_up",
+        /// A pool lets one member go.
+        PoolScaleDown = 7 "pool.scale_down",
+        /// A circuit breaker has opened, is tried, or has closed.
+        BreakerChanged = 8 "breaker.changed",
+        /// A message is given up.
+        MessageDeadLettered = 9 "message.dead_lettered",
+        /// An agent runs.
+        AgentStarted = 10 "agent.started",
+        /// The process of an agent has ended, or could not be started.
+        AgentEnded = 11 "agent.ended",
+        /// An agent gets no new messages, and ends.
+        AgentDraining = 12 "agent.draining",
+        /// An agent is left alone.
+        AgentQuarantined = 13 "agent.quarantined",
+        /// An agent is not started again.
+        AgentTerminated = 14 "agent.terminated",
+        /// An agent runs, but does not do its work.
+        AgentSick = 15 "agent.sick",
+        /// An agent that was sick is not any more.
+        AgentWell = 16 "agent.well",
+        /// The configuration has been read again.
+        ConfigReloaded = 17 "config.reloaded",
+    }
 }
 
 /// A set of types.

@@ -17,6 +17,7 @@ use std::time::Duration;
 use shm_transport::envelope::FailureCode;
 
 use crate::event::AgentIndex;
+use crate::named::named;
 use crate::time::Moment;
 
 /// Flights in the ring of a shard by default.
@@ -38,51 +39,36 @@ const _: () =
     assert!(COARSE | COARSE_MAX as u32 != ABSENT && (COARSE - 1) != ABSENT, "no offset looks absent");
 const _: () = assert!(FLIGHTS_LIMIT <= 1 << 31, "a place comes round long before its number does");
 
-/// Declares the stages with their names, once.
-macro_rules! stages {
-    ($($(#[$doc:meta])* $name:ident = $number:literal $text:literal,)*) => {
-        /// A point that a message passes, in the usual order.
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-        #[repr(u8)]
-        pub enum Stage { $($(#[$doc])* $name = $number,)* }
+const STAGES: usize = Stage::ALL.len();
 
-        impl Stage {
-            /// All of them.
-            pub const ALL: [Self; STAGES] = [$(Self::$name,)*];
-
-            /// Its name, for people and pages.
-            pub fn name(self) -> &'static str {
-                match self { $(Self::$name => $text,)* }
-            }
-        }
-    };
-}
-
-const STAGES: usize = 11;
-
-stages! {
-    /// The shard has it.
-    Ingest = 0 "ingest",
-    /// Its archive and limits are in order.
-    Validate = 1 "validate",
-    /// Its session is found.
-    Enrich = 2 "enrich",
-    /// Its agent is decided.
-    Route = 3 "route",
-    /// It is kept.
-    Journal = 4 "journal",
-    /// It is in the queue of its agent.
-    Queue = 5 "queue",
-    /// It is in the ring of its agent.
-    Dispatch = 6 "dispatch",
-    /// The agent has said its first word.
-    FirstBlock = 7 "first_block",
-    /// The agent has said its last word.
-    End = 8 "end",
-    /// The end is kept.
-    Kept = 9 "kept",
-    /// The end is given to the edge.
-    Respond = 10 "respond",
+named! {
+    /// A point that a message passes, in the usual order.
+    #[derive(PartialOrd, Ord)]
+    #[repr(u8)]
+    pub enum Stage {
+        /// The shard has it.
+        Ingest = 0 "ingest",
+        /// Its archive and limits are in order.
+        Validate = 1 "validate",
+        /// Its session is found.
+        Enrich = 2 "enrich",
+        /// Its agent is decided.
+        Route = 3 "route",
+        /// It is kept.
+        Journal = 4 "journal",
+        /// It is in the queue of its agent.
+        Queue = 5 "queue",
+        /// It is in the ring of its agent.
+        Dispatch = 6 "dispatch",
+        /// The agent has said its first word.
+        FirstBlock = 7 "first_block",
+        /// The agent has said its last word.
+        End = 8 "end",
+        /// The end is kept.
+        Kept = 9 "kept",
+        /// The end is given to the edge.
+        Respond = 10 "respond",
+    }
 }
 
 /// How a flight ended.
@@ -304,7 +290,7 @@ pub struct Explanation {
 
 impl Explanation {
     fn new(flight: &Flight) -> Self {
-        let mut stages = Stage::ALL.map(|stage| (unpack(flight.offsets[stage as usize]), stage));
+        let mut stages: [_; STAGES] = std::array::from_fn(|at| (unpack(flight.offsets[at]), Stage::ALL[at]));
         stages.sort_unstable_by_key(|&(offset, stage)| (offset.is_none(), offset, stage));
         Self {
             id: flight.id,

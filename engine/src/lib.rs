@@ -43,6 +43,7 @@ pub mod heartbeat;
 pub mod histogram;
 pub mod journal;
 mod long_queue;
+mod named;
 mod paged;
 pub mod planted;
 pub mod registry;

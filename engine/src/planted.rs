@@ -3,54 +3,40 @@
 //! Only with the feature `testing`, and only on a thread that asked for one: else [`is`] is the constant `false`, and the
 //! places that ask it are the code that runs.
 
-/// Declares the mistakes with their names, once.
-macro_rules! bugs {
-    ($($(#[$doc:meta])* $name:ident $text:literal,)*) => {
-        /// A mistake.
-        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-        pub enum Bug { $($(#[$doc])* $name,)* }
+use crate::named::named;
 
-        impl Bug {
-            /// All of them.
-            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
-
-            /// Its name, for people.
-            pub fn name(self) -> &'static str {
-                match self { $(Self::$name => $text,)* }
-            }
-        }
-    };
-}
-
-bugs! {
-    /// A message is acknowledged before the journal has it.
-    AckBeforeJournal "ack-before-journal",
-    /// Every eighth id is not remembered.
-    IdForgotten "id-forgotten",
-    /// The end of a turn gives back the credit of another one too.
-    DoubleRelease "double-release",
-    /// The end of a turn does not begin the next one of its session.
-    LostWake "lost-wake",
-    /// A word is shown before the journal has it.
-    ShownBeforeKept "shown-before-kept",
-    /// A further attempt is not written to the journal.
-    AttemptNotKept "attempt-not-kept",
-    /// The journal is told to give up what is still needed.
-    TrimTooFar "trim-too-far",
-    /// A durable message is acknowledged when it is written, and not when it is on disk.
-    DurableWhenWritten "durable-when-written",
-    /// A dead letter that is tried again stays in the list.
-    ReplayedLetterStays "replayed-letter-stays",
-    /// Checksums of the journal are not compared.
-    ChecksumIgnored "checksum-ignored",
-    /// The end of a cancelled turn is not written to the journal.
-    CancelNotKept "cancel-not-kept",
-    /// The room of an agent's words is given back before the journal has them.
-    ReleasedBeforeKept "released-before-kept",
-    /// A turn that an agent of an earlier gateway works on is given out again.
-    HeldTurnGivenAgain "held-turn-given-again",
-    /// The numbers of words are not compared with what the journal has.
-    WordsNotCompared "words-not-compared",
+named! {
+    /// A mistake.
+    pub enum Bug {
+        /// A message is acknowledged before the journal has it.
+        AckBeforeJournal "ack-before-journal",
+        /// Every eighth id is not remembered.
+        IdForgotten "id-forgotten",
+        /// The end of a turn gives back the credit of another one too.
+        DoubleRelease "double-release",
+        /// The end of a turn does not begin the next one of its session.
+        LostWake "lost-wake",
+        /// A word is shown before the journal has it.
+        ShownBeforeKept "shown-before-kept",
+        /// A further attempt is not written to the journal.
+        AttemptNotKept "attempt-not-kept",
+        /// The journal is told to give up what is still needed.
+        TrimTooFar "trim-too-far",
+        /// A durable message is acknowledged when it is written, and not when it is on disk.
+        DurableWhenWritten "durable-when-written",
+        /// A dead letter that is tried again stays in the list.
+        ReplayedLetterStays "replayed-letter-stays",
+        /// Checksums of the journal are not compared.
+        ChecksumIgnored "checksum-ignored",
+        /// The end of a cancelled turn is not written to the journal.
+        CancelNotKept "cancel-not-kept",
+        /// The room of an agent's words is given back before the journal has them.
+        ReleasedBeforeKept "released-before-kept",
+        /// A turn that an agent of an earlier gateway works on is given out again.
+        HeldTurnGivenAgain "held-turn-given-again",
+        /// The numbers of words are not compared with what the journal has.
+        WordsNotCompared "words-not-compared",
+    }
 }
 
 #[cfg(feature = "testing")]

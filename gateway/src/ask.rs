@@ -25,7 +25,7 @@ use crate::options::{
     AgentCommand, DlqCommand, EventsOptions, ExplainOptions, Place, ReloadOptions, RestartOptions,
     StatsOptions, StatusOptions, StopOptions,
 };
-use crate::state_directory;
+use crate::state_directory::{self, Unreached};
 
 /// How long the gateway may take for an answer; longer than it gives its shards.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -35,27 +35,9 @@ const _: () = assert!(PATIENCE.as_secs() > crate::admin::shards::ANSWER_PATIENCE
 /// Why a question has no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
-    /// The default state directory is unknown.
-    #[error("there is no home directory, so --state-dir is needed")]
-    NoHome,
-    /// Nobody is there to be asked.
-    #[error(
-        "no gateway runs in state directory {}; start one with `openclaw gateway run`, or give --state-dir",
-        directory.display()
-    )]
-    NoGateway {
-        /// The state directory.
-        directory: PathBuf,
-    },
-    /// The state directory is somebody else's.
-    #[error(
-        "not allowed to ask the gateway in state directory {}: only the user who runs it is",
-        directory.display()
-    )]
-    NotAllowed {
-        /// The state directory.
-        directory: PathBuf,
-    },
+    /// The gateway cannot be reached.
+    #[error(transparent)]
+    Unreached(#[from] Unreached),
     /// The connection does not work.
     #[error("the gateway cannot be asked")]
     Connection(#[source] std::io::Error),
@@ -198,13 +180,15 @@ struct Gateway {
 
 impl Gateway {
     fn connect(place: &Place) -> Result<Self, AskError> {
-        let directory = state_directory::chosen(place.state_dir.as_deref()).ok_or(AskError::NoHome)?;
+        let directory = state_directory::chosen(place.state_dir.as_deref()).ok_or(Unreached::NoHome)?;
         let stream = match UnixStream::connect(state_directory::admin_socket(&directory)) {
             Ok(stream) => stream,
             Err(error) => {
                 return Err(match error.kind() {
-                    ErrorKind::NotFound | ErrorKind::ConnectionRefused => AskError::NoGateway { directory },
-                    ErrorKind::PermissionDenied => AskError::NotAllowed { directory },
+                    ErrorKind::NotFound | ErrorKind::ConnectionRefused => {
+                        Unreached::NoGateway { directory }.into()
+                    }
+                    ErrorKind::PermissionDenied => Unreached::NotAllowed { what: "ask", directory }.into(),
                     _ => AskError::Connection(error),
                 });
             }

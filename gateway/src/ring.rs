@@ -8,7 +8,7 @@ mod list;
 mod seen;
 mod watch;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use keeper::observer::{ObserveError, Observer};
@@ -17,7 +17,7 @@ use shm_transport::observe::Observer as LinkObserver;
 use shm_transport::segment::AttachError;
 
 use crate::options::RingCommand;
-use crate::state_directory;
+use crate::state_directory::{self, Unreached};
 
 /// How many names an error lists.
 const NAMES_LISTED_MAX: usize = 20;
@@ -25,27 +25,9 @@ const NAMES_LISTED_MAX: usize = 20;
 /// Why a ring cannot be looked at.
 #[derive(Debug, thiserror::Error)]
 pub enum RingError {
-    /// The default state directory is unknown.
-    #[error("there is no home directory, so --state-dir is needed")]
-    NoHome,
-    /// Nobody is there to be asked.
-    #[error(
-        "no gateway runs in state directory {}; start one with `openclaw gateway run`, or give --state-dir",
-        directory.display()
-    )]
-    NoGateway {
-        /// The state directory.
-        directory: PathBuf,
-    },
-    /// The state directory is somebody else's.
-    #[error(
-        "not allowed to look at the gateway in state directory {}: only the user who runs it is",
-        directory.display()
-    )]
-    NotAllowed {
-        /// The state directory.
-        directory: PathBuf,
-    },
+    /// The gateway cannot be reached.
+    #[error(transparent)]
+    Unreached(#[from] Unreached),
     /// The keeper could not be asked.
     #[error(transparent)]
     Observe(ObserveError),
@@ -115,7 +97,7 @@ struct Viewed {
 impl Sight {
     fn open(place: &crate::options::Place) -> Result<Self, RingError> {
         let given = place.state_dir.as_deref();
-        let directory = state_directory::chosen(given).ok_or(RingError::NoHome)?;
+        let directory = state_directory::chosen(given).ok_or(Unreached::NoHome)?;
         let observer = Observer::connect(&state_directory::keeper_socket(&directory));
         let observer = observer.map_err(|error| refused(error, &directory))?;
         Ok(Self { observer })
@@ -156,8 +138,8 @@ impl Sight {
 fn refused(error: ObserveError, directory: &Path) -> RingError {
     let directory = directory.to_owned();
     match error {
-        ObserveError::NoGateway { .. } => RingError::NoGateway { directory },
-        ObserveError::NotAllowed { .. } => RingError::NotAllowed { directory },
+        ObserveError::NoGateway { .. } => Unreached::NoGateway { directory }.into(),
+        ObserveError::NotAllowed { .. } => Unreached::NotAllowed { what: "look at", directory }.into(),
         other => RingError::Observe(other),
     }
 }

@@ -34,6 +34,34 @@ pub enum StateDirectoryError {
     },
 }
 
+/// Why the gateway of a state directory cannot be reached.
+#[derive(Debug, thiserror::Error)]
+pub enum Unreached {
+    /// The default state directory is unknown.
+    #[error("there is no home directory, so --state-dir is needed")]
+    NoHome,
+    /// Nobody is there.
+    #[error(
+        "no gateway runs in state directory {}; start one with `openclaw gateway run`, or give --state-dir",
+        directory.display()
+    )]
+    NoGateway {
+        /// The state directory.
+        directory: PathBuf,
+    },
+    /// The state directory is somebody else's.
+    #[error(
+        "not allowed to {what} the gateway in state directory {}: only the user who runs it is",
+        directory.display()
+    )]
+    NotAllowed {
+        /// What was to be done.
+        what: &'static str,
+        /// The state directory.
+        directory: PathBuf,
+    },
+}
+
 /// The directory that was given, or `~/.openclaw`; `None` where there is no home directory.
 pub fn chosen(given: Option<&Path>) -> Option<PathBuf> {
     given.map(Path::to_owned).or_else(|| Some(std::env::home_dir()?.join(".openclaw")))

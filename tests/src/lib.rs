@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod client;
+pub mod diary;
 pub mod process;
 pub mod simulation;
 pub mod storm;

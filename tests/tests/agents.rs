@@ -14,9 +14,9 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tests::binary;
 use tests::client::Client;
 use tests::process::{Gateway, asked, openclaw, until};
+use tests::{binary, diary};
 
 /// A state directory with a configuration, and the folder of the agents in it.
 struct Place {
@@ -52,13 +52,7 @@ impl Place {
 
     /// The attempts that agents have seen, by content.
     fn seen(&self) -> BTreeMap<String, Vec<u64>> {
-        let text = std::fs::read_to_string(self.folder.path().join("seen")).unwrap_or_default();
-        let mut seen = BTreeMap::<_, Vec<_>>::new();
-        for line in text.lines() {
-            let (attempt, content) = line.split_once(' ').expect("two words at least");
-            seen.entry(content.to_owned()).or_default().push(attempt.parse().expect("a number"));
-        }
-        seen
+        diary::attempts(self.folder.path())
     }
 
     /// What is known of agents of this name.

@@ -10,9 +10,9 @@ use std::sync::Arc;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tests::binary;
 use tests::client::{Client, Received};
 use tests::process::{Gateway, asked, openclaw, processes, send_signal, until};
+use tests::{binary, diary};
 
 /// A state directory, and the folder of an agent.
 struct Place {
@@ -46,13 +46,7 @@ impl Place {
 
     /// The attempts that the agent has seen, by content.
     fn seen(&self) -> BTreeMap<String, Vec<u64>> {
-        let text = std::fs::read_to_string(self.folder.path().join("seen")).unwrap_or_default();
-        let mut seen = BTreeMap::<_, Vec<_>>::new();
-        for line in text.lines() {
-            let (attempt, content) = line.split_once(' ').expect("two words at least");
-            seen.entry(content.to_owned()).or_default().push(attempt.parse().expect("a number"));
-        }
-        seen
+        diary::attempts(self.folder.path())
     }
 }
 

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tests::client::Client;
 use tests::process::{Gateway, PATIENCE, alive, asked, openclaw, processes, send_signal, until};
-use tests::{binary, workspace};
+use tests::{binary, diary, workspace};
 
 /// A state directory in which one gateway follows the other. Whatever runs there is ended when this is dropped.
 struct Line {
@@ -140,8 +140,7 @@ async fn agents_go_on_when_their_gateway_is_killed() {
     book.read(&mut client, open.len()).await;
     book.check();
     // No agent was given a message twice, though four gateways died over them.
-    let seen = std::fs::read_to_string(folder.path().join("seen")).unwrap();
-    let mut seen: Vec<_> = seen.lines().map(|line| line.split_once(' ').unwrap().1).collect();
+    let mut seen: Vec<_> = diary::lines(folder.path()).into_iter().map(|(_, content)| content).collect();
     seen.sort_unstable();
     let noted = book.sent.iter().enumerate().filter(|(_, (agent, _))| *agent == "noted");
     let mut noted: Vec<_> = noted.map(|(id, _)| format!("message {id}")).collect();

@@ -1,16 +1,15 @@
 //! Agents that hang, as real processes: who is stopped is found and replaced, and nobody else is.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tests::binary;
 use tests::client::Client;
 use tests::process::{Gateway, alive, asked, send_signal, until};
+use tests::{binary, diary};
 
 /// How long everybody is stopped: ten times the patience with an agent.
 const STALL: Duration = Duration::from_secs(3);
@@ -49,13 +48,13 @@ impl Place {
 
     /// Waits until the agent has seen a message.
     fn await_seen(&self, line: &str) {
-        until("the agent has seen the message", || seen(self.folder.path()).contains(line).then_some(()));
+        let seen = || {
+            diary::lines(self.folder.path())
+                .into_iter()
+                .any(|(attempt, content)| format!("{attempt} {content}") == line)
+        };
+        until("the agent has seen the message", || seen().then_some(()));
     }
-}
-
-fn seen(folder: &Path) -> BTreeSet<String> {
-    let text = std::fs::read_to_string(folder.join("seen")).unwrap_or_default();
-    text.lines().map(str::to_owned).collect()
 }
 
 /// An agent that is stopped with a message in its hands is replaced; the message is answered once, by the replacement, as

@@ -41,6 +41,17 @@ impl Refusal {
     }
 }
 
+/// A message on its way through the stages, and who waits for what becomes of it.
+#[derive(Clone, Copy)]
+pub(super) struct Arriving<'a> {
+    pub(super) listener: Listener,
+    /// Hash of its session key.
+    pub(super) hash: u64,
+    pub(super) archive: &'a ArchivedMessageV2,
+    /// The same, as it is kept.
+    pub(super) body: Body<'a>,
+}
+
 /// A message that has passed validation.
 #[derive(Clone, Copy)]
 struct Fresh {
@@ -91,21 +102,14 @@ fn no_answer_kept(turn: u64, state: Option<State>) -> Refusal {
 
 impl ShardCore {
     /// Takes a message through the stages; a refusal ends it with one failure.
-    pub(super) fn accept(
-        &mut self,
-        now: Moment,
-        listener: Listener,
-        hash: u64,
-        archive: &ArchivedMessageV2,
-        body: Body<'_>,
-        effects: &mut Effects<'_>,
-    ) {
+    pub(super) fn accept(&mut self, now: Moment, arriving: Arriving<'_>, effects: &mut Effects<'_>) {
+        let Arriving { listener, hash, archive, .. } = arriving;
         let id = (!archive.client_id.is_empty()).then(|| id_hash(&archive.client_id));
         let id_word = id.map_or(0, NonZeroU64::get);
         let flight = self.recorder.begin(now, id_word, hash, 0);
         self.recorder.stamp(flight, Stage::Ingest, now);
         self.ingest(now, hash, archive, effects);
-        let admitted = self.validate(listener, hash, archive, body, id, effects).and_then(|fresh| {
+        let admitted = self.validate(arriving, id, effects).and_then(|fresh| {
             let Some(fresh) = fresh else { return Ok(()) };
             self.recorder.stamp(flight, Stage::Validate, now);
             let context = self.enrich(now, hash, archive, effects)?;
@@ -113,8 +117,7 @@ impl ShardCore {
             let agent = self.route(now, context.session, archive)?;
             self.settle(context.session, agent);
             self.recorder.stamp(flight, Stage::Route, now);
-            let turn =
-                self.open(now, listener, hash, archive, body, flight, (fresh, context, agent), effects);
+            let turn = self.open(now, arriving, flight, (fresh, context, agent), effects);
             if planted::is(Bug::AckBeforeJournal)
                 && archive.flags & FLAG_WANTS_ACK != 0
                 && let Some(open) = self.turns.get(turn)
@@ -146,10 +149,7 @@ impl ShardCore {
     /// `None`: the message has been accepted before, and its sender has been told.
     fn validate(
         &mut self,
-        listener: Listener,
-        hash: u64,
-        archive: &ArchivedMessageV2,
-        body: Body<'_>,
+        Arriving { listener, hash, archive, body }: Arriving<'_>,
         id: Option<NonZeroU64>,
         effects: &mut Effects<'_>,
     ) -> Result<Option<Fresh>, Refusal> {
@@ -305,14 +305,10 @@ impl ShardCore {
         routes.route(&request, load, available).map(|decision| decision.member)
     }
 
-    #[expect(clippy::too_many_arguments, reason = "everything that is known of the message")]
     fn open(
         &mut self,
         now: Moment,
-        listener: Listener,
-        hash: u64,
-        archive: &ArchivedMessageV2,
-        body: Body<'_>,
+        Arriving { listener, hash, archive, body }: Arriving<'_>,
         flight: FlightIndex,
         (fresh, context, agent): (Fresh, Context, AgentIndex),
         effects: &mut Effects<'_>,

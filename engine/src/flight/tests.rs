@@ -134,7 +134,7 @@ fn the_ring_keeps_the_last() {
 /// Stages are numbered as they are listed.
 #[test]
 fn stages_are_numbered() {
-    for (number, stage) in Stage::ALL.into_iter().enumerate() {
+    for (number, &stage) in Stage::ALL.iter().enumerate() {
         assert_eq!(stage as usize, number, "{}", stage.name());
     }
 }

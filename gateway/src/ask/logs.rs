@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::{AskError, Gateway, agents};
 use crate::options::AgentLogsOptions;
-use crate::state_directory;
+use crate::state_directory::{self, Unreached};
 
 /// How often it is looked for more.
 const LOOK: Duration = Duration::from_millis(200);
@@ -18,11 +18,11 @@ const BLOCK_BYTES: u64 = 64 * 1024;
 
 pub(super) fn run(options: &AgentLogsOptions) -> Result<(), AskError> {
     let AgentLogsOptions { name, lines, follow, place } = options;
-    let directory = state_directory::chosen(place.state_dir.as_deref()).ok_or(AskError::NoHome)?;
+    let directory = state_directory::chosen(place.state_dir.as_deref()).ok_or(Unreached::NoHome)?;
     // The log of a gateway that has ended is there too.
     let name = match Gateway::connect(place) {
         Ok(mut gateway) => member(&mut gateway, name)?,
-        Err(AskError::NoGateway { .. }) if !name.contains('/') => name.clone(),
+        Err(AskError::Unreached(Unreached::NoGateway { .. })) if !name.contains('/') => name.clone(),
         Err(error) => return Err(error),
     };
     let path = state_directory::agent_log(&directory, &name);
