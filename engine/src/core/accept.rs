@@ -279,16 +279,7 @@ impl ShardCore {
         archive: &ArchivedMessageV2,
         ask_breakers: bool,
     ) -> Result<AgentIndex, Unroutable> {
-        let text = archive.content.as_str();
-        let request = RouteRequest {
-            explicit: archive.agent.as_str(),
-            affinity: self.sessions.agent(session),
-            channel: archive.channel.as_str(),
-            text: &text[..text.floor_char_boundary(TEXT_SEARCHED_BYTES_MAX)],
-            labels: archive.labels.as_str(),
-            own_shard: self.setting.shard,
-            rotation: self.rotation,
-        };
+        let request = self.request(archive, self.sessions.agent(session));
         let Self { routes, outstanding, unavailable, breakers, agents, setting, .. } = self;
         let load = |agent: AgentIndex| {
             let elsewhere = outstanding.get(agent.0 as usize).copied().unwrap_or(0);
@@ -303,6 +294,24 @@ impl ShardCore {
                 && (!ask_breakers || breakers.would_allow(agent, now))
         };
         routes.route(&request, load, available).map(|decision| decision.member)
+    }
+
+    /// What the routing table is asked about a message.
+    pub(super) fn request<'a>(
+        &self,
+        archive: &'a ArchivedMessageV2,
+        affinity: Option<AgentIndex>,
+    ) -> RouteRequest<'a> {
+        let text = archive.content.as_str();
+        RouteRequest {
+            explicit: archive.agent.as_str(),
+            affinity,
+            channel: archive.channel.as_str(),
+            text: &text[..text.floor_char_boundary(TEXT_SEARCHED_BYTES_MAX)],
+            labels: archive.labels.as_str(),
+            own_shard: self.setting.shard,
+            rotation: self.rotation,
+        }
     }
 
     fn open(

@@ -19,7 +19,7 @@ use super::turns::{State, Turn};
 use super::{Effects, ShardCore};
 use crate::event::{AgentIndex, Effect, ShardIndex};
 use crate::planted::{self, Bug};
-use crate::routing::{RouteRequest, TEXT_SEARCHED_BYTES_MAX};
+use crate::routing::RouteRequest;
 use crate::time::Moment;
 
 /// The agents that are to be heard.
@@ -86,17 +86,7 @@ impl ShardCore {
         affinity: Option<AgentIndex>,
         which: impl Fn(AgentIndex) -> bool,
     ) -> Option<AgentIndex> {
-        let archive = message_of(&open.body);
-        let text = archive.content.as_str();
-        let request = RouteRequest {
-            explicit: archive.agent.as_str(),
-            affinity,
-            channel: archive.channel.as_str(),
-            text: &text[..text.floor_char_boundary(TEXT_SEARCHED_BYTES_MAX)],
-            labels: archive.labels.as_str(),
-            own_shard: self.setting.shard,
-            rotation: 0,
-        };
+        let request = RouteRequest { rotation: 0, ..self.request(message_of(&open.body), affinity) };
         self.routes.route(&request, |_| 0, which).ok().map(|decision| decision.member)
     }
 
