@@ -1,4 +1,4 @@
-//! The threads of the shards: glommio on io_uring, or tokio on epoll where io_uring is refused.
+//! The threads of the shards: tokio on epoll, or glommio on io_uring.
 //!
 //! A driver only waits: for the bell of the shard, for the doorbells of its cold agents, and for the next
 //! deadline of the core. Everything else is [`Shard::turn`].
@@ -37,13 +37,14 @@ const SPIN: Duration = Duration::from_micros(20);
 const TURNS_PER_YIELD: u32 = 16;
 
 /// What a user asks for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub enum Choice {
     /// io_uring if the kernel allows it, else epoll.
     Auto,
     /// io_uring or nothing.
     Uring,
-    /// epoll.
+    /// epoll; chosen by measurement, see `docs/decisions/0020-epoll-by-default.md`.
+    #[default]
     Epoll,
 }
 
@@ -79,7 +80,7 @@ pub struct Chosen {
 #[derive(Debug, thiserror::Error)]
 pub enum DriverError {
     /// io_uring was asked for and is refused.
-    #[error("--runtime uring: io_uring is refused here ({reason}); use --runtime epoll or auto")]
+    #[error("engine.runtime = \"uring\": io_uring is refused here ({reason}); use \"epoll\" or \"auto\"")]
     UringRefused {
         /// What refused it.
         reason: String,
@@ -98,11 +99,11 @@ pub enum DriverError {
 /// Decides on a runtime, trying io_uring for real.
 pub fn choose(choice: Choice) -> Result<Chosen, DriverError> {
     if choice == Choice::Epoll {
-        return Ok(Chosen { runtime: Runtime::Epoll, reason: "asked for by --runtime epoll".into() });
+        return Ok(Chosen { runtime: Runtime::Epoll, reason: "the setting engine.runtime says so".into() });
     }
     match (uring::probe(), choice) {
         (Ok(()), Choice::Uring) => {
-            Ok(Chosen { runtime: Runtime::Uring, reason: "asked for by --runtime uring".into() })
+            Ok(Chosen { runtime: Runtime::Uring, reason: "the setting engine.runtime says so".into() })
         }
         (Ok(()), _) => Ok(Chosen { runtime: Runtime::Uring, reason: "the kernel allows io_uring".into() }),
         (Err(reason), Choice::Uring) => Err(DriverError::UringRefused { reason }),

@@ -244,12 +244,13 @@ fn range(broken: &mut Vec<String>, key: &str, value: u64, min: u64, max: u64) {
 
 fn runtime(broken: &mut Vec<String>, flag: Option<RuntimeChoice>, file: Option<&str>) -> Choice {
     match (flag, file) {
-        (Some(RuntimeChoice::Auto), _) | (None, None | Some("auto")) => Choice::Auto,
+        (None, None) => Choice::default(),
+        (Some(RuntimeChoice::Auto), _) | (None, Some("auto")) => Choice::Auto,
         (Some(RuntimeChoice::Uring), _) | (None, Some("uring")) => Choice::Uring,
         (Some(RuntimeChoice::Epoll), _) | (None, Some("epoll")) => Choice::Epoll,
         (None, Some(other)) => {
-            broken.push(format!("engine.runtime = \"{other}\": must be \"auto\", \"uring\" or \"epoll\""));
-            Choice::Auto
+            broken.push(format!("engine.runtime = \"{other}\": must be \"epoll\", \"uring\" or \"auto\""));
+            Choice::default()
         }
     }
 }
@@ -267,7 +268,7 @@ mod tests {
     fn defaults() {
         let config = check("{}", &RunOptions::default()).unwrap();
         assert_eq!(config.address, SocketAddr::from(([127, 0, 0, 1], 18789)));
-        assert_eq!((config.shard_count, config.edge_count, config.runtime), (6, 2, Choice::Auto));
+        assert_eq!((config.shard_count, config.edge_count, config.runtime), (6, 2, Choice::Epoll));
         let names: Vec<_> = config.agents.iter().map(|agent| (&*agent.name, &agent.kind)).collect();
         assert_eq!(names, [("echo", &AgentKind::Echo)]);
     }
@@ -277,12 +278,12 @@ mod tests {
     fn flags_win() {
         let options = RunOptions {
             port: Some(1),
-            runtime: Some(RuntimeChoice::Epoll),
+            runtime: Some(RuntimeChoice::Auto),
             agent: vec!["list=ls -l".into()],
             ..RunOptions::default()
         };
         let config = check("{gateway: {port: 2}, engine: {runtime: 'uring', shards: 3}}", &options).unwrap();
-        assert_eq!((config.address.port(), config.runtime, config.shard_count), (1, Choice::Epoll, 3));
+        assert_eq!((config.address.port(), config.runtime, config.shard_count), (1, Choice::Auto, 3));
         assert_eq!(config.agents[1].kind, AgentKind::Stdio(vec!["ls".into(), "-l".into()]));
     }
 

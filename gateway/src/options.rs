@@ -179,7 +179,7 @@ pub struct RunOptions {
     /// Edge threads. Default: 1 for every 4 cores, at least 1.
     #[arg(long, value_name = "N")]
     pub edges: Option<u64>,
-    /// What runs the shards. Default: auto, which takes io_uring if the kernel allows it.
+    /// What runs the shards. Default: epoll. auto takes io_uring if the kernel allows it.
     #[arg(long, value_enum)]
     pub runtime: Option<RuntimeChoice>,
     /// Adds an agent: a name and a command, split at white space. May be repeated.

@@ -41,7 +41,11 @@ impl Place {
     /// Starts a gateway with the agent `slow`.
     fn start(&self, shards: &str) -> Gateway {
         let agent = format!("slow={} {}", binary("delivery-agent").display(), self.folder.path().display());
-        Gateway::start_in(Arc::clone(&self.state), &["--shards", shards, "--agent", &agent]).unwrap()
+        Gateway::start_in(
+            Arc::clone(&self.state),
+            &["--shards", shards, "--runtime", "auto", "--agent", &agent],
+        )
+        .unwrap()
     }
 
     /// The attempts that the agent has seen, by content.

@@ -307,7 +307,8 @@ async fn refused_io_uring_falls_back_to_epoll() {
     let Some(command) = without_io_uring() else {
         return println!("not run: strace is not installed");
     };
-    let gateway = Gateway::start_as(command, Arc::new(tempfile::tempdir().unwrap()), &[]).unwrap();
+    let state = Arc::new(tempfile::tempdir().unwrap());
+    let gateway = Gateway::start_as(command, state, &["--runtime", "auto"]).unwrap();
     let mut client = Client::connect(&gateway.url()).await;
     client.send(&json!({"type": "status"})).await;
     assert_eq!(client.frame().await["content"]["runtime"], "epoll");

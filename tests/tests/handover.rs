@@ -108,7 +108,7 @@ async fn agents_go_on_when_their_gateway_is_killed() {
         "sandbox": {"workspace": folder.path()},
     });
     let line = Line::new(&settings);
-    let gateway = line.start(&["--shards", "2", "--restart", "always"]);
+    let gateway = line.start(&["--shards", "2", "--restart", "always", "--runtime", "auto"]);
     let agents = line.all_agents(5);
     let keeper = gateway.keeper().expect("a keeper");
     let mut book = Book::default();
