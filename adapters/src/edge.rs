@@ -33,6 +33,7 @@ mod connection;
 mod http;
 pub mod origin;
 mod outbound;
+pub mod pages;
 mod pump;
 mod state;
 pub mod stats;
@@ -55,7 +56,8 @@ pub use self::stats::{AgentHealth, EdgeShared, EdgeStats, HealthReport, HealthSt
 pub enum Phase {
     /// Everything.
     Running,
-    /// Finish what is open: nothing new is accepted, replies still go out.
+    /// Finish what is open: new messages and WebSocket connections are refused, replies still go out, and who asks
+    /// whether the gateway is ready is told that it is not.
     Draining,
     /// Tell the clients and come back.
     Closing,
@@ -196,9 +198,6 @@ async fn run(
     let failed = loop {
         let wanted = *phase.borrow_and_update();
         edge.set_phase(wanted);
-        if wanted != Phase::Running {
-            accepting.abort();
-        }
         if wanted == Phase::Closing {
             break None;
         }

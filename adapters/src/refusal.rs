@@ -117,6 +117,8 @@ pub enum HttpRefusal {
     ForeignOrigin,
     /// The request names another host than this machine (DNS rebinding).
     ForeignHost,
+    /// A page was not made in time, or too many are wanted.
+    PageUnavailable,
     /// All connections are taken.
     TooManyConnections,
     /// The gateway is going down.
@@ -147,6 +149,7 @@ impl HttpRefusal {
                 "foreign_host",
                 "the Host header must be localhost or a loopback address (protection against DNS rebinding)",
             ),
+            Self::PageUnavailable => (503, "unavailable", "the page could not be made in time; try again"),
             Self::TooManyConnections => (503, "too_many_connections", "all connections are taken"),
             Self::ShuttingDown => (503, "shutting_down", "the gateway is shutting down"),
         }

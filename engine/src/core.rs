@@ -120,6 +120,20 @@ pub struct Latencies {
     pub total: Histogram,
 }
 
+impl Latencies {
+    /// Each with its name.
+    pub fn named(&self) -> [(&'static str, &Histogram); 3] {
+        [("journal", &self.journal), ("dispatch", &self.dispatch), ("total", &self.total)]
+    }
+
+    /// Adds those of another shard.
+    pub fn merge(&mut self, other: &Self) {
+        self.journal.merge(&other.journal);
+        self.dispatch.merge(&other.dispatch);
+        self.total.merge(&other.total);
+    }
+}
+
 /// The core of one shard.
 #[derive(Debug)]
 pub struct ShardCore {

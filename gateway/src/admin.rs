@@ -13,7 +13,7 @@
 //! | [`order`] | what the control thread is asked to do |
 //! | [`bulletin`] | what the control thread tells of by itself |
 
-mod agents;
+pub mod agents;
 pub mod answer;
 pub mod bulletin;
 mod dead_letters;
@@ -24,7 +24,7 @@ pub mod order;
 pub mod request;
 mod serve;
 pub mod shards;
-mod stats;
+pub mod stats;
 
 #[cfg(test)]
 mod tests;

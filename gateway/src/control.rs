@@ -26,6 +26,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use adapters::edge::pages::PageRequest;
 use adapters::edge::{EdgeShared, Phase};
 use engine::core::agents::AgentLoad;
 use engine::driver::ShardHandle;
@@ -44,6 +45,7 @@ use crate::config::Config;
 use crate::edges::EdgeThread;
 use crate::health::AgentBoard;
 use crate::options::RunOptions;
+use crate::pages;
 use crate::state_directory::StateDirectory;
 use adoption::Adoptions;
 use agents::Agents;
@@ -94,6 +96,10 @@ pub struct Parts {
     pub edges: Vec<EdgeThread>,
     /// Their counters. Arc: the edges write them.
     pub shared: Arc<EdgeShared>,
+    /// Pages that clients of the edges want; taken when they are served.
+    pub pages: Option<mpsc::Receiver<PageRequest>>,
+    /// What drives the shards.
+    pub runtime: &'static str,
     /// What the edges are to do.
     pub phase: watch::Sender<Phase>,
     /// What pages know of the agents. Arc: the edges read it.
@@ -173,14 +179,15 @@ impl Control {
     async fn serve(mut self, adoptions: Adoptions) -> Result<ExitCode, ControlError> {
         let keeper = watch_keeper(self.parts.keeper.as_fd()).map_err(ControlError::Start)?;
         let shards = Shards::new(self.parts.shards.iter().map(ShardHandle::caller).collect());
-        let admin = Admin::new(
+        let admin = Arc::new(Admin::new(
             shards,
             Arc::clone(&self.agent_names),
             self.parts.clock,
             Arc::clone(&self.agents.bulletin),
             self.order_sender.clone(),
-        );
-        self.parts.admin.serve(Arc::new(admin)).map_err(ControlError::Start)?;
+        ));
+        self.parts.admin.serve(Arc::clone(&admin)).map_err(ControlError::Start)?;
+        self.serve_pages(admin);
         self.agents.start_all(&mut self.parts, adoptions);
         let result = loop {
             match self.wake(&keeper, false).await {
@@ -207,6 +214,20 @@ impl Control {
         };
         let code = self.end(&keeper).await;
         result.map(|()| code)
+    }
+
+    /// Makes the pages of the edges, in a task of this runtime.
+    fn serve_pages(&mut self, admin: Arc<Admin>) {
+        let Some(wanted) = self.parts.pages.take() else { return };
+        let sources = pages::Sources {
+            admin,
+            edges: Arc::clone(&self.parts.shared),
+            shards: self.parts.shards.iter().map(|shard| Arc::clone(shard.counters())).collect(),
+            state: self.parts.state.path().to_owned(),
+            runtime: self.parts.runtime,
+            clock: self.parts.clock,
+        };
+        tokio::spawn(pages::serve(sources, wanted));
     }
 
     /// Waits for whatever comes first.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use adapters::edge::pages::PageDesk;
 use adapters::edge::{EdgeShared, Phase};
 use engine::core::{AgentDefinition, CoreSetting, ShardCore};
 use engine::driver::{self, Chosen, DriverError, ShardHandle, StartOptions};
@@ -156,7 +157,8 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
         agents: Arc::clone(&agents),
         draining: Arc::clone(&draining),
     };
-    let shared = Arc::new(EdgeShared::new(edge_count, Box::new(move || source.report())));
+    let (desk, pages) = PageDesk::open();
+    let shared = Arc::new(EdgeShared::new(edge_count, Box::new(move || source.report()), desk));
     let (phase, phase_seen) = watch::channel(Phase::Running);
     let edges = edges::start(&listener, ports.edges, &shared, &phase_seen, run_number())?;
     drop(listener);
@@ -174,6 +176,8 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
         notices: notices_in,
         edges,
         shared,
+        pages: Some(pages),
+        runtime: chosen.runtime.name(),
         phase,
         agents,
         draining,

@@ -8,6 +8,8 @@ use engine::event::ShardIndex;
 use engine::journal::entry::JournalState;
 use engine::stats::{Counters, SharedCounters};
 
+use crate::process_usage;
+
 /// The state of every agent and journal, written by the control thread and read by the pages of the edges.
 ///
 /// A lock, since it is off the hot path: agents change state a few times an hour.
@@ -39,7 +41,7 @@ impl AgentBoard {
     /// How the journal is that is worst off.
     fn worst_journal(&self) -> JournalState {
         let journals = self.journals.lock().unwrap_or_else(PoisonError::into_inner);
-        journals.iter().copied().max_by_key(|&state| state as u32).unwrap_or_default()
+        journals.iter().copied().max().unwrap_or_default()
     }
 
     fn read(&self) -> Vec<AgentHealth> {
@@ -86,7 +88,7 @@ impl HealthSource {
             queued_messages: sum.messages_queued,
             // The tool registry comes with the tools; until then there is none to count.
             registered_tools: 0,
-            memory_usage_mb: resident_bytes() / (1024 * 1024),
+            memory_usage_mb: process_usage::resident_bytes() / (1024 * 1024),
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             runtime: self.runtime.to_owned(),
@@ -94,11 +96,4 @@ impl HealthSource {
             agents: self.agents.read(),
         }
     }
-}
-
-/// Resident memory of this process; zero where /proc does not tell.
-fn resident_bytes() -> u64 {
-    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let pages: u64 = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
-    pages * rustix::param::page_size() as u64
 }

@@ -11,6 +11,8 @@ mod gateway;
 mod health;
 mod journal;
 mod options;
+mod pages;
+mod process_usage;
 mod ring;
 mod routes;
 mod send;

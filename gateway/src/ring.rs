@@ -18,6 +18,7 @@ use shm_transport::segment::AttachError;
 
 use crate::options::RingCommand;
 use crate::state_directory::{self, Unreached};
+pub use seen::SeenRing;
 
 /// How many names an error lists.
 const NAMES_LISTED_MAX: usize = 20;
@@ -79,6 +80,11 @@ pub fn run(command: &RingCommand) -> Result<ExitCode, RingError> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// All rings of the gateway that uses this directory, as they are now. Blocks while the keeper is asked.
+pub fn all(directory: &Path) -> Result<Vec<SeenRing>, RingError> {
+    list::see(&mut Sight::of(directory)?)
+}
+
 /// A gateway that is looked at.
 #[derive(Debug)]
 struct Sight {
@@ -97,9 +103,13 @@ struct Viewed {
 impl Sight {
     fn open(place: &crate::options::Place) -> Result<Self, RingError> {
         let given = place.state_dir.as_deref();
-        let directory = state_directory::chosen(given).ok_or(Unreached::NoHome)?;
-        let observer = Observer::connect(&state_directory::keeper_socket(&directory));
-        let observer = observer.map_err(|error| refused(error, &directory))?;
+        Self::of(&state_directory::chosen(given).ok_or(Unreached::NoHome)?)
+    }
+
+    /// Of the gateway that uses this directory.
+    fn of(directory: &Path) -> Result<Self, RingError> {
+        let observer = Observer::connect(&state_directory::keeper_socket(directory));
+        let observer = observer.map_err(|error| refused(error, directory))?;
         Ok(Self { observer })
     }
 

@@ -21,6 +21,7 @@ use serde::Serialize;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
+use super::pages::{Page, PageName};
 use super::state::Edge;
 use super::{HealthStatus, Phase, connection, origin};
 use crate::refusal::HttpRefusal;
@@ -82,8 +83,14 @@ async fn converse(edge: Rc<Edge>, stream: TcpStream) {
     let socket = Socket::open(&edge);
     let upgrade: RefCell<Option<OnUpgrade>> = RefCell::new(None);
     let service = service_fn(|request| {
-        let response = answer(&edge, request, &upgrade);
-        async { Ok::<_, Infallible>(response) }
+        let answer = answer(&edge, request, &upgrade);
+        let edge = &edge;
+        async move {
+            Ok::<_, Infallible>(match answer {
+                Answer::Now(response) => response,
+                Answer::Page(page, query) => passed_on(edge.shared.pages.ask(page, query).await),
+            })
+        }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -103,29 +110,107 @@ async fn converse(edge: Rc<Edge>, stream: TcpStream) {
     }
 }
 
-fn answer(
-    edge: &Edge,
-    mut request: Request<Incoming>,
-    upgrade: &RefCell<Option<OnUpgrade>>,
-) -> Response<Full<Bytes>> {
-    let result = origin::check(request.headers(), request.uri().authority()).and_then(|()| {
-        let reading = matches!(*request.method(), Method::GET | Method::HEAD);
-        match request.uri().path() {
-            "/health" | "/healthz" | "/" if !reading => Err(HttpRefusal::MethodNotAllowed),
-            "/health" => Ok(json(StatusCode::OK, report(edge))),
-            "/healthz" => {
-                let live: &[u8] = br#"{"ok":true,"status":"live"}"#;
-                Ok(json(StatusCode::OK, live.to_vec()))
-            }
-            "/" => {
-                let accept = check_upgrade(edge, &request)?;
-                *upgrade.borrow_mut() = Some(hyper::upgrade::on(&mut request));
-                Ok(switching(accept))
-            }
-            _ => Err(HttpRefusal::NotFound),
+/// What a request is answered with.
+enum Answer {
+    /// This.
+    Now(Response<Full<Bytes>>),
+    /// A page that the gateway makes, with these parameters.
+    Page(PageName, String),
+}
+
+/// What is found at a path.
+enum Place {
+    Upgrade,
+    Health,
+    /// Whether the process runs.
+    Live,
+    /// Whether the gateway has started.
+    Started,
+    /// Whether it takes messages.
+    Ready,
+    Page(PageName),
+}
+
+impl Place {
+    fn at(path: &str) -> Option<Self> {
+        Some(match path {
+            "/" => Self::Upgrade,
+            "/health" => Self::Health,
+            "/healthz" => Self::Live,
+            "/startup" | "/startupz" => Self::Started,
+            "/ready" | "/readyz" => Self::Ready,
+            _ => return PageName::at(path).map(Self::Page),
+        })
+    }
+}
+
+fn answer(edge: &Edge, request: Request<Incoming>, upgrade: &RefCell<Option<OnUpgrade>>) -> Answer {
+    let place = origin::check(request.headers(), request.uri().authority())
+        .and_then(|()| Place::at(request.uri().path()).ok_or(HttpRefusal::NotFound))
+        .and_then(|place| match *request.method() {
+            Method::GET | Method::HEAD => Ok(place),
+            _ => Err(HttpRefusal::MethodNotAllowed),
+        });
+    Answer::Now(match place {
+        Err(refusal) => refused(refusal),
+        Ok(Place::Page(page)) => {
+            return Answer::Page(page, request.uri().query().unwrap_or_default().to_owned());
         }
-    });
-    result.unwrap_or_else(refused)
+        Ok(Place::Health) => json(StatusCode::OK, report(edge)),
+        Ok(Place::Live) => json(StatusCode::OK, br#"{"ok":true,"status":"live"}"#.to_vec()),
+        Ok(Place::Started) => started(edge),
+        Ok(Place::Ready) => ready(edge),
+        Ok(Place::Upgrade) => check_upgrade(edge, &request).map_or_else(refused, |accept| {
+            *upgrade.borrow_mut() = Some(hyper::upgrade::on(request));
+            switching(accept)
+        }),
+    })
+}
+
+/// Nobody can ask before the gateway has started: it listens when all else is up.
+fn started(edge: &Edge) -> Response<Full<Bytes>> {
+    if edge.phase() == Phase::Running {
+        json(StatusCode::OK, br#"{"ok":true,"status":"started"}"#.to_vec())
+    } else {
+        json(StatusCode::SERVICE_UNAVAILABLE, br#"{"ok":false,"status":"draining"}"#.to_vec())
+    }
+}
+
+/// Whether new messages are taken, and if not, what is in the way.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Readiness {
+    ready: bool,
+    failing: Vec<&'static str>,
+    uptime_ms: u64,
+}
+
+fn ready(edge: &Edge) -> Response<Full<Bytes>> {
+    let report = (edge.shared.health)();
+    let draining = edge.phase() != Phase::Running;
+    let failing = match report.status {
+        HealthStatus::Failed => vec!["journal"],
+        HealthStatus::Full => vec!["disk"],
+        HealthStatus::Draining => vec!["draining"],
+        HealthStatus::Healthy if draining => vec!["draining"],
+        HealthStatus::Healthy => vec![],
+    };
+    let ready = failing.is_empty();
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let body = Readiness { ready, failing, uptime_ms: report.uptime_seconds * 1000 };
+    // Words and numbers always serialise.
+    json(status, serde_json::to_vec(&body).unwrap_or_default())
+}
+
+/// A page that the gateway has made, if it has.
+fn passed_on(page: Option<Page>) -> Response<Full<Bytes>> {
+    let Some(Page { status, content_type, body }) = page else {
+        return refused(HttpRefusal::PageUnavailable);
+    };
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = json(status, body);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
 }
 
 /// The value of `Sec-WebSocket-Accept`, if the request is an upgrade that is wanted now.

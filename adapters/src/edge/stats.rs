@@ -4,18 +4,26 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
 
+use super::pages::PageDesk;
+
 /// Shared by all edges and the gateway.
 pub struct EdgeShared {
     /// Asks the gateway how it is. Called on an edge thread, so it must not block.
     pub health: Box<dyn Fn() -> HealthReport + Send + Sync>,
+    /// Where pages are made that need more than an edge knows.
+    pub pages: PageDesk,
     /// By edge.
     pub stats: Vec<EdgeStats>,
 }
 
 impl EdgeShared {
     /// For so many edges.
-    pub fn new(edge_count: usize, health: Box<dyn Fn() -> HealthReport + Send + Sync>) -> Self {
-        Self { health, stats: (0..edge_count).map(|_| EdgeStats::default()).collect() }
+    pub fn new(
+        edge_count: usize,
+        health: Box<dyn Fn() -> HealthReport + Send + Sync>,
+        pages: PageDesk,
+    ) -> Self {
+        Self { health, pages, stats: (0..edge_count).map(|_| EdgeStats::default()).collect() }
     }
 
     /// One counter, summed over all edges.

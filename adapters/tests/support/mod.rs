@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use adapters::edge::pages::PageDesk;
 use adapters::edge::{EdgeError, EdgeOptions, EdgeShared, HealthReport, HealthStatus, Phase, serve};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::Value;
@@ -78,7 +79,7 @@ impl Gateway {
         let mut ports = connect(1, 1, geometry, limits).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let shared = Arc::new(EdgeShared::new(1, Box::new(health)));
+        let shared = Arc::new(EdgeShared::new(1, Box::new(health), PageDesk::open().0));
         let (phase, watched) = watch::channel(Phase::Running);
         let edge_ports = ports.edges.remove(0);
         let edge_shared = Arc::clone(&shared);

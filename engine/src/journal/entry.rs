@@ -121,8 +121,8 @@ pub struct IdEntry {
     pub at_s: u32,
 }
 
-/// Whether the journal can take work.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+/// Whether the journal can take work; the worst is the largest.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 #[repr(u32)]
 pub enum JournalState {
     /// It can.

@@ -19,19 +19,25 @@ pub(super) async fn list(
     offset: usize,
     wanted: Vec<(Field, String)>,
 ) -> Result<Agents, Complaint> {
+    let rows = all(admin, wanted).await?;
+    let total = rows.len();
+    let agents = fitting(rows.into_iter().skip(offset));
+    let end = offset.saturating_add(agents.len());
+    Ok(Agents { total, next: (end < total && !agents.is_empty()).then_some(end), agents })
+}
+
+/// All agents to which all of `wanted` applies, with their loads as of now.
+pub async fn all(admin: &Admin, wanted: Vec<(Field, String)>) -> Result<Vec<AgentRow>, Complaint> {
     let rows: Vec<(AgentIndex, AgentRow)> = ask(admin, |reply| Order::List { wanted, reply }).await?;
     let clock = admin.clock;
     let question = move |core: &ShardCore| core.agent_loads(clock.now());
     let loads = admin.shards.ask_all(question, Vec::new).await?;
     let loads: HashMap<_, _> = loads.into_iter().flatten().map(|load| (load.agent, load)).collect();
-    let total = rows.len();
-    let rows = rows.into_iter().skip(offset).map(|(agent, row)| match loads.get(&agent) {
+    let rows = rows.into_iter().map(|(agent, row)| match loads.get(&agent) {
         Some(load) => AgentRow { open: load.open, queued: load.queued, ..row },
         None => row,
     });
-    let agents = fitting(rows);
-    let end = offset.saturating_add(agents.len());
-    Ok(Agents { total, next: (end < total && !agents.is_empty()).then_some(end), agents })
+    Ok(rows.collect())
 }
 
 pub(super) async fn act(admin: &Admin, name: String, act: Act) -> Result<Acted, Complaint> {

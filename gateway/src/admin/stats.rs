@@ -12,19 +12,17 @@ use super::request::Complaint;
 use super::shards::fitting;
 
 /// What is asked of a shard.
-struct Found {
-    counters: Counters,
-    latencies: Latencies,
-    journal: JournalState,
+pub struct Found {
+    /// What it has counted.
+    pub counters: Counters,
+    /// How long things took.
+    pub latencies: Latencies,
+    /// How its journal is.
+    pub journal: JournalState,
 }
 
-pub(super) async fn run(admin: &Admin, offset: usize) -> Result<Stats, Complaint> {
-    let question = |core: &ShardCore| Found {
-        counters: core.counters(),
-        latencies: core.latencies().clone(),
-        journal: core.journal_state(),
-    };
-    let all = admin.shards.ask_all(question, Vec::new).await?;
+pub async fn run(admin: &Admin, offset: usize) -> Result<Stats, Complaint> {
+    let all = ask(admin).await?;
     let mut sum = Found {
         counters: Counters::default(),
         latencies: Latencies::default(),
@@ -32,12 +30,8 @@ pub(super) async fn run(admin: &Admin, offset: usize) -> Result<Stats, Complaint
     };
     for found in &all {
         sum.counters += found.counters;
-        sum.latencies.journal.merge(&found.latencies.journal);
-        sum.latencies.dispatch.merge(&found.latencies.dispatch);
-        sum.latencies.total.merge(&found.latencies.total);
-        if found.journal as u32 > sum.journal as u32 {
-            sum.journal = found.journal;
-        }
+        sum.latencies.merge(&found.latencies);
+        sum.journal = sum.journal.max(found.journal);
     }
     let each = all.iter().enumerate().skip(offset).map(|(shard, found)| stats(Some(shard), found));
     let shards = fitting(each);
@@ -46,13 +40,23 @@ pub(super) async fn run(admin: &Admin, offset: usize) -> Result<Stats, Complaint
     Ok(Stats { shard_count: all.len(), sum: stats(None, &sum), shards, next })
 }
 
-fn stats(shard: Option<usize>, found: &Found) -> ShardStats {
-    let Latencies { journal, dispatch, total } = &found.latencies;
-    let latencies = [("journal", journal), ("dispatch", dispatch), ("total", total)];
+/// Asks all shards; answers in their order.
+pub async fn ask(admin: &Admin) -> Result<Vec<Found>, Complaint> {
+    let question = |core: &ShardCore| Found {
+        counters: core.counters(),
+        latencies: core.latencies().clone(),
+        journal: core.journal_state(),
+    };
+    admin.shards.ask_all(question, Vec::new).await
+}
+
+/// As it is told; of all together without a shard.
+pub fn stats(shard: Option<usize>, found: &Found) -> ShardStats {
+    let latencies = found.latencies.named();
     ShardStats {
         shard,
         journal: found.journal.name().to_owned(),
-        counters: found.counters.named().map(|(name, count)| (name.to_owned(), count)).collect(),
+        counters: found.counters.described().map(|row| (row.name.to_owned(), row.value)).collect(),
         latencies: latencies.map(|(name, histogram)| (name.to_owned(), latency(histogram))).into(),
     }
 }

@@ -55,8 +55,8 @@ fn text(stats: &Stats) -> String {
         .collect();
     // In the order in which they are declared, as far as the gateway has them.
     let counters: Vec<_> = Counters::default()
-        .named()
-        .filter_map(|(name, _)| Some([name.to_owned(), stats.sum.counters.get(name)?.to_string()]))
+        .described()
+        .filter_map(|row| Some([row.name.to_owned(), stats.sum.counters.get(row.name)?.to_string()]))
         .collect();
     let shards: Vec<_> = stats.shards.iter().map(shard_row).collect();
     [

@@ -25,7 +25,8 @@ struct List {
     rings: Vec<SeenRing>,
 }
 
-pub(super) fn run(sight: &mut Sight, json: bool) -> Result<(), RingError> {
+/// All there are.
+pub(super) fn see(sight: &mut Sight) -> Result<Vec<SeenRing>, RingError> {
     let mut seen = Vec::new();
     for ring in sight.rings()? {
         // One that has gone since it was listed is not there, which is what the list says then.
@@ -33,6 +34,11 @@ pub(super) fn run(sight: &mut Sight, json: bool) -> Result<(), RingError> {
             seen.push(SeenRing::of(&viewed));
         }
     }
+    Ok(seen)
+}
+
+pub(super) fn run(sight: &mut Sight, json: bool) -> Result<(), RingError> {
+    let seen = see(sight)?;
     let printed =
         if json { print_json(&List { rings: seen }) } else { writeln!(std::io::stdout(), "{}", text(&seen)) };
     printed.map_err(RingError::Print)

@@ -8,15 +8,17 @@ use super::Viewed;
 
 /// A ring pair.
 #[derive(Serialize, Clone, PartialEq, Debug)]
-pub(super) struct SeenRing {
-    pub(super) name: String,
+pub struct SeenRing {
+    /// Its name.
+    pub name: String,
     pub(super) kind: RingKind,
     /// Of an agent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) instance: Option<u64>,
     pub(super) generation: u64,
     pub(super) process_id: u32,
-    pub(super) directions: [SeenDirection; 2],
+    /// Both ways.
+    pub directions: [SeenDirection; 2],
 }
 
 #[derive(Serialize, Clone, Copy, PartialEq, Eq, Debug)]
@@ -30,7 +32,7 @@ pub(super) enum RingKind {
 
 /// One direction of it.
 #[derive(Serialize, Clone, PartialEq, Debug)]
-pub(super) struct SeenDirection {
+pub struct SeenDirection {
     pub(super) from: String,
     pub(super) to: String,
     pub(super) capacity_bytes: u64,
@@ -40,7 +42,8 @@ pub(super) struct SeenDirection {
     pub(super) head: u64,
     /// Absent if the positions are impossible.
     pub(super) in_flight_bytes: Option<u64>,
-    pub(super) fill_percent: Option<f64>,
+    /// How much of the capacity is in use.
+    pub fill_percent: Option<f64>,
     pub(super) consumer: ConsumerState,
     pub(super) producer: ProducerState,
     pub(super) producer_epoch: u64,
