@@ -1,6 +1,6 @@
 //! Subject `spawn`: from the request to a keeper until the agent's first words are in its ring.
 //!
-//! The keeper is that of the program `openclaw`, and this program plays the gateway: it sends the request, attaches to
+//! The keeper is the one beside the program `openclaw`, and this program plays the gateway: it sends the request, attaches to
 //! the rings and waits for the hello. Agents are started one after the other, at first alone and then beside many that
 //! live: native ones in a whole sandbox with limits, and, for comparison, without. Beside it: how long other programs take to
 //! run `true` in namespaces.
@@ -37,7 +37,7 @@ const KEEPER_TARGET_BYTES: f64 = 5e6;
 /// What to run.
 #[derive(Debug, clap::Args)]
 pub struct Options {
-    /// The program whose keeper is measured. Default: `openclaw` beside this program.
+    /// The gateway beside which the keeper lies that is measured. Default: `openclaw` beside this program.
     #[arg(long, value_name = "PATH")]
     openclaw: Option<PathBuf>,
     /// A native agent, by its path. Default: the built-in one of `openclaw`.

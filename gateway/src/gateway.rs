@@ -4,7 +4,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -19,7 +19,7 @@ use engine::heartbeat::HeartbeatLimits;
 use engine::routing::RuleError;
 use engine::shard::Notice;
 use engine::time::Clock;
-use keeper::client::{Client, StartError};
+use keeper::client::{self, Client, StartError};
 use keeper::sandbox::probe::Enforcement;
 use shm_transport::layout::Geometry;
 use shm_transport::link::{Limits, Link};
@@ -212,7 +212,9 @@ struct Beginning {
 fn begin(config: &Config, executable: &Path, state: &StateDirectory) -> Result<Beginning, GatewayError> {
     let mut left = Inheritance::default();
     let mut keeper =
-        Client::connect_or_start(executable, &state.keeper_socket(), &mut |held| left.take(held))?;
+        Client::connect_or_start(&keeper_program(executable), &state.keeper_socket(), &mut |held| {
+            left.take(held)
+        })?;
     tracing::info!(process_id = keeper.process_id(), "keeper is there");
     require_sandbox(config, keeper.enforcement())?;
     let taken_over = left.listener(config.address);
@@ -223,6 +225,11 @@ fn begin(config: &Config, executable: &Path, state: &StateDirectory) -> Result<B
         tracing::warn!(%error, "the next gateway has to open a socket of its own");
     }
     Ok(Beginning { keeper, listener, address, left, succession })
+}
+
+/// The keeper's program, which lies beside that of the gateway.
+fn keeper_program(executable: &Path) -> PathBuf {
+    executable.with_file_name(client::PROGRAM)
 }
 
 /// Says that the gateway is up, to those who have to do with its end.

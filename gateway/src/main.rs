@@ -1,4 +1,4 @@
-//! The binary `openclaw` in all its roles: gateway, keeper, agent host, command line.
+//! The binary `openclaw` in all its roles: gateway, agent host, command line.
 #![forbid(unsafe_code)]
 
 mod admin;
@@ -20,8 +20,6 @@ mod state_directory;
 mod systemd;
 mod table;
 
-use std::os::fd::AsFd;
-use std::path::Path;
 use std::process::ExitCode;
 
 use adapters::agent::host::HostKind;
@@ -54,7 +52,6 @@ fn main() -> ExitCode {
         Command::Health(options) => report(send::health(&options)),
         Command::Ring { command } => report(ring::run(&command)),
         Command::Doctor(options) => report(doctor::run(&options)),
-        Command::Keeper { socket } => report(keeper_role(&socket)),
         Command::AgentHost { kind } => report(agent_host_role(kind)),
     }
 }
@@ -77,27 +74,7 @@ fn report<E: std::error::Error>(result: Result<ExitCode, E>) -> ExitCode {
     }
 }
 
-/// Why this process cannot take the role of the keeper.
-#[derive(Debug, thiserror::Error)]
-enum RoleError {
-    /// Standard input is not to be had.
-    #[error("the keeper is started by the gateway, which hands it its socket as standard input")]
-    NoSocket(#[source] std::io::Error),
-    /// The keeper ended without being told to.
-    #[error(transparent)]
-    Keeper(#[from] keeper::KeeperError),
-    /// The agent host ended with nothing to say for it.
-    #[error(transparent)]
-    AgentHost(#[from] adapters::agent::host::HostError),
-}
-
-fn keeper_role(socket: &Path) -> Result<ExitCode, RoleError> {
-    let listener = std::io::stdin().as_fd().try_clone_to_owned().map_err(RoleError::NoSocket)?;
-    keeper::run(socket, listener)?;
-    Ok(ExitCode::SUCCESS)
-}
-
-fn agent_host_role(kind: AgentHostKind) -> Result<ExitCode, RoleError> {
+fn agent_host_role(kind: AgentHostKind) -> Result<ExitCode, adapters::agent::host::HostError> {
     let kind = match kind {
         AgentHostKind::Echo => HostKind::Echo,
         AgentHostKind::Stdio { command } => HostKind::Stdio { argv: command },

@@ -90,13 +90,6 @@ pub enum Command {
     /// Nothing is changed, and no gateway has to run. What is not enforced is printed with how to turn it on.
     #[command(after_help = DOCTOR_EXAMPLES)]
     Doctor(DoctorOptions),
-    /// Hold agents and their rings (started by the gateway, not by people).
-    #[command(hide = true)]
-    Keeper {
-        /// Path of the control socket; the socket itself is standard input.
-        #[arg(long)]
-        socket: PathBuf,
-    },
     /// Host one agent on a pair of rings (started by the keeper, not by people).
     #[command(hide = true)]
     AgentHost {

@@ -18,6 +18,12 @@ fn example(name: &str) -> PathBuf {
     std::env::current_exe().expect("it has a path").with_file_name(name)
 }
 
+/// The keeper's program, which lies beside the folder of the examples.
+fn keeper_program() -> PathBuf {
+    let folder = std::env::current_exe().expect("it has a path");
+    folder.ancestors().nth(2).expect("it lies in examples").join(keeper::client::PROGRAM)
+}
+
 /// Which files these descriptors are.
 fn files(descriptors: &[OwnedFd]) -> Vec<u64> {
     descriptors.iter().map(|fd| rustix::fs::fstat(fd).expect("it is open").st_ino).collect()
@@ -67,8 +73,7 @@ fn main() {
         Holding::Shape(_) | Holding::Death { .. } | Holding::Untold(_) => {}
     };
     let socket = folder.join("keeper.sock");
-    let mut client =
-        Client::connect_or_start(&example("keeper_process"), &socket, &mut each).expect("a keeper");
+    let mut client = Client::connect_or_start(&keeper_program(), &socket, &mut each).expect("a keeper");
     let adopted = agents.len();
     if adopted == 0 {
         for instance in 1..=count {

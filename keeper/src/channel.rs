@@ -144,7 +144,7 @@ impl AsFd for Channel {
 }
 
 /// An error and its causes in one line.
-pub(crate) fn sentence(error: &dyn std::error::Error) -> String {
+pub fn sentence(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

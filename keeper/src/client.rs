@@ -17,6 +17,8 @@ use crate::sandbox::probe::Enforcement;
 
 pub use crate::channel::ChannelError as ClientError;
 
+/// The file name of the keeper's program, which lies beside that of the gateway.
+pub const PROGRAM: &str = "openclaw-keeper";
 /// How long a new keeper may take to answer.
 const WELCOME_DEADLINE: Duration = Duration::from_secs(5);
 /// How long a keeper may take to make room for a request.
@@ -49,6 +51,12 @@ pub enum StartError {
         /// The kernel's answer.
         #[source]
         source: std::io::Error,
+    },
+    /// There is no such program.
+    #[error("the keeper {} is missing: it belongs beside `openclaw`, and `cargo build --release --package keeper` builds it", executable.display())]
+    Missing {
+        /// Where it should be.
+        executable: PathBuf,
     },
     /// The program could not be run.
     #[error("the keeper {} cannot be run", executable.display())]
@@ -202,7 +210,7 @@ impl Client {
         Ok(Some(client))
     }
 
-    /// Starts a keeper (`executable keeper --socket socket_path`) and greets it.
+    /// Starts a keeper (`executable --socket socket_path`) and greets it.
     ///
     /// The directory of the path must be the gateway's own: a dead socket in it is removed.
     pub fn start(executable: &Path, socket_path: &Path) -> Result<Self, StartError> {
@@ -223,7 +231,7 @@ impl Client {
         rustix::fs::chmod(path, Mode::RUSR | Mode::WUSR).map_err(failed("protecting"))?;
         rustix::net::listen(&listener, BACKLOG).map_err(failed("listening"))?;
         let child = Command::new(executable)
-            .args(["keeper", "--socket"])
+            .arg("--socket")
             .arg(path)
             .stdin(Stdio::from(listener))
             .stdout(Stdio::null())
@@ -232,7 +240,11 @@ impl Client {
             Ok(child) => child,
             Err(source) => {
                 let _ = rustix::fs::unlink(path); // The error to report is the other one.
-                return Err(StartError::Run { executable: executable.to_owned(), source });
+                let executable = executable.to_owned();
+                return Err(match source.kind() {
+                    std::io::ErrorKind::NotFound => StartError::Missing { executable },
+                    _ => StartError::Run { executable, source },
+                });
             }
         };
         let connection = socket().map_err(failed("making"))?;

@@ -25,6 +25,9 @@
 //!
 //! # How it starts
 //!
+//! The program `openclaw-keeper` (`main.rs`) is this library and nothing else: what it links, it has in memory for as long
+//! as agents live.
+//!
 //! The gateway binds and listens on a socket, hands it to the keeper as standard input, and connects to its
 //! path. So nothing has to be waited for, and whoever finds the path later can connect to the same keeper.
 //!
@@ -62,4 +65,5 @@ mod start;
 mod succession;
 pub mod view;
 
+pub use channel::sentence;
 pub use serve::{KeeperError, run};

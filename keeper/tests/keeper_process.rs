@@ -35,6 +35,11 @@ fn example(name: &str) -> PathBuf {
     path
 }
 
+/// The program under test.
+fn keeper_program() -> PathBuf {
+    env!("CARGO_BIN_EXE_openclaw-keeper").into()
+}
+
 struct Fixture {
     directory: TempDir,
     client: Client,
@@ -43,8 +48,7 @@ struct Fixture {
 impl Fixture {
     fn start() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let client =
-            Client::start(&example("keeper_process"), &directory.path().join("keeper.sock")).unwrap();
+        let client = Client::start(&keeper_program(), &directory.path().join("keeper.sock")).unwrap();
         Self { directory, client }
     }
 
@@ -368,7 +372,7 @@ fn a_killed_keeper_takes_its_agents_along() {
     // The dead file does not keep the next one from starting.
     let socket = fixture.socket();
     assert!(socket.exists());
-    fixture.client = Client::start(&example("keeper_process"), &socket).unwrap();
+    fixture.client = Client::start(&keeper_program(), &socket).unwrap();
     assert_eq!(fixture.spawn(1).ask("x"), "echo x");
 }
 
@@ -414,7 +418,7 @@ fn shutdown_ends_all() {
 #[test]
 fn strangers_are_refused() {
     let fixture = Fixture::start();
-    let error = Client::start(&example("keeper_process"), &fixture.socket()).unwrap_err();
+    let error = Client::start(&keeper_program(), &fixture.socket()).unwrap_err();
     assert!(matches!(&error, StartError::AlreadyRunning { path } if *path == fixture.socket()), "{error}");
     let expected = format!(
         r#"{{"type":"refused","reason":"this keeper serves the gateway with process id {}"}}"#,
@@ -431,8 +435,8 @@ fn strangers_are_refused() {
     let listener = socket();
     rustix::net::bind(&listener, &SocketAddrUnix::new(&path).unwrap()).unwrap();
     rustix::net::listen(&listener, 4).unwrap();
-    let mut child = Command::new(example("keeper_process"))
-        .args(["keeper", "--socket"])
+    let mut child = Command::new(keeper_program())
+        .arg("--socket")
         .arg(&path)
         .stdin(Stdio::from(listener))
         .spawn()

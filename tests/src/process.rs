@@ -6,6 +6,7 @@ use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use keeper::client::PROGRAM;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -157,7 +158,7 @@ impl Gateway {
     /// forked looks the same until it has loaded its program, but is the keeper's child.
     pub fn keeper(&self) -> Option<u32> {
         let child = processes().into_iter().find(|process| process.parent == self.process_id())?;
-        child.arguments.iter().any(|argument| argument == "keeper").then_some(child.process_id)
+        child.is_keeper().then_some(child.process_id)
     }
 }
 
@@ -213,6 +214,11 @@ pub struct Process {
 }
 
 impl Process {
+    /// Whether it runs the program of a keeper.
+    pub fn is_keeper(&self) -> bool {
+        self.arguments.first().is_some_and(|program| program.ends_with(PROGRAM))
+    }
+
     /// A variable of its environment.
     pub fn variable(&self, name: &str) -> Option<String> {
         let environment = std::fs::read(format!("/proc/{}/environ", self.process_id)).ok()?;

@@ -1,12 +1,13 @@
 //! The whole path with real processes: client, gateway, keeper, agent host, agent, and back.
 
+use std::process::Command;
 use std::sync::Arc;
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tests::client::{Client, Received};
 use tests::process::{Gateway, alive, processes, send_signal, until};
-use tests::workspace;
+use tests::{binary, workspace};
 
 /// Both runtimes; io_uring only where the kernel allows it, which is said.
 fn runtimes() -> Vec<&'static str> {
@@ -271,6 +272,22 @@ async fn a_second_signal_ends_the_waiting() {
     assert_eq!((end["id"].as_str(), code(&end)), (Some("open"), "shutting_down"));
     assert_eq!(client.receive().await, Received::Closed(Some(1001)));
     assert_eq!(gateway.wait().code(), Some(0));
+}
+
+/// Without the keeper's program beside its own, the gateway does not start, and says which file is missing and what
+/// builds it.
+#[test]
+fn a_missing_keeper_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let alone = folder.path().join("openclaw");
+    std::fs::copy(binary("openclaw"), &alone).unwrap();
+    let state = Arc::new(tempfile::tempdir().unwrap());
+    let Err(refused) = Gateway::start_as(Command::new(&alone), state, &[]) else { panic!("it starts") };
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    let missing = format!("the keeper {} is missing", folder.path().join("openclaw-keeper").display());
+    for fact in [&*missing, "cargo build --release --package keeper"] {
+        assert!(refused.stderr.contains(fact), "{fact} is not in: {}", refused.stderr);
+    }
 }
 
 /// `kill -9` of the gateway leaves no agent and no keeper behind, and a new gateway starts in its place.

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use keeper::client::Client;
+use keeper::client::{Client, PROGRAM};
 use keeper::control::{Event, Request, Spawn};
 use keeper::sandbox::spec::SandboxSpec;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -54,10 +54,11 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// Starts the keeper of a program.
+    /// Starts the keeper that lies beside a gateway.
     pub fn start(openclaw: &Path) -> io::Result<Self> {
         let place = Place::make(Some(&std::env::temp_dir()))?;
-        let client = Client::start(openclaw, &place.next()?.join("keeper.sock")).map_err(io::Error::other)?;
+        let keeper = openclaw.with_file_name(PROGRAM);
+        let client = Client::start(&keeper, &place.next()?.join("keeper.sock")).map_err(io::Error::other)?;
         Ok(Self { client, agents: BTreeMap::new(), next_instance: 1, awaited: 0, place })
     }
 

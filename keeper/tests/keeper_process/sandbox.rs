@@ -10,7 +10,7 @@ use keeper::control::{Event, Exit, Request, Spawn};
 use keeper::sandbox::spec::{Bind, Network, SandboxSpec, Seccomp};
 use rustix::process::Signal;
 
-use super::{Fixture, example};
+use super::{Fixture, example, keeper_program};
 
 /// Agents of the test that counts what is left.
 const AGENTS: u64 = 200;
@@ -151,7 +151,7 @@ fn what_is_not_enforced_is_named_or_refused() {
     // In a namespace whose own limit can be set, and concerns nobody else.
     let script = format!(
         "#!/bin/sh\nexec unshare -Ur sh -c 'echo 0 > /proc/sys/user/max_user_namespaces; exec \"$0\" \"$@\"' {} \"$@\"\n",
-        example("keeper_process").display()
+        keeper_program().display()
     );
     std::fs::write(&wrapper, script).unwrap();
     std::fs::set_permissions(&wrapper, std::fs::Permissions::from_mode(0o755)).unwrap();

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
-use keeper::client::{Client, HeldAgent, Holding};
+use keeper::client::{Client, HeldAgent, Holding, PROGRAM};
 use keeper::control::{Event, Exit, Keep, Request};
 use rustix::net::{SendFlags, SocketAddrUnix};
 use serde_json::Value;
@@ -16,7 +16,9 @@ use shm_transport::link::Limits;
 use shm_transport::segment;
 use tempfile::TempDir;
 
-use super::{Fixture, Probe, WAIT, await_gone_or_zombie, connect, event, example, kill, read, socket};
+use super::{
+    Fixture, Probe, WAIT, await_gone_or_zombie, connect, event, example, keeper_program, kill, read, socket,
+};
 
 /// Sends one message to a keeper, and prints its answer; as another process, and perhaps as another user.
 const ASK: &str = "import socket, sys\n\
@@ -94,7 +96,7 @@ impl Drop for Gateway {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::fs::read_to_string(format!("/proc/{}/cmdline", self.keeper()))
-            .is_ok_and(|line| line.contains("keeper_process"))
+            .is_ok_and(|line| line.contains(PROGRAM))
         {
             kill(self.keeper());
         }
@@ -298,7 +300,7 @@ fn a_keeper_of_another_version_is_replaced() {
         })
     };
     let mut held = Held::default();
-    let keeper = example("keeper_process");
+    let keeper = keeper_program();
     let mut client = Client::connect_or_start(&keeper, &path, &mut |holding| held.take(holding)).unwrap();
     let said = old.join().unwrap();
     assert!(said[0].starts_with(r#"{"type":"hello","#), "{said:?}");

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use keeper::cgroup::enforcement::Feature;
-use keeper::client::Client;
+use keeper::client::{Client, PROGRAM};
 use keeper::control::{Event, Limits, Request, Spawn};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use tests::binary;
@@ -93,7 +93,7 @@ fn nothing_is_left_behind() {
     }
     let cycles = std::env::var("LIMITS_CYCLES").map_or(CYCLES, |text| text.parse().expect("a number"));
     let state = tempfile::tempdir().unwrap();
-    let mut client = Client::start(&binary("openclaw"), &state.path().join("keeper.sock")).unwrap();
+    let mut client = Client::start(&binary(PROGRAM), &state.path().join("keeper.sock")).unwrap();
     let keeper = client.process_id();
     let (mark, log) = (format!("1007{}", std::process::id()), state.path().join("cycle.log"));
     (1..=WARM_UP).for_each(|instance| cycle(&mut client, instance, &mark, &log));
