@@ -26,7 +26,7 @@ use shm_transport::ports::{EdgePorts, Shown, connect_shown};
 use tokio::sync::{mpsc, watch};
 
 use crate::admin::{AdminSocket, AdminSocketError};
-use crate::config::{self, Config, ConfigError};
+use crate::config::{self, Config, ConfigError, Standing};
 use crate::control::adoption::{CLIENTS, Inheritance};
 use crate::control::handover::Succession;
 use crate::control::{Control, ControlError, Parts};
@@ -34,6 +34,7 @@ use crate::edges::{self, EdgeStartError};
 use crate::health::{AgentBoard, HealthSource};
 use crate::journal::{self, JournalStartError, RunningJournal};
 use crate::options::RunOptions;
+use crate::privileges::{self, PrivilegeError};
 use crate::routes;
 use crate::state_directory::{StateDirectory, StateDirectoryError, admin_socket};
 use crate::systemd;
@@ -49,6 +50,9 @@ pub enum GatewayError {
     /// The settings cannot be used.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// Privileges cannot be given up.
+    #[error(transparent)]
+    Privileges(#[from] PrivilegeError),
     /// The state directory cannot be used.
     #[error(transparent)]
     StateDirectory(#[from] StateDirectoryError),
@@ -121,12 +125,14 @@ fn sentences(lines: &[String]) -> String {
 pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
     start_logging(&options.log_level)?;
     end_on_panic();
-    let config = config::load(options)?;
-    config::limits::report(&config);
-    let state = StateDirectory::open(&config.state_directory)?;
-    let chosen = driver::choose(config.runtime)?;
+    let standing = Standing::find(options)?;
+    let config = config::load(options, &standing)?;
+    config::limits::report(&config, &standing);
+    let state = StateDirectory::open(&config.state_directory, config.user)?;
     let executable = std::env::current_exe().map_err(GatewayError::OwnPath)?;
     let Beginning { mut keeper, listener, address, left, succession } = begin(&config, &executable, &state)?;
+    // Not before: what runs shards now may be what only root was allowed.
+    let chosen = driver::choose(config.runtime)?;
 
     let clock = Clock::start();
     let make_core = core_maker(&config)?;
@@ -165,6 +171,7 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
     tell_up(&mut keeper, &succession);
     let parts = Parts {
         options: options.clone(),
+        standing,
         executable,
         admin,
         state,
@@ -204,7 +211,8 @@ struct Beginning {
     succession: Succession,
 }
 
-/// Finds the keeper of the gateway before, or starts one, and opens the socket on which clients are heard.
+/// Finds the keeper of the gateway before, or starts one, opens the socket on which clients are heard, and gives up the
+/// privileges that this may take.
 fn begin(config: &Config, executable: &Path, state: &StateDirectory) -> Result<Beginning, GatewayError> {
     let mut left = Inheritance::default();
     let mut keeper =
@@ -218,6 +226,7 @@ fn begin(config: &Config, executable: &Path, state: &StateDirectory) -> Result<B
     if let Err(error) = keeper.hold(CLIENTS, &config.address.to_string(), listener.as_fd()) {
         tracing::warn!(%error, "the next gateway has to open a socket of its own");
     }
+    privileges::give_up(config.user, state)?;
     Ok(Beginning { keeper, listener, address, left, succession })
 }
 

@@ -11,6 +11,7 @@ mod gateway;
 mod health;
 mod journal;
 mod options;
+mod privileges;
 mod ring;
 mod routes;
 mod send;
