@@ -12,6 +12,7 @@ mod note;
 mod pipeline;
 mod place;
 mod plot;
+mod recover;
 mod results;
 mod ring;
 mod segment;
@@ -51,6 +52,10 @@ EXAMPLES
 
   How long an agent takes to start: alone, beside 500, and with Python in a host
       bench-harness spawn --hosted 'python3 examples/streaming_agent.py' --json spawn.json
+
+  How long nobody serves after a kill -9: of an agent, and of the gateway beside 500 agents
+      bench-harness recover --json recover.json
+      bench-harness recover --agents 1000 --kills 50 --rounds 5 --directory /var/tmp
 
   Pictures of a run
       bench-harness plot --json ring.json --out results/plots
@@ -97,6 +102,8 @@ enum SubjectCommand {
     Journal(journal::Options),
     /// From the request to a keeper until an agent's first words, alone and beside hundreds.
     Spawn(spawn::Options),
+    /// From a kill -9 of an agent, and of the gateway, until somebody serves again.
+    Recover(recover::Options),
     /// From nothing to the first message: create, attach twice, send, receive.
     Segment(segment::Options),
     /// A gateway and the bare echo server side by side, under the same load.
@@ -143,6 +150,7 @@ fn run(subject: SubjectCommand) -> anyhow::Result<ExitCode> {
         SubjectCommand::Journal(options) => journal::run(&options)?,
         SubjectCommand::CoreCell(options) => core::instructions::serve(&options),
         SubjectCommand::Spawn(options) => spawn::run(&options)?,
+        SubjectCommand::Recover(options) => recover::run(&options)?,
         SubjectCommand::Segment(options) => segment::run(&options)?,
         SubjectCommand::Plot(options) => plot::run(&options)?,
         SubjectCommand::Ws(options) => return Ok(exit_code(ws::run(&options)?)),
@@ -203,6 +211,9 @@ mod tests {
             ("engine --window 0", false),
             ("journal --sizes 64,16384 --executor uring,files --log-mib 0 --directory d --json f", true),
             ("journal --sizes 0", false),
+            ("recover --openclaw o --agents 5 --kills 2 --rounds 2 --directory d --json f", true),
+            ("recover --agents 0", false),
+            ("recover --kills 257", false),
             ("gate", true),
         ] {
             let words = std::iter::once("bench-harness").chain(line.split(' '));

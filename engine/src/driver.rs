@@ -99,11 +99,11 @@ pub enum DriverError {
 /// Decides on a runtime, trying io_uring for real.
 pub fn choose(choice: Choice) -> Result<Chosen, DriverError> {
     if choice == Choice::Epoll {
-        return Ok(Chosen { runtime: Runtime::Epoll, reason: "the setting engine.runtime says so".into() });
+        return Ok(Chosen { runtime: Runtime::Epoll, reason: "engine.runtime is epoll".into() });
     }
     match (uring::probe(), choice) {
         (Ok(()), Choice::Uring) => {
-            Ok(Chosen { runtime: Runtime::Uring, reason: "the setting engine.runtime says so".into() })
+            Ok(Chosen { runtime: Runtime::Uring, reason: "engine.runtime is uring".into() })
         }
         (Ok(()), _) => Ok(Chosen { runtime: Runtime::Uring, reason: "the kernel allows io_uring".into() }),
         (Err(reason), Choice::Uring) => Err(DriverError::UringRefused { reason }),

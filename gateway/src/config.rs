@@ -11,6 +11,7 @@ pub mod limits;
 pub mod restart;
 mod sandbox;
 mod supervision;
+mod user;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -32,6 +33,8 @@ pub use keys::{Effort, Keys};
 pub use restart::Restart;
 pub use sandbox::with_host;
 use supervision::FileSupervision;
+use user::FileUser;
+pub use user::{Account, Standing};
 
 /// Default port, that of every OpenClaw gateway.
 const PORT_DEFAULT: u16 = 18789;
@@ -71,6 +74,7 @@ struct FileGateway {
     drain_timeout_ms: Option<u64>,
     restart: Option<String>,
     handover_timeout_ms: Option<u64>,
+    user: Option<FileUser>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -99,6 +103,8 @@ pub struct Config {
     pub restart: Restart,
     /// How long agents wait for the next gateway.
     pub handover_timeout: Duration,
+    /// As which user the gateway runs once it is up, if not as that which has started it.
+    pub user: Option<Account>,
     /// The agents; their order is their number.
     pub agents: Vec<AgentConfig>,
     /// The journal and delivery.
@@ -153,8 +159,8 @@ impl fmt::Display for BrokenRules {
     }
 }
 
-/// Reads the file and the flags, and checks everything.
-pub fn load(options: &RunOptions) -> Result<Config, ConfigError> {
+/// Reads the file and the flags, and checks everything, for a process that has started with this standing.
+pub fn load(options: &RunOptions, standing: &Standing) -> Result<Config, ConfigError> {
     let state_directory = state_directory::chosen(options.state_dir.as_deref()).ok_or(ConfigError::NoHome)?;
     let (file, keys) = match &options.config {
         Some(path) => read(path)?,
@@ -165,8 +171,8 @@ pub fn load(options: &RunOptions) -> Result<Config, ConfigError> {
     };
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u64;
     let broken = |rules| ConfigError::Rules(BrokenRules(rules));
-    let config = validate(file, options, state_directory, cores).map_err(broken)?;
-    let unmet = limits::unmet(&config.agents, &limits::enforcement(&config));
+    let config = validate(file, options, state_directory, cores, standing.user).map_err(broken)?;
+    let unmet = limits::unmet(&config.agents, &standing.limits);
     if unmet.is_empty() { Ok(Config { keys, ..config }) } else { Err(broken(unmet)) }
 }
 
@@ -185,6 +191,7 @@ fn validate(
     options: &RunOptions,
     state_directory: PathBuf,
     cores: u64,
+    own_user: u32,
 ) -> Result<Config, Vec<String>> {
     let mut broken = Vec::new();
     let host = options.host.or(file.gateway.host).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
@@ -208,6 +215,7 @@ fn validate(
         .or(file.gateway.handover_timeout_ms)
         .unwrap_or(HANDOVER_TIMEOUT_DEFAULT_MS);
     range(&mut broken, "gateway.handoverTimeoutMs", handover, 0, HANDOVER_TIMEOUT_MAX_MS);
+    let user = user::check(&mut broken, file.gateway.user.as_ref(), own_user, &state_directory);
     let runtime = runtime(&mut broken, options.runtime, file.engine.runtime.as_deref());
     let around = Machine { cores, state_directory: &state_directory };
     let agents = agents::check(&mut broken, file.agents, &options.agent, around);
@@ -227,6 +235,7 @@ fn validate(
         drain_timeout: Duration::from_millis(drain),
         restart,
         handover_timeout: Duration::from_millis(handover),
+        user,
         agents,
         delivery,
         routing,
@@ -260,7 +269,7 @@ mod tests {
     use super::*;
 
     pub(super) fn check(text: &str, options: &RunOptions) -> Result<Config, Vec<String>> {
-        validate(json5::from_str(text).unwrap(), options, PathBuf::from("state"), 8)
+        validate(json5::from_str(text).unwrap(), options, PathBuf::from("state"), 8, 0)
     }
 
     /// An empty file gives the documented defaults and the built-in agent.

@@ -41,7 +41,7 @@ use tokio::sync::{mpsc, watch};
 use crate::admin::order::Order;
 use crate::admin::shards::Shards;
 use crate::admin::{Admin, AdminSocket, AgentName, unix_ms_at_zero};
-use crate::config::Config;
+use crate::config::{Config, Standing};
 use crate::edges::EdgeThread;
 use crate::health::AgentBoard;
 use crate::options::RunOptions;
@@ -78,6 +78,8 @@ pub enum ControlError {
 pub struct Parts {
     /// The flags of this run, for reading the configuration again.
     pub options: RunOptions,
+    /// What this process was when it started, for the same.
+    pub standing: Standing,
     /// The path of this program, for agent hosts.
     pub executable: PathBuf,
     /// Answers questions. Above the lock of the state directory: its file is removed before that is given back.

@@ -8,10 +8,11 @@ use engine::driver::{self, Choice};
 use keeper::cgroup::enforcement::State;
 use keeper::cgroup::{Cgroups, Holder};
 use keeper::sandbox::probe::{self, Held};
-use rustix::process::{Resource, getrlimit};
+use rustix::process::{Resource, geteuid, getrlimit};
 use serde::Serialize;
 
 use crate::options::DoctorOptions;
+use crate::privileges;
 use crate::state_directory;
 use crate::table::{self, Align, print_json};
 
@@ -81,6 +82,7 @@ fn look() -> Vec<Finding> {
             }
         },
     ));
+    features.push(gateway_user(privileges::can_become_another(), geteuid().as_raw()));
     features.push(match driver::choose(Choice::Uring) {
         Ok(_) => found("io_uring", "the kernel allows it".to_owned()),
         Err(error) => Finding {
@@ -114,6 +116,25 @@ fn look() -> Vec<Finding> {
         bound(feature, getrlimit(resource).maximum, least, unit, remedy)
     }));
     features
+}
+
+/// What a gateway that is started by this user makes of its privileges.
+fn gateway_user(can_become_another: Option<bool>, own: u32) -> Finding {
+    const FEATURE: &str = "gateway privileges";
+    match can_become_another {
+        None => found(FEATURE, format!("it runs as user {own}, without capabilities")),
+        Some(true) => found(
+            FEATURE,
+            "it gives up capabilities, and stays root unless gateway.user names another user".to_owned(),
+        ),
+        Some(false) => Finding {
+            feature: FEATURE,
+            enforced: false,
+            reason: "it gives up capabilities, and stays root: gateway.user needs CAP_SETUID and CAP_SETGID"
+                .to_owned(),
+            remedy: Some("start it with CAP_SETUID and CAP_SETGID, or as an ordinary user".to_owned()),
+        },
+    }
 }
 
 fn found(feature: &'static str, reason: String) -> Finding {
@@ -151,6 +172,18 @@ fn text(features: &[Finding]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// An ordinary user has nothing to give up; root may become another user, where it has what that takes.
+    #[test]
+    fn privileges_are_told() {
+        let told = |can| {
+            let Finding { enforced, reason, remedy, .. } = gateway_user(can, 7);
+            (enforced, reason.contains("user 7"), reason.contains("gateway.user"), remedy.is_some())
+        };
+        assert_eq!(told(None), (true, true, false, false));
+        assert_eq!(told(Some(true)), (true, false, true, false));
+        assert_eq!(told(Some(false)), (false, false, true, true));
+    }
 
     /// Both sides of a limit, and a row for what is missing with how to turn it on below.
     #[test]

@@ -23,11 +23,11 @@ use keeper::client::{self, Client, StartError};
 use keeper::sandbox::probe::Enforcement;
 use shm_transport::layout::Geometry;
 use shm_transport::link::{Limits, Link};
-use shm_transport::ports::{EdgePorts, Shown, connect_shown};
+use shm_transport::ports::{EdgePorts, Ports, Shown, connect_shown};
 use tokio::sync::{mpsc, watch};
 
 use crate::admin::{AdminSocket, AdminSocketError};
-use crate::config::{self, Config, ConfigError};
+use crate::config::{self, Config, ConfigError, Standing};
 use crate::control::adoption::{CLIENTS, Inheritance};
 use crate::control::handover::Succession;
 use crate::control::{Control, ControlError, Parts};
@@ -35,6 +35,7 @@ use crate::edges::{self, EdgeStartError};
 use crate::health::{AgentBoard, HealthSource};
 use crate::journal::{self, JournalStartError, RunningJournal};
 use crate::options::RunOptions;
+use crate::privileges::{self, PrivilegeError};
 use crate::routes;
 use crate::state_directory::{StateDirectory, StateDirectoryError, admin_socket};
 use crate::systemd;
@@ -50,6 +51,9 @@ pub enum GatewayError {
     /// The settings cannot be used.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// Privileges cannot be given up.
+    #[error(transparent)]
+    Privileges(#[from] PrivilegeError),
     /// The state directory cannot be used.
     #[error(transparent)]
     StateDirectory(#[from] StateDirectoryError),
@@ -122,24 +126,21 @@ fn sentences(lines: &[String]) -> String {
 pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
     start_logging(&options.log_level)?;
     end_on_panic();
-    let config = config::load(options)?;
-    config::limits::report(&config);
-    let state = StateDirectory::open(&config.state_directory)?;
-    let chosen = driver::choose(config.runtime)?;
+    let standing = Standing::find(options)?;
+    let config = config::load(options, &standing)?;
+    config::limits::report(&config, &standing);
+    let state = StateDirectory::open(&config.state_directory, config.user)?;
     let executable = std::env::current_exe().map_err(GatewayError::OwnPath)?;
     let Beginning { mut keeper, listener, address, left, succession } = begin(&config, &executable, &state)?;
+    // Not before: what runs shards now may be what only root was allowed.
+    let chosen = driver::choose(config.runtime)?;
 
     let clock = Clock::start();
     let make_core = core_maker(&config)?;
     let opened = journal::open(state.path(), config.shard_count, &config.delivery, &make_core)?;
     let (notices, notices_in) = mpsc::unbounded_channel();
-    let geometry = Geometry::new(INTERNAL_RING_BYTES)
-        .unwrap_or_else(|error| unreachable!("a constant of this file: {error}"));
-    let limits = Limits { backlog_bytes_max: INTERNAL_BACKLOG_BYTES_MAX, ..Limits::default() };
-    let (edge_count, shard_count) = (config.edge_count, config.shard_count);
     let mut shower = Shower { keeper: &mut keeper, failed: false };
-    let ports = connect_shown(edge_count, shard_count, geometry, limits, |ring| shower.show(ring))
-        .map_err(|source| GatewayError::Rings { edge_count, shard_count, source })?;
+    let ports = connect(&config, &mut shower)?;
     let bells: Vec<_> = ports.shards.iter().map(|ports| Arc::clone(&ports.bell)).collect();
     let (journal, cores) = opened.start(&bells, &mut |ring| shower.show(ring))?;
     let RunningJournal { handle: journal, links } = journal;
@@ -158,7 +159,7 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
         draining: Arc::clone(&draining),
     };
     let (desk, pages) = PageDesk::open();
-    let shared = Arc::new(EdgeShared::new(edge_count, Box::new(move || source.report()), desk));
+    let shared = Arc::new(EdgeShared::new(config.edge_count, Box::new(move || source.report()), desk));
     let (phase, phase_seen) = watch::channel(Phase::Running);
     let edges = edges::start(&listener, ports.edges, &shared, &phase_seen, run_number())?;
     drop(listener);
@@ -167,6 +168,7 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
     tell_up(&mut keeper, &succession);
     let parts = Parts {
         options: options.clone(),
+        standing,
         executable,
         admin,
         state,
@@ -208,7 +210,8 @@ struct Beginning {
     succession: Succession,
 }
 
-/// Finds the keeper of the gateway before, or starts one, and opens the socket on which clients are heard.
+/// Finds the keeper of the gateway before, or starts one, opens the socket on which clients are heard, and gives up the
+/// privileges that this may take.
 fn begin(config: &Config, executable: &Path, state: &StateDirectory) -> Result<Beginning, GatewayError> {
     let mut left = Inheritance::default();
     let mut keeper =
@@ -224,6 +227,7 @@ fn begin(config: &Config, executable: &Path, state: &StateDirectory) -> Result<B
     if let Err(error) = keeper.hold(CLIENTS, &config.address.to_string(), listener.as_fd()) {
         tracing::warn!(%error, "the next gateway has to open a socket of its own");
     }
+    privileges::give_up(config.user, state)?;
     Ok(Beginning { keeper, listener, address, left, succession })
 }
 
@@ -238,6 +242,16 @@ fn tell_up(keeper: &mut Client, succession: &Succession) {
         tracing::warn!(%error, "agents end with this gateway");
     }
     systemd::ready();
+}
+
+/// Makes the rings between edges and shards, and those of the mesh.
+fn connect(config: &Config, shower: &mut Shower<'_>) -> Result<Ports, GatewayError> {
+    let geometry = Geometry::new(INTERNAL_RING_BYTES)
+        .unwrap_or_else(|error| unreachable!("a constant of this file: {error}"));
+    let limits = Limits { backlog_bytes_max: INTERNAL_BACKLOG_BYTES_MAX, ..Limits::default() };
+    let (edge_count, shard_count) = (config.edge_count, config.shard_count);
+    connect_shown(edge_count, shard_count, geometry, limits, |ring| shower.show(ring))
+        .map_err(|source| GatewayError::Rings { edge_count, shard_count, source })
 }
 
 /// Shows the rings between threads to whoever looks at them through the keeper.

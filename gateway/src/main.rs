@@ -12,6 +12,7 @@ mod health;
 mod journal;
 mod options;
 mod pages;
+mod privileges;
 mod process_usage;
 mod ring;
 mod routes;

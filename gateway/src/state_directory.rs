@@ -1,11 +1,14 @@
 //! The directory in which one gateway keeps its files, and the lock that makes it one.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, lchown};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
+
+use crate::config::Account;
+use crate::privileges::{self, PrivilegeError};
 
 /// Why a state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +24,9 @@ pub enum StateDirectoryError {
         #[source]
         source: std::io::Error,
     },
+    /// The user that the configuration names cannot be acted as.
+    #[error(transparent)]
+    User(#[from] PrivilegeError),
     /// Another gateway uses it.
     #[error(
         "state directory {path} is used by another gateway (process {holder}); stop it, or give --state-dir",
@@ -90,8 +96,16 @@ pub struct StateDirectory {
 }
 
 impl StateDirectory {
-    /// Makes the directory (for the owner only) and takes its lock.
-    pub fn open(path: &Path) -> Result<Self, StateDirectoryError> {
+    /// Makes the directory (for the owner only) and takes its lock, as `account` if there is one: whatever is made belongs to
+    /// that user.
+    pub fn open(path: &Path, account: Option<Account>) -> Result<Self, StateDirectoryError> {
+        if let Some(account) = account {
+            make_for(path, account)?;
+        }
+        privileges::acting_as(account, || Self::lock(path))?
+    }
+
+    fn lock(path: &Path) -> Result<Self, StateDirectoryError> {
         let failed = |step: &'static str, path: &Path| {
             let path = path.to_owned();
             move |source| StateDirectoryError::System { step, path, source }
@@ -137,4 +151,20 @@ impl StateDirectory {
     pub fn agent_log(&self, name: &str) -> PathBuf {
         agent_log(&self.path, name)
     }
+}
+
+/// Makes what is not there of a path, for a user who may not do it.
+fn make_for(path: &Path, account: Account) -> Result<(), StateDirectoryError> {
+    let missing: Vec<_> = path
+        .ancestors()
+        .filter(|part| part.symlink_metadata().is_err_and(|error| error.kind() == ErrorKind::NotFound))
+        .collect();
+    for part in missing.into_iter().rev().filter(|part| !part.as_os_str().is_empty()) {
+        let failed = |step: &'static str| {
+            move |source| StateDirectoryError::System { step, path: part.to_owned(), source }
+        };
+        std::fs::DirBuilder::new().mode(0o700).create(part).map_err(failed("making"))?;
+        lchown(part, Some(account.user), Some(account.group)).map_err(failed("giving away"))?;
+    }
+    Ok(())
 }

@@ -245,6 +245,19 @@ pub fn processes() -> Vec<Process> {
         .collect()
 }
 
+/// Ends every keeper and gateway of a state directory, and with them its agents.
+pub fn end_all(state: &Path) {
+    let place = state.to_string_lossy();
+    let is_gateway = |process: &Process| process.arguments.get(1).is_some_and(|first| first == "gateway");
+    // The keepers first, so that nobody is started again.
+    for role in [Process::is_keeper, is_gateway] {
+        let ours = processes().into_iter().filter(|process| {
+            role(process) && process.arguments.iter().any(|argument| argument.starts_with(&*place))
+        });
+        ours.for_each(|process| send_signal(process.process_id, Signal::KILL));
+    }
+}
+
 /// Looks again and again until there is something, and says what was waited for if it never comes.
 ///
 /// # Panics

@@ -15,6 +15,7 @@ const SOURCE: &str = concat!(
     include_str!("../../gateway/src/config/limits.rs"),
     include_str!("../../gateway/src/config/sandbox.rs"),
     include_str!("../../gateway/src/config/heartbeat.rs"),
+    include_str!("../../gateway/src/config/user.rs"),
     include_str!("../../keeper/src/sandbox/spec.rs")
 );
 const KEYS: [&str; 5] = ["key", "default", "unit", "limits", "flag"];
@@ -172,6 +173,16 @@ fn numbers_are_those_of_the_source() {
     }
 }
 
+/// Who the gateway may become is what the source allows.
+#[test]
+fn users_are_those_of_the_source() {
+    let rows = table(KEYS);
+    let row = rows.iter().find(|row| row[0] == "gateway.user").expect("a row");
+    let known = constant("PASSWD_PATH");
+    let expected = format!("a user in `{}`, or 0 to {}", known.trim_matches('"'), constant("USER_MAX"));
+    assert_eq!((row[1], row[3]), ("the user who starts it", expected.as_str()));
+}
+
 /// What processes in a sandbox may take by default is that of the source, and entries take it from there.
 #[test]
 fn limits_of_sandboxes_are_those_of_the_source() {
@@ -205,7 +216,7 @@ fn flags_are_documented() {
     assert_eq!(once, flags(), "docs/config.md (left) and openclaw gateway run --help (right)");
 }
 
-/// The gateway starts with the example, which has every key. Its directory is a temporary one here.
+/// The gateway starts with the example, which has every key. Its directory is a temporary one here, and its user this one.
 #[test]
 fn the_example_is_accepted() {
     let (_, rest) = DOCUMENT.split_once("```json5\n").expect("there is an example");
@@ -218,7 +229,9 @@ fn the_example_is_accepted() {
     let folder_path = folder.path().to_str().expect("the path is text");
     let (program, file) = (folder.path().join("words.py"), folder.path().join("example.json5"));
     std::fs::write(program, "").expect("the program is written");
-    std::fs::write(&file, example.replace("/srv/agents", folder_path)).expect("the example is written");
+    let user = format!("user: {}", rustix::process::geteuid().as_raw());
+    let example = example.replace("/srv/agents", folder_path).replace("user: \"openclaw\"", &user);
+    std::fs::write(&file, example).expect("the example is written");
     if let Err(refused) = Gateway::start(&["--config", file.to_str().expect("the path is text")]) {
         panic!("the example is refused: {}", refused.stderr);
     }

@@ -16,7 +16,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tests::client::Client;
-use tests::process::{Gateway, PATIENCE, Process, alive, asked, openclaw, processes, send_signal, until};
+use tests::process::{Gateway, PATIENCE, alive, asked, end_all, openclaw, processes, send_signal, until};
 use tests::{binary, diary, workspace};
 
 /// A state directory in which one gateway follows the other. Whatever runs there is ended when this is dropped.
@@ -70,15 +70,8 @@ impl Line {
 
 impl Drop for Line {
     fn drop(&mut self) {
-        // Most tests have stopped it themselves. After a failure: the keeper first, so that nobody is started again.
-        let place = self.state().to_string_lossy().into_owned();
-        let is_gateway = |process: &Process| process.arguments.get(1).is_some_and(|first| first == "gateway");
-        for role in [Process::is_keeper, is_gateway] {
-            let ours = processes().into_iter().filter(|process| {
-                role(process) && process.arguments.iter().any(|argument| argument.starts_with(&place))
-            });
-            ours.for_each(|process| send_signal(process.process_id, Signal::KILL));
-        }
+        // Most tests have stopped it themselves.
+        end_all(self.state());
     }
 }
 

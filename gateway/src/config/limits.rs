@@ -1,12 +1,14 @@
 //! What agents may take, and whether this machine holds them to it.
 
+use std::path::Path;
+
 use keeper::cgroup::Cgroups;
 use keeper::cgroup::enforcement::{Enforcement, Feature, State};
 use keeper::cgroup::limits::{CPU_MILLICORES_MIN, MEMORY_BYTES_MIN, PROCESSES_MIN};
 use keeper::control::Limits;
 use serde::Deserialize;
 
-use super::{AgentConfig, Config, range};
+use super::{AgentConfig, Config, Standing, range};
 
 const MEMORY_MIN_MIB: u64 = 16;
 const MEMORY_MAX_MIB: u64 = 16_777_216;
@@ -73,9 +75,9 @@ impl FileLimits {
     }
 }
 
-/// What of the limits holds on this machine, for a gateway with this configuration.
-pub fn enforcement(config: &Config) -> Vec<Enforcement> {
-    Cgroups::of_this_process(&[std::process::id()]).enforcement(&config.state_directory)
+/// What of the limits holds on this machine, for a gateway with this state directory and the rights of this process.
+pub(super) fn enforcement(state_directory: &Path) -> Vec<Enforcement> {
+    Cgroups::of_this_process(&[std::process::id()]).enforcement(state_directory)
 }
 
 /// A rule for each limit that an agent requires and that does not hold.
@@ -97,13 +99,13 @@ pub(super) fn unmet(agents: &[AgentConfig], enforcement: &[Enforcement]) -> Vec<
 }
 
 /// Says what does not hold though the configuration has it. Limits that nobody has set are not missed.
-pub fn report(config: &Config) {
-    for Enforcement { feature, state } in enforcement(config) {
+pub fn report(config: &Config, standing: &Standing) {
+    for Enforcement { feature, state } in &standing.limits {
         let State::NotEnforced { reason, remedy } = state else { continue };
         let agents = config.agents.iter().filter(|agent| feature.is_needed(&agent.limits)).count();
         if agents > 0 {
             tracing::warn!(%reason, remedy, agents, "the {feature} is not enforced");
-        } else if feature == Feature::WholeTree {
+        } else if *feature == Feature::WholeTree {
             tracing::info!(
                 %reason, remedy, "what agents start in sessions of their own is not ended with them"
             );

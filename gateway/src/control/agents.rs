@@ -201,6 +201,10 @@ impl Agents {
         let instance = InstanceId(instance);
         let Some(&index) = self.by_instance.get(&instance) else { return };
         let name = self.agents[index].config.name.clone();
+        if matches!(self.agents[index].supervisor.state(), State::Terminated { .. }) {
+            // It was on its way when its end was decided, so no shard will tell it to stop.
+            return kill(parts, instance);
+        }
         let mut descriptors = descriptors.into_iter();
         let (Some(engine_half), Some(agent_half), Some(doorbell)) =
             (descriptors.next(), descriptors.next(), descriptors.next())

@@ -34,7 +34,9 @@ impl Control {
             LifecycleKind::Status => None,
             _ if ending => Some("the gateway goes down already".to_owned()),
             LifecycleKind::Stop { .. } => None,
-            LifecycleKind::Restart => self.parts.succession.obstacle(&self.parts.options),
+            LifecycleKind::Restart => {
+                self.parts.succession.obstacle(&self.parts.options, &self.parts.standing)
+            }
         };
         let agreed = obstacle.is_none();
         let answer = match (obstacle, kind) {

@@ -20,7 +20,8 @@ impl Control {
             tracing::error!("the configuration is not reloaded: {message}");
             Complaint::new(ErrorCode::InvalidConfig, message)
         };
-        let next = config::load(&self.parts.options).map_err(|error| invalid(told(&error)))?;
+        let next =
+            config::load(&self.parts.options, &self.parts.standing).map_err(|error| invalid(told(&error)))?;
         let pools = self.agents.kept(&next);
         let agents = self.agents.with(&next, &pools);
         let members: Vec<&AgentConfig> = agents.iter().collect();

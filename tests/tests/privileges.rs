@@ -1,0 +1,241 @@
+//! What a gateway may do once it runs: as root or as an ordinary user, on its own or as the user that `gateway.user` names.
+//! The kernel says it, thread by thread; and what needs more goes on all the same.
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::{MetadataExt, chown};
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+
+use rustix::process::{Signal, geteuid};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tests::binary;
+use tests::client::Client;
+use tests::process::{Gateway, alive, asked, end_all, openclaw, send_signal, until};
+
+/// The name and number of a user who is not root.
+const NOBODY: (&str, u32) = ("nobody", 65_534);
+const NO_CAPABILITIES: &str = "0000000000000000";
+const CAPABILITIES: [&str; 5] = ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"];
+
+/// A state directory with settings. Whatever runs there is ended when this is dropped.
+struct Place(Arc<TempDir>);
+
+impl Place {
+    fn new(owner: u32, settings: &Value) -> Self {
+        let place = Self(Arc::new(tempfile::tempdir().unwrap()));
+        std::fs::write(place.path().join("openclaw.json"), settings.to_string()).unwrap();
+        if geteuid().is_root() {
+            chown(place.path(), Some(owner), Some(owner)).unwrap();
+        }
+        place
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn start(&self, arguments: &[&str]) -> Gateway {
+        Gateway::start_in(Arc::clone(&self.0), arguments).unwrap()
+    }
+
+    /// What a gateway says that is not to start, and leaves behind.
+    fn refused(&self, command: Command) -> String {
+        let refused = Gateway::start_as(command, Arc::clone(&self.0), &[]).unwrap_err();
+        let left: Vec<_> =
+            self.0.path().read_dir().unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!((refused.status.code(), left), (Some(1), vec!["openclaw.json".into()]));
+        refused.stderr
+    }
+
+    /// The process ids of gateway and keeper, once another gateway than `before` answers.
+    fn after(&self, before: u32) -> (u32, u32) {
+        until("the next gateway answers", || {
+            let output = openclaw(self.path(), &["gateway", "status", "--json"]).output().unwrap();
+            let status: Value = serde_json::from_slice(&output.stdout).ok()?;
+            let number = |key: &str| u32::try_from(status[key].as_u64()?).ok();
+            Some((number("processId")?, number("keeperProcessId")?)).filter(|found| found.0 != before)
+        })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        end_all(self.path());
+    }
+}
+
+/// What the kernel says of a line of the status of every thread of a process.
+fn told(process: u32, line: &str) -> BTreeSet<String> {
+    let threads = std::fs::read_dir(format!("/proc/{process}/task")).unwrap();
+    let statuses =
+        threads.filter_map(|thread| std::fs::read_to_string(thread.ok()?.path().join("status")).ok());
+    let value = |status: String| {
+        let found = status.lines().find_map(|found| found.strip_prefix(line)?.strip_prefix(':'));
+        found.expect("a line of the kernel").split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    statuses.map(value).collect()
+}
+
+fn once(value: &impl ToString) -> BTreeSet<String> {
+    [value.to_string()].into()
+}
+
+/// The gateway has nothing that its user has not, and cannot get it.
+fn is_bare(gateway: u32, user: u32, groups: Option<&str>) {
+    let four = [user; 4].map(|user| user.to_string()).join(" ");
+    for line in ["Uid", "Gid"] {
+        assert_eq!(told(gateway, line), once(&four), "{line}");
+    }
+    if let Some(groups) = groups {
+        assert_eq!(told(gateway, "Groups"), once(&groups));
+    }
+    for line in CAPABILITIES {
+        // Only who has a capability for that can lower the bound; without it the last row holds alone.
+        if line != "CapBnd" || geteuid().is_root() {
+            assert_eq!(told(gateway, line), once(&NO_CAPABILITIES), "{line}");
+        }
+    }
+    assert_eq!(told(gateway, "NoNewPrivs"), once(&1));
+}
+
+/// The keeper has what the one has who has started it.
+fn is_not_bare(keeper: u32) {
+    let this = std::process::id();
+    for line in ["Uid", "Gid", "CapPrm", "CapEff", "CapBnd", "NoNewPrivs"] {
+        assert_eq!(told(keeper, line), told(this, line), "{line}");
+    }
+}
+
+async fn answers(gateway: &Gateway, id: &str) {
+    let mut client = Client::connect(&gateway.url()).await;
+    client.say("echo", id, id, id).await;
+    assert_eq!(client.reply().await.1["content"]["content"], id);
+}
+
+fn needs_root() -> bool {
+    let root = geteuid().is_root();
+    if !root {
+        println!("not run: needs root");
+    }
+    !root
+}
+
+/// A gateway of root becomes the user that the configuration names, and so does the one after a crash and after a restart;
+/// meanwhile the keeper stays root, the agents live on, messages are answered, and both sockets are there for root.
+#[tokio::test]
+async fn a_gateway_of_root_becomes_another_user() {
+    if needs_root() {
+        return;
+    }
+    let place = Place::new(NOBODY.1, &json!({"gateway": {"user": NOBODY.0}}));
+    let mut gateway = place.start(&["--shards", "2", "--restart", "always"]);
+    let url = gateway.url();
+    let (mut process, keeper) = place.after(0);
+    assert_eq!(process, gateway.process_id());
+    let agents = until("the agent runs", || Some(gateway.agents()).filter(|agents| agents.len() == 1));
+    for (step, id) in ["at first", "after a crash", "after a restart"].into_iter().zip(["a", "b", "c"]) {
+        is_bare(process, NOBODY.1, Some(""));
+        is_not_bare(keeper);
+        answers(&gateway, id).await;
+        assert_eq!(
+            asked(place.path(), &["agent", "status", "echo"])["agents"][0]["processId"],
+            agents[0].1,
+            "{step}"
+        );
+        let rings = openclaw(place.path(), &["ring", "list"]).output().unwrap();
+        assert!(rings.status.success() && !rings.stdout.is_empty(), "{rings:?}");
+        for made in ["gateway.sock", "gateway.lock", "journal", "logs"] {
+            let owner = std::fs::metadata(place.path().join(made)).unwrap().uid();
+            assert_eq!(owner, NOBODY.1, "{made}");
+        }
+        match id {
+            "a" => {
+                send_signal(process, Signal::KILL);
+                gateway.wait();
+            }
+            "b" => {
+                asked(place.path(), &["gateway", "restart"]);
+            }
+            _ => break,
+        }
+        assert_eq!(gateway.url(), url);
+        let next = place.after(process);
+        assert_eq!((next.1, alive(process)), (keeper, false), "the same keeper, {step}");
+        process = next.0;
+    }
+    let stopped = openclaw(place.path(), &["gateway", "stop"]).output().unwrap();
+    assert!(stopped.status.success() && !alive(process), "{stopped:?}");
+    until("the keeper has ended", || (!alive(keeper)).then_some(()));
+}
+
+/// Without the key a gateway keeps its user, and nothing else. It makes a state directory for the user that it names.
+#[tokio::test]
+async fn capabilities_are_given_up_in_any_case() {
+    let own = geteuid().as_raw();
+    let place = Place::new(own, &json!({}));
+    let gateway = place.start(&[]);
+    is_bare(gateway.process_id(), own, None);
+    is_not_bare(gateway.keeper().expect("a keeper"));
+    answers(&gateway, "a").await;
+
+    if needs_root() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    chown(folder.path(), Some(NOBODY.1), None).unwrap();
+    let config = folder.path().join("settings.json5");
+    std::fs::write(&config, "{gateway: {user: 65534}}").unwrap();
+    let made = folder.path().join("a/b");
+    let mut command = Command::new(binary("openclaw"));
+    command.args(["gateway", "run", "--port", "0", "--restart", "never", "--handover-timeout-ms", "0"]);
+    command.arg("--config").arg(&config).arg("--state-dir").arg(&made).stdout(std::process::Stdio::null());
+    let mut child = command.spawn().unwrap();
+    until("it answers", || {
+        let asked = openclaw(&made, &["gateway", "status"]).output().unwrap();
+        asked.status.success().then_some(())
+    });
+    is_bare(child.id(), NOBODY.1, Some(""));
+    let owners = ["a", "a/b"].map(|path| std::fs::metadata(folder.path().join(path)).unwrap().uid());
+    assert_eq!(owners, [NOBODY.1; 2]);
+    assert!(openclaw(&made, &["gateway", "stop"]).status().unwrap().success());
+    child.wait().unwrap();
+}
+
+/// A user who is not there, a directory of somebody else, and a gateway that is not root: refused before anything starts,
+/// with key, value and rule; and a running gateway does not make room for one that would be refused.
+#[tokio::test]
+async fn users_that_cannot_be_are_refused() {
+    let own = geteuid().as_raw();
+    let bare = || Command::new(binary("openclaw"));
+    let said = Place::new(own, &json!({"gateway": {"user": "no-such-user"}})).refused(bare());
+    assert!(said.contains("gateway.user = \"no-such-user\": no such user in /etc/passwd"), "{said}");
+    if needs_root() {
+        return;
+    }
+    let place = Place::new(0, &json!({"gateway": {"user": NOBODY.0}}));
+    let said = place.refused(bare());
+    let rule = format!(
+        "gateway.user = \"nobody\": {} must belong to user 65534, and belongs to user 0",
+        place.path().display()
+    );
+    assert!(said.contains(&rule), "{said}");
+
+    let mut ordinary = Command::new("setpriv");
+    ordinary.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]).arg(binary("openclaw"));
+    let said = Place::new(NOBODY.1, &json!({"gateway": {"user": 0}})).refused(ordinary);
+    assert!(said.contains("gateway.user = 0: only root can become another user"), "{said}");
+
+    // Only capabilities would let root write here.
+    let said = Gateway::start_in(Arc::clone(&Place::new(NOBODY.1, &json!({})).0), &[]).unwrap_err().stderr;
+    assert!(said.contains("belongs to user 65534") && said.contains("set gateway.user to 65534"), "{said}");
+
+    let place = Place::new(NOBODY.1, &json!({"gateway": {"user": NOBODY.1}}));
+    let gateway = place.start(&["--restart", "always"]);
+    std::fs::write(place.path().join("openclaw.json"), json!({"gateway": {"user": 7}}).to_string()).unwrap();
+    let output = openclaw(place.path(), &["gateway", "restart"]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("gateway.user = 7: ") && said.contains("must belong to user 7"), "{said}");
+    answers(&gateway, "a").await;
+}
