@@ -54,6 +54,11 @@ EXAMPLES
       bench-harness spawn --hosted 'python3 examples/streaming_agent.py' --json spawn.json
       bench-harness spawn --count 100 --alive 0 --gateway-mib 0,4096
 
+  The same with the smallest agent, linked statically
+      cargo build --release -p agent-sdk --example echo --target x86_64-unknown-linux-gnu \\
+          --config 'target.x86_64-unknown-linux-gnu.rustflags=[\"-C\",\"target-feature=+crt-static\"]'
+      bench-harness spawn --agent target/x86_64-unknown-linux-gnu/release/examples/echo --json spawn-static.json
+
   How long nobody serves after a kill -9: of an agent, and of the gateway beside 500 agents
       bench-harness recover --json recover.json
       bench-harness recover --agents 1000 --kills 50 --rounds 5 --directory /var/tmp

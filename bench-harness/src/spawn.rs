@@ -14,6 +14,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use adapters::agent::host::SMALL_PAGES;
 use hdrhistogram::Histogram;
 use keeper::control::Limits;
 use keeper::sandbox::spec::{Bind, SandboxSpec};
@@ -128,14 +129,20 @@ impl Options {
         let binds = vec![Bind { source: program.clone(), target: program, writable: false }];
         let sandbox = Some(SandboxSpec { binds, require: true, ..SandboxSpec::default() });
         let limits = Limits { memory_bytes: Some(512 << 20), processes: Some(64), ..Limits::default() };
+        let (name, value) = SMALL_PAGES;
+        let environment = vec![(name.to_owned(), value.to_owned())];
+        let bare = |name, argv| {
+            let environment = environment.clone();
+            Kind { name, argv, environment, sandbox: None, limits: Limits::default() }
+        };
         let mut kinds = vec![
-            Kind { name: NATIVE, argv: native.clone(), sandbox, limits },
-            Kind { name: "native-bare", argv: native, sandbox: None, limits: Limits::default() },
+            Kind { name: NATIVE, argv: native.clone(), environment: environment.clone(), sandbox, limits },
+            bare("native-bare", native),
         ];
         if let Some(command) = &self.hosted {
             let mut argv = vec![openclaw, "agent-host".into(), "stdio".into(), "--".into()];
             argv.extend(command.split_whitespace().map(str::to_owned));
-            kinds.push(Kind { name: "hosted-bare", argv, sandbox: None, limits: Limits::default() });
+            kinds.push(bare("hosted-bare", argv));
         }
         kinds
     }

@@ -28,6 +28,8 @@ pub struct Kind {
     pub name: &'static str,
     /// Program and arguments.
     pub argv: Vec<String>,
+    /// Variables it is started with, as a gateway has them.
+    pub environment: Vec<(String, String)>,
     /// What it may see and do; whatever this program may if absent.
     pub sandbox: Option<SandboxSpec>,
     /// What it may take.
@@ -72,7 +74,7 @@ impl Fleet {
             generation: instance,
             name: format!("{}-{instance}", kind.name),
             argv: kind.argv.clone(),
-            environment: Vec::new(),
+            environment: kind.environment.clone(),
             working_directory: None,
             to_agent_bytes: RING_BYTES,
             from_agent_bytes: RING_BYTES,
