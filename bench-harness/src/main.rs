@@ -50,8 +50,14 @@ EXAMPLES
       bench-harness engine --driver epoll --class memory --window 64 --idle-agents 1000
       bench-harness journal --rounds 5 --seconds-per-cell 5 --directory /var/tmp --json journal.json
 
-  How long an agent takes to start: alone, beside 500, and with Python in a host
+  How long an agent takes to start: alone, beside 500 and 1,000, with Python in a host, and beside a gateway of 4 GiB
       bench-harness spawn --hosted 'python3 examples/streaming_agent.py' --json spawn.json
+      bench-harness spawn --count 100 --alive 0 --gateway-mib 0,4096
+
+  The same with the smallest agent, linked statically
+      cargo build --release -p agent-sdk --example echo --target x86_64-unknown-linux-gnu \\
+          --config 'target.x86_64-unknown-linux-gnu.rustflags=[\"-C\",\"target-feature=+crt-static\"]'
+      bench-harness spawn --agent target/x86_64-unknown-linux-gnu/release/examples/echo --json spawn-static.json
 
   How long nobody serves after a kill -9: of an agent, and of the gateway beside 500 agents
       bench-harness recover --json recover.json
@@ -211,6 +217,8 @@ mod tests {
             ("engine --window 0", false),
             ("journal --sizes 64,16384 --executor uring,files --log-mib 0 --directory d --json f", true),
             ("journal --sizes 0", false),
+            ("spawn --count 5 --alive 0,3 --gateway-mib 0,64 --agent a --hosted c --json f", true),
+            ("spawn --gateway-mib 65537", false),
             ("recover --openclaw o --agents 5 --kills 2 --rounds 2 --directory d --json f", true),
             ("recover --agents 0", false),
             ("recover --kills 257", false),

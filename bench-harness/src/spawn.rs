@@ -2,8 +2,9 @@
 //!
 //! The keeper is the one beside the program `openclaw`, and this program plays the gateway: it sends the request, attaches to
 //! the rings and waits for the hello. Agents are started one after the other, at first alone and then beside many that
-//! live: native ones in a whole sandbox with limits, and, for comparison, without. Beside it: how long other programs take to
-//! run `true` in namespaces.
+//! live: native ones in a whole sandbox with limits, and, for comparison, without. With `--gateway-mib` this program, from
+//! which the keeper is started, is as large as a gateway may become. A warm spare is an agent that has said its first words
+//! and sleeps, and is asked for the first time. Beside it: how long other programs take to run `true` in namespaces.
 
 mod fleet;
 mod others;
@@ -13,6 +14,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use adapters::agent::host::SMALL_PAGES;
 use hdrhistogram::Histogram;
 use keeper::control::Limits;
 use keeper::sandbox::spec::{Bind, SandboxSpec};
@@ -26,10 +28,18 @@ use fleet::{Fleet, Kind};
 
 const COUNT_MAX: u64 = 100_000;
 const ALIVE_MAX: u64 = 10_000;
-const ALIVE: &str = "0,500";
+const GATEWAY_MIB_MAX: u64 = 65_536;
+const ALIVE: &str = "0,500,1000";
+/// The most spares that are asked in one cell.
+const SPARES_MAX: u64 = 100;
+/// What is measured, by name: a native agent that is started, and one that is asked.
+const NATIVE: &str = "native";
+const SPARE: &str = "warm-spare";
 /// From the request to the first words, native agents.
 const MEDIAN_TARGET_NS: f64 = 5e6;
 const P99_TARGET_NS: f64 = 25e6;
+/// From the need until a warm spare has replied.
+const SPARE_TARGET_NS: f64 = 1e6;
 /// Memory of an agent that nobody shares, and of the keeper.
 const AGENT_TARGET_BYTES: f64 = 3e6;
 const KEEPER_TARGET_BYTES: f64 = 5e6;
@@ -52,19 +62,27 @@ pub struct Options {
     /// Native agents that live meanwhile.
     #[arg(long, value_delimiter = ',', default_value = ALIVE, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(0..=ALIVE_MAX))]
     alive: Vec<u64>,
+    /// MiB of memory that the process holds which starts the keeper.
+    #[arg(long, value_delimiter = ',', default_value = "0", value_name = "MIB", value_parser = clap::value_parser!(u64).range(0..=GATEWAY_MIB_MAX))]
+    gateway_mib: Vec<u64>,
     /// Write the figures to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }
 
-/// What was found of one number of agents alive.
+/// What was found of one number of agents alive, beside a gateway of one size.
 struct Found {
     alive: u64,
+    gateway_mib: u64,
     start_all: Duration,
-    starts: BTreeMap<&'static str, Histogram<u64>>,
+    /// By what is started, or asked.
+    latencies: BTreeMap<&'static str, Histogram<u64>>,
+    /// Those that have replied, of those that are alive.
+    answered: u64,
     /// Private bytes of an agent, in the mean; none without any.
     agent_bytes: Option<f64>,
-    keeper_bytes: f64,
+    keeper_rss_bytes: f64,
+    keeper_pss_bytes: f64,
 }
 
 /// Runs `spawn`.
@@ -77,14 +95,24 @@ pub fn run(options: &Options) -> io::Result<()> {
     };
     let kinds = options.kinds(&openclaw);
     let most = options.alive.iter().max().copied().unwrap_or(0);
-    crate::sleepers::allow_files(256 + 8 * most)?;
+    crate::sleepers::allow_files(256 + 8 * (most + SPARES_MAX))?;
     let mut all = Vec::new();
-    for &alive in &options.alive {
-        all.push(measure(&openclaw, &kinds, alive, options.count)?);
+    for &gateway_mib in &options.gateway_mib {
+        let ballast = touched(gateway_mib);
+        for &alive in &options.alive {
+            all.push(measure(&openclaw, &kinds, alive, gateway_mib, options.count)?);
+        }
+        // Held until here.
+        drop(std::hint::black_box(ballast));
     }
     let mut rows = report(&all);
     rows.extend(others::measure(options.count.min(100))?);
     publish(options.json.as_deref(), machine, calibration_ns, rows)
+}
+
+/// So much memory, each page of it written.
+fn touched(mib: u64) -> Vec<u8> {
+    vec![1; usize::try_from(mib << 20).unwrap_or(0)]
 }
 
 impl Options {
@@ -101,21 +129,27 @@ impl Options {
         let binds = vec![Bind { source: program.clone(), target: program, writable: false }];
         let sandbox = Some(SandboxSpec { binds, require: true, ..SandboxSpec::default() });
         let limits = Limits { memory_bytes: Some(512 << 20), processes: Some(64), ..Limits::default() };
+        let (name, value) = SMALL_PAGES;
+        let environment = vec![(name.to_owned(), value.to_owned())];
+        let bare = |name, argv| {
+            let environment = environment.clone();
+            Kind { name, argv, environment, sandbox: None, limits: Limits::default() }
+        };
         let mut kinds = vec![
-            Kind { name: "native", argv: native.clone(), sandbox, limits },
-            Kind { name: "native-bare", argv: native, sandbox: None, limits: Limits::default() },
+            Kind { name: NATIVE, argv: native.clone(), environment: environment.clone(), sandbox, limits },
+            bare("native-bare", native),
         ];
         if let Some(command) = &self.hosted {
             let mut argv = vec![openclaw, "agent-host".into(), "stdio".into(), "--".into()];
             argv.extend(command.split_whitespace().map(str::to_owned));
-            kinds.push(Kind { name: "hosted-bare", argv, sandbox: None, limits: Limits::default() });
+            kinds.push(bare("hosted-bare", argv));
         }
         kinds
     }
 }
 
 /// Starts each kind of agent so many times beside those that are alive.
-fn measure(openclaw: &Path, kinds: &[Kind], alive: u64, count: u64) -> io::Result<Found> {
+fn measure(openclaw: &Path, kinds: &[Kind], alive: u64, gateway_mib: u64, count: u64) -> io::Result<Found> {
     let mut fleet = Fleet::start(openclaw)?;
     let started = Instant::now();
     for _ in 0..alive {
@@ -123,77 +157,139 @@ fn measure(openclaw: &Path, kinds: &[Kind], alive: u64, count: u64) -> io::Resul
     }
     fleet.wait_for_all()?;
     let start_all = started.elapsed();
-    let private = fleet.private_bytes()?;
-    let keeper_bytes = fleet.keeper_bytes()?;
-    let mut starts = BTreeMap::new();
+    let agent_bytes = fleet.private_bytes()?;
+    let [keeper_rss_bytes, keeper_pss_bytes] = fleet.keeper_bytes()?;
+    let mut latencies = BTreeMap::new();
     for kind in kinds {
         let mut histogram = new_histogram()?;
         for _ in 0..count {
             histogram.saturating_record(nanoseconds(fleet.start_and_end(kind)?));
         }
-        starts.insert(kind.name, histogram);
+        latencies.insert(kind.name, histogram);
+    }
+    latencies.insert(SPARE, ask_spares(&mut fleet, &kinds[0], count.min(SPARES_MAX))?);
+    let mut answered = 0;
+    for instance in fleet.instances() {
+        fleet.ask(instance)?;
+        answered += 1;
     }
     fleet.end()?;
-    Ok(Found { alive, start_all, starts, agent_bytes: private, keeper_bytes })
+    Ok(Found {
+        alive,
+        gateway_mib,
+        start_all,
+        latencies,
+        answered,
+        agent_bytes,
+        keeper_rss_bytes,
+        keeper_pss_bytes,
+    })
+}
+
+/// Starts so many spares, and asks each once when all of them sleep.
+fn ask_spares(fleet: &mut Fleet, kind: &Kind, count: u64) -> io::Result<Histogram<u64>> {
+    let spares: Vec<u64> = (0..count).map(|_| fleet.begin(kind)).collect::<io::Result<_>>()?;
+    fleet.wait_for_all()?;
+    let mut histogram = new_histogram()?;
+    for &spare in &spares {
+        histogram.saturating_record(nanoseconds(fleet.ask(spare)?));
+    }
+    spares.into_iter().try_for_each(|spare| fleet.end_one(spare))?;
+    Ok(histogram)
 }
 
 /// Prints the tables and targets, and gives the rows.
 fn report(all: &[Found]) -> Vec<Row> {
     let mut rows = Vec::new();
-    let mut table = Table::new(&["agent", "alive", "p50", "p90", "p99", "p999", "max"]);
+    let mut table = Table::new(&["agent", "alive", "gateway", "p50", "p90", "p99", "p999", "max"]);
     let mut targets = Table::new(&["targets", "value", "limit", ""]);
-    let verdict = |met| if met { "met" } else { "missed" }.to_owned();
     for found in all {
-        for (kind, histogram) in &found.starts {
+        for (kind, histogram) in &found.latencies {
             let metrics = latency_metrics(histogram);
-            let mut line = vec![(*kind).to_owned(), found.alive.to_string()];
+            let mut line =
+                vec![(*kind).to_owned(), found.alive.to_string(), format!("{} MiB", found.gateway_mib)];
             line.extend(metrics.iter().map(|&(.., value)| ns(Some(value))));
             table.push(line);
-            rows.extend(
-                metrics.iter().map(|&(metric, unit, value)| row(kind, found.alive, metric, unit, value)),
-            );
-            let limits = [("p50", MEDIAN_TARGET_NS), ("p99", P99_TARGET_NS)];
-            for (wanted, limit) in limits.into_iter().filter(|_| *kind == "native") {
-                let value = metrics.iter().find(|found| found.0 == wanted).map_or(0.0, |found| found.2);
+            rows.extend(metrics.iter().map(|&(metric, unit, value)| found.row(kind, metric, unit, value)));
+            let limits = match *kind {
+                NATIVE => [("p50", MEDIAN_TARGET_NS), ("p99", P99_TARGET_NS)],
+                SPARE => [("p50", SPARE_TARGET_NS), ("p99", SPARE_TARGET_NS)],
+                _ => continue,
+            };
+            for (wanted, limit) in limits {
+                let value = metrics.iter().find(|metric| metric.0 == wanted).map_or(0.0, |metric| metric.2);
                 targets.push(vec![
-                    format!("native, {} alive, {wanted}", found.alive),
+                    format!("{kind}, {}, {wanted}", found.beside()),
                     ns(Some(value)),
                     format!("<= {}", ns(Some(limit))),
                     verdict(value <= limit),
                 ]);
             }
         }
-        let alive = found.alive;
-        rows.push(row("native", alive, "start_all", "ns", nanoseconds(found.start_all) as f64));
-        rows.push(row("keeper", alive, "rss", "B", found.keeper_bytes));
-        let sizes = [
-            ("memory of an agent alone", found.agent_bytes, AGENT_TARGET_BYTES),
-            ("memory of the keeper", Some(found.keeper_bytes), KEEPER_TARGET_BYTES),
-        ];
-        for (what, value, limit) in sizes {
-            let Some(value) = value else { continue };
-            let (text, limit_text) = (format!("{:.1} MB", value / 1e6), format!("<= {:.1} MB", limit / 1e6));
-            targets.push(vec![format!("{what}, {alive} alive"), text, limit_text, verdict(value <= limit)]);
-        }
-        if let Some(bytes) = found.agent_bytes {
-            rows.push(row("native", alive, "private", "B", bytes));
-            println!(
-                "{alive} agents, each with its first words heard: {:.0} ms",
-                found.start_all.as_secs_f64() * 1e3
-            );
-        }
+        rows.extend(found.report_sizes(&mut targets));
     }
     print!("{table}\n{targets}");
     rows
 }
 
-fn row(subject: &str, alive: u64, metric: &str, unit: &str, value: f64) -> Row {
-    Row {
-        scenario: format!("spawn-{alive}-alive"),
-        subject: subject.to_owned(),
-        size_bytes: 0,
-        metric: metric.to_owned(),
-        unit: unit.to_owned(),
-        value,
+fn verdict(met: bool) -> String {
+    if met { "met" } else { "missed" }.to_owned()
+}
+
+impl Found {
+    fn beside(&self) -> String {
+        match self.gateway_mib {
+            0 => format!("{} alive", self.alive),
+            mib => format!("{} alive, gateway of {mib} MiB", self.alive),
+        }
+    }
+
+    /// Memory, and what concerns all that are alive.
+    fn report_sizes(&self, targets: &mut Table) -> Vec<Row> {
+        let mut rows = vec![
+            self.row("keeper", "rss", "B", self.keeper_rss_bytes),
+            self.row("keeper", "pss", "B", self.keeper_pss_bytes),
+        ];
+        let sizes = [
+            ("memory of an agent alone", self.agent_bytes, AGENT_TARGET_BYTES),
+            ("memory of the keeper", Some(self.keeper_rss_bytes), KEEPER_TARGET_BYTES),
+        ];
+        for (what, value, limit) in sizes {
+            let Some(value) = value else { continue };
+            let (text, limit_text) = (format!("{:.1} MB", value / 1e6), format!("<= {:.1} MB", limit / 1e6));
+            targets.push(vec![
+                format!("{what}, {}", self.beside()),
+                text,
+                limit_text,
+                verdict(value <= limit),
+            ]);
+        }
+        if let Some(bytes) = self.agent_bytes {
+            rows.push(self.row(NATIVE, "private", "B", bytes));
+            rows.push(self.row(NATIVE, "start_all", "ns", nanoseconds(self.start_all) as f64));
+            #[expect(clippy::cast_precision_loss, reason = "agents are few")]
+            rows.push(self.row(NATIVE, "answered", "agents", self.answered as f64));
+            let milliseconds = self.start_all.as_secs_f64() * 1e3;
+            println!(
+                "{} agents, each with its first words heard: {milliseconds:.0} ms; {} have replied when asked",
+                self.alive, self.answered
+            );
+        }
+        rows
+    }
+
+    fn row(&self, subject: &str, metric: &str, unit: &str, value: f64) -> Row {
+        let scenario = match self.gateway_mib {
+            0 => format!("spawn-{}-alive", self.alive),
+            mib => format!("spawn-{}-alive-gateway-{mib}-mib", self.alive),
+        };
+        Row {
+            scenario,
+            subject: subject.to_owned(),
+            size_bytes: 0,
+            metric: metric.to_owned(),
+            unit: unit.to_owned(),
+            value,
+        }
     }
 }

@@ -1,8 +1,9 @@
 //! What the gateway may do beside what its user may: nothing, as soon as its port is bound and its keeper runs.
 //!
-//! Capabilities are given up in any case, and the way back to them by running another program. Where `gateway.user` names
-//! a user, the process becomes it, for good. The keeper keeps what it has: it starts agents and the next gateway, which
-//! does the same.
+//! Capabilities are given up in any case. Where `gateway.user` names a user, the process becomes it, for good, and closes the
+//! way to more by running another program. Without the key that way stays open: a keeper that this process starts later
+//! needs what the first one had, and root could write the programs that others run anyway. The keeper keeps what it
+//! has: it starts agents and the next gateway, which does the same.
 
 use std::path::PathBuf;
 
@@ -74,15 +75,10 @@ pub fn give_up(account: Option<Account>, state: &StateDirectory) -> Result<(), P
         1 => {}
         count => return Err(PrivilegeError::Threads { count }),
     }
-    for capability in CapabilitySet::all().iter() {
-        // It takes a capability to give up these. Where it is missing, the next step but one closes the way as well.
-        let _ = remove_capability_from_bounding_set(capability); // As above.
-    }
     if let Some(account) = account.filter(|account| account.user != geteuid().as_raw()) {
         become_user(account)?;
     }
     let kept = |step: &'static str| move |errno: Errno| PrivilegeError::Kept { step, source: errno.into() };
-    set_no_new_privs(true).map_err(kept("giving up new privileges"))?;
     clear_ambient_capability_set().map_err(kept("giving up ambient capabilities"))?;
     let none = CapabilitySet::empty();
     let nothing = CapabilitySets { effective: none, permitted: none, inheritable: none };
@@ -105,10 +101,15 @@ fn become_user(account: Account) -> Result<(), PrivilegeError> {
     let failed = |step: &'static str| {
         move |errno: Errno| PrivilegeError::User { step, user: account.user, source: errno.into() }
     };
+    for capability in CapabilitySet::all().iter() {
+        // It takes a capability to give up these. Where that is missing, what is done last closes the way as well.
+        let _ = remove_capability_from_bounding_set(capability); // As above.
+    }
     // Groups first: they take what the change of the user takes away.
     set_thread_groups(&[]).map_err(failed("leaving other groups for"))?;
     set_thread_res_gid(group, group, group).map_err(failed("taking the group of"))?;
-    set_thread_res_uid(user, user, user).map_err(failed("becoming"))
+    set_thread_res_uid(user, user, user).map_err(failed("becoming"))?;
+    set_no_new_privs(true).map_err(failed("giving up new privileges of"))
 }
 
 /// Does something as a user, so that what it makes belongs to that user, and what that user may not do fails.

@@ -247,13 +247,13 @@ pub fn processes() -> Vec<Process> {
 
 /// Ends every keeper and gateway of a state directory, and with them its agents.
 pub fn end_all(state: &Path) {
-    let place = state.to_string_lossy();
-    let is_gateway = |process: &Process| process.arguments.get(1).is_some_and(|first| first == "gateway");
-    // The keepers first, so that nobody is started again.
-    for role in [Process::is_keeper, is_gateway] {
-        let ours = processes().into_iter().filter(|process| {
-            role(process) && process.arguments.iter().any(|argument| argument.starts_with(&*place))
-        });
+    let socket = state.join("keeper.sock");
+    // The keeper first, so that nobody is started again. Agents name neither of the two.
+    for named in [socket.as_path(), state] {
+        let named = named.to_string_lossy();
+        let ours = processes()
+            .into_iter()
+            .filter(|process| process.arguments.iter().any(|argument| *argument == named));
         ours.for_each(|process| send_signal(process.process_id, Signal::KILL));
     }
 }

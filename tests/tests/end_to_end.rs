@@ -72,6 +72,34 @@ async fn large_messages_come_back_whole() {
     }
 }
 
+/// What the kernel says of a process under this name, as a number.
+fn told(process: u32, file: &str, names: &[&str]) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{process}/{file}")).unwrap();
+    let found = text.lines().filter_map(|line| line.split_once(':')).filter(|(name, _)| names.contains(name));
+    found.map(|(_, value)| value.split_whitespace().next().unwrap().parse::<u64>().unwrap()).sum()
+}
+
+/// Hosts do without huge pages, so that one which has nothing to do takes less than 3 MB that it shares with nobody; what a
+/// host runs may have them, and is not told.
+#[test]
+fn hosts_are_small() {
+    let gateway = Gateway::start(&["--agent", &streaming_agent()]).unwrap();
+    let hosts = until("both agents run", || Some(gateway.agents()).filter(|agents| agents.len() == 2));
+    let command = until("the command runs", || {
+        processes().into_iter().find(|process| {
+            hosts.iter().any(|host| host.1 == process.parent) && process.arguments[0].contains("python3")
+        })
+    });
+    for (name, host) in hosts {
+        assert_eq!(told(host, "status", &["THP_enabled"]), 0, "{name}");
+        let private_kib = told(host, "smaps_rollup", &["Private_Clean", "Private_Dirty"]);
+        assert!(private_kib < 3_000_000 / 1024, "{name}: {private_kib} KiB");
+    }
+    assert_eq!(told(command.process_id, "status", &["THP_enabled"]), 1);
+    assert_eq!(command.variable("MIMALLOC_ALLOW_THP"), None);
+    assert!(command.variable("PATH").is_some(), "its variables can be read");
+}
+
 /// Any command that reads and writes JSON lines is an agent: its blocks stream, its reply is closed once.
 #[tokio::test]
 async fn a_command_streams_its_reply() {

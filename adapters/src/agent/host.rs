@@ -5,6 +5,11 @@ use agent_sdk::{Agent, AttachError, Inherited, ReceiveError, ReplyError};
 
 use super::{echo, stdio};
 
+/// A variable that a host is started with, and its value: no huge pages. The allocator of the program asks for them, and the
+/// first bytes that a host allocates would take 4 MiB, of which it needs a tenth. The allocator reads it before `main` does
+/// anything, so the host itself would be too late. What a host runs knows nothing of it.
+pub const SMALL_PAGES: (&str, &str) = ("MIMALLOC_ALLOW_THP", "0");
+
 /// What the host runs.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum HostKind {

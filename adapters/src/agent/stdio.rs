@@ -26,7 +26,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, WaitOptions};
 
 use super::complaints::Complaints;
-use super::host::HostError;
+use super::host::{HostError, SMALL_PAGES};
 use super::input;
 use super::output::{Line, LineError, Splitter, parse};
 
@@ -75,10 +75,10 @@ pub(super) fn run(
     };
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
-    for variable in inherited::VARIABLES {
+    for variable in inherited::VARIABLES.into_iter().chain([SMALL_PAGES.0]) {
         command.env_remove(variable);
     }
-    let mut child = match command.spawn() {
+    let mut child = match with_huge_pages(|| command.spawn()) {
         Ok(child) => child,
         Err(error) => {
             eprintln!(
@@ -93,6 +93,19 @@ pub(super) fn run(
         let _ = child.wait(); // As above.
     }
     result
+}
+
+/// Does something while the host may have huge pages, which what it starts inherits for good.
+fn with_huge_pages<T>(start: impl FnOnce() -> T) -> T {
+    // Where the kernel has no say in this, there is nothing to inherit.
+    let disabled = rustix::thread::transparent_huge_pages_are_disabled().unwrap_or(false);
+    if !disabled {
+        return start();
+    }
+    let _ = rustix::thread::disable_transparent_huge_pages(false); // As above.
+    let started = start();
+    let _ = rustix::thread::disable_transparent_huge_pages(true); // As above.
+    started
 }
 
 fn serve(

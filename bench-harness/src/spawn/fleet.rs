@@ -10,7 +10,7 @@ use keeper::client::{Client, PROGRAM};
 use keeper::control::{Event, Request, Spawn};
 use keeper::sandbox::spec::SandboxSpec;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use shm_transport::envelope::Kind as MessageKind;
+use shm_transport::envelope::{Kind as MessageKind, MessageV2, Route};
 use shm_transport::link::{Limits, Link};
 use shm_transport::segment::attach_engine;
 
@@ -28,6 +28,8 @@ pub struct Kind {
     pub name: &'static str,
     /// Program and arguments.
     pub argv: Vec<String>,
+    /// Variables it is started with, as a gateway has them.
+    pub environment: Vec<(String, String)>,
     /// What it may see and do; whatever this program may if absent.
     pub sandbox: Option<SandboxSpec>,
     /// What it may take.
@@ -41,6 +43,8 @@ struct Agent {
     doorbell: OwnedFd,
     /// Whether its first words have been heard.
     greeted: bool,
+    /// How often it was asked.
+    asked: u64,
 }
 
 /// A keeper and its agents.
@@ -71,7 +75,7 @@ impl Fleet {
             generation: instance,
             name: format!("{}-{instance}", kind.name),
             argv: kind.argv.clone(),
-            environment: Vec::new(),
+            environment: kind.environment.clone(),
             working_directory: None,
             to_agent_bytes: RING_BYTES,
             from_agent_bytes: RING_BYTES,
@@ -89,8 +93,7 @@ impl Fleet {
         while self.awaited > 0 {
             self.hear(PATIENCE)?;
         }
-        let instances: Vec<u64> = self.agents.keys().copied().collect();
-        instances.into_iter().try_for_each(|instance| self.greet(instance))
+        self.instances().into_iter().try_for_each(|instance| self.greet(instance))
     }
 
     /// Starts an agent and ends it. How long it took until its first words.
@@ -102,10 +105,7 @@ impl Fleet {
         }
         self.greet(instance)?;
         let took = started.elapsed();
-        self.client.send(&Request::Kill { instance, signal: SIGKILL }).map_err(io::Error::other)?;
-        while self.agents.contains_key(&instance) {
-            self.hear(PATIENCE)?;
-        }
+        self.end_one(instance)?;
         Ok(took)
     }
 
@@ -128,7 +128,7 @@ impl Fleet {
                 };
                 let attached = attach_engine(engine, agent, descriptors.next(), Limits::default());
                 let link = attached.map_err(io::Error::other)?.link;
-                self.agents.insert(instance, Agent { process_id, link, doorbell, greeted: false });
+                self.agents.insert(instance, Agent { process_id, link, doorbell, greeted: false, asked: 0 });
                 self.awaited -= 1;
                 Ok(())
             }
@@ -161,6 +161,46 @@ impl Fleet {
         Ok(())
     }
 
+    /// Asks an agent that sleeps, and waits for the end of its reply.
+    pub fn ask(&mut self, instance: u64) -> io::Result<Duration> {
+        let agent = self.agents.get_mut(&instance);
+        let Agent { link, doorbell, asked, .. } =
+            agent.ok_or_else(|| io::Error::other(format!("agent {instance} does not run")))?;
+        *asked += 1;
+        let message = MessageV2 { content: "x".into(), ..MessageV2::default() };
+        let route = Route { turn: *asked, attempt: 1, ..Route::default() };
+        let begun = Instant::now();
+        link.sender.send(&route, &message).and_then(|()| link.sender.flush()).map_err(io::Error::other)?;
+        let mut ended = false;
+        while !ended {
+            let heard = link.receiver.receive(1, |reply| {
+                ended = reply.kind() == MessageKind::End && reply.route.turn == route.turn;
+            });
+            link.receiver.release();
+            if heard.map_err(io::Error::other)? == 0 {
+                bell::wait(&mut link.receiver, doorbell, PATIENCE)?;
+            }
+            if begun.elapsed() > PATIENCE {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "an agent does not reply"));
+            }
+        }
+        Ok(begun.elapsed())
+    }
+
+    /// Those that run.
+    pub fn instances(&self) -> Vec<u64> {
+        self.agents.keys().copied().collect()
+    }
+
+    /// Ends an agent.
+    pub fn end_one(&mut self, instance: u64) -> io::Result<()> {
+        self.client.send(&Request::Kill { instance, signal: SIGKILL }).map_err(io::Error::other)?;
+        while self.agents.contains_key(&instance) {
+            self.hear(PATIENCE)?;
+        }
+        Ok(())
+    }
+
     /// Bytes of memory that an agent shares with nobody, in the mean.
     pub fn private_bytes(&self) -> io::Result<Option<f64>> {
         let mut sum = 0.0;
@@ -172,9 +212,10 @@ impl Fleet {
         Ok((count > 0.0).then(|| sum / count))
     }
 
-    /// Bytes of memory of the keeper, shared ones included.
-    pub fn keeper_bytes(&self) -> io::Result<f64> {
-        rollup(self.client.process_id(), &["Rss:"])
+    /// Bytes of memory of the keeper: with all that it shares, and with its part of that.
+    pub fn keeper_bytes(&self) -> io::Result<[f64; 2]> {
+        let keeper = self.client.process_id();
+        Ok([rollup(keeper, &["Rss:"])?, rollup(keeper, &["Pss:"])?])
     }
 
     /// Ends all of it.

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use adapters::agent::host::SMALL_PAGES;
 use engine::event::InstanceId;
 use keeper::control::{Cause, Exit, Spawn};
 use shm_transport::link::{Limits, MESSAGE_BYTES_MAX};
@@ -41,7 +42,7 @@ pub(super) fn spawn_request(
         generation: instance.0,
         name: agent.name.clone(),
         argv,
-        environment: agent.environment.clone(),
+        environment: environment(agent),
         working_directory: agent.working_directory.clone(),
         to_agent_bytes: AGENT_RING_BYTES,
         from_agent_bytes: AGENT_RING_BYTES,
@@ -49,6 +50,13 @@ pub(super) fn spawn_request(
         limits: agent.limits,
         sandbox: agent.sandbox.clone().map(|spec| Box::new(with_host(spec, executable))),
     }
+}
+
+/// What the configuration says, and what keeps the host of an agent small.
+fn environment(agent: &AgentConfig) -> Vec<(String, String)> {
+    let (name, value) = SMALL_PAGES;
+    let own = (name.to_owned(), value.to_owned());
+    agent.environment.iter().cloned().chain([own]).collect()
 }
 
 /// How a process ended, as words.
