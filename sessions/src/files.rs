@@ -129,10 +129,7 @@ impl AgentsDirectory {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(&path);
         made.map_err(FileError::at("making", &path))?;
         // The names of the directories themselves have to be on the disk before a transcript in them counts.
-        for path in [self.sessions(agent), self.path.join(agent), self.path.clone()] {
-            sync_directory(&path)?;
-        }
-        Ok(())
+        path.ancestors().skip(1).take(4).try_for_each(sync_directory)
     }
 
     /// Moves a file of a session. The directories of both paths have to be synced before anything rests on it.

@@ -1,6 +1,6 @@
 //! All sessions in memory, as far as lists and look-ups need them.
 //!
-//! Whole rows stay in the store. What is here is about 250 bytes a session, so that a list touches a page of rows and
+//! Whole rows stay in the store. What is here is about 400 bytes a session, so that a list touches a page of rows and
 //! never all of them.
 
 use std::cmp::Reverse;

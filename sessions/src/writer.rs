@@ -219,8 +219,10 @@ impl Writer {
             self.commit_if_due();
         }
         self.write_waiting(appends);
-        // The state says whether it went well; nobody is there who could be told otherwise.
-        let _ = self.commit(Vec::new(), Vec::new());
+        if !self.is_broken() {
+            // The state says whether it went well; nobody is there who could be told otherwise.
+            let _ = self.commit(Vec::new(), Vec::new());
+        }
     }
 
     /// Whether rows that were taken are not in their files.
@@ -432,7 +434,7 @@ impl Writer {
         self.uses += 1;
         if !self.files.contains_key(&row.session_id) {
             self.make_room()?;
-            if row.written.rows == 0 || row.committed == Position::default() {
+            if row.committed == Position::default() {
                 if self.prepared.insert(row.agent.clone()) {
                     self.agents.prepare(&row.agent)?;
                 }

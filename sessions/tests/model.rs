@@ -220,7 +220,7 @@ fn compare(rig: &Rig, model: &mut Model) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 20, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 20, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Whatever is done in whatever order, what can be asked is what the model says, before and after every start.
     #[test]

@@ -5,6 +5,7 @@ mod rig;
 use std::fs;
 use std::path::PathBuf;
 
+use proptest::prelude::*;
 use rig::{Rig, append};
 use sessions::{
     Append, AppendError, ChangeError, ExportFormat, Finding, HistoryQuery, Message, Query, Role, Target,
@@ -90,9 +91,9 @@ fn damage_behind_the_commit_takes_its_own_rows_only() {
     let text = fs::read_to_string(&path).expect("it is text");
     let lines: Vec<_> = text.split_inclusive('\n').collect();
     let hole = "\0".repeat(lines[4].len() - 1) + "\n";
-    fs::write(&path, [lines[..4].concat(), hole, lines[2].to_owned(), lines[5].to_owned()].concat())
-        .expect("it is written");
-    let bytes = (lines[4].len() + lines[2].len()) as u64;
+    let rest = [lines[2], lines[5], lines[5]].concat();
+    fs::write(&path, [lines[..4].concat(), hole, rest].concat()).expect("it is written");
+    let bytes = (lines[4].len() + lines[2].len() + lines[5].len()) as u64;
     let expected =
         [Finding::Cut { path: path.clone(), bytes }, Finding::Recovered { path: path.clone(), rows: 1 }];
     assert_eq!(rig.start().findings, expected);
@@ -101,6 +102,42 @@ fn damage_behind_the_commit_takes_its_own_rows_only() {
         fs::read_to_string(&path).expect("it is text"),
         [lines[..4].concat(), lines[5].to_owned()].concat()
     );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever bytes a transcript has become, it can be opened, a second start finds nothing to repair, and what is
+    /// said then can be read.
+    #[test]
+    fn any_transcript_can_be_opened(
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0u8..3), 1..6),
+        lost_index in any::<bool>(),
+    ) {
+        let (mut rig, path) = left();
+        let mut bytes = fs::read(&path).expect("it is read");
+        for (at, byte, what) in changes {
+            let at = at.index(bytes.len() + 1);
+            match what {
+                0 => bytes.insert(at, byte),
+                1 => bytes.truncate(at),
+                _ => bytes.iter_mut().skip(at).take(1).for_each(|old| *old = byte),
+            }
+        }
+        fs::write(&path, bytes).expect("it is written");
+        if lost_index {
+            fs::remove_file(rig.path().join("sessions.redb")).expect("it is removed");
+        }
+        rig.start();
+        rig.append(append(KEY, "next", 11));
+        rig.settle();
+        let last = HistoryQuery { limit: 1, ..HistoryQuery::default() };
+        let last = rig.sessions().history(KEY, &last).expect("it is read").rows;
+        prop_assert_eq!(last[0].row.id.as_str(), "next");
+        let findings = rig.reopen().findings;
+        let left_alone = findings.iter().all(|finding| matches!(finding, Finding::LeftAlone { .. }));
+        prop_assert!(left_alone, "{:?}", findings);
+    }
 }
 
 /// An index that is lost is made again from the transcripts, resets and what is put aside included.
