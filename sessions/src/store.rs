@@ -53,7 +53,7 @@ pub enum StoreError {
         source: std::io::Error,
     },
     /// The database refuses.
-    #[error("{step} in the session store {} failed", path.display())]
+    #[error("{step} the session store {} failed", path.display())]
     Database {
         /// What was to be done.
         step: &'static str,

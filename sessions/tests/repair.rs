@@ -2,13 +2,15 @@
 
 mod rig;
 
+use std::error::Error;
 use std::fs;
 use std::path::PathBuf;
 
 use proptest::prelude::*;
 use rig::{Rig, append};
 use sessions::{
-    Append, AppendError, ChangeError, ExportFormat, Finding, HistoryQuery, Message, Query, Role, Target,
+    Append, AppendError, ChangeError, CommitPolicy, ExportFormat, Finding, HistoryQuery, Message, OpenError,
+    Query, Role, Sessions, Target,
 };
 
 const KEY: &str = "agent:main:main";
@@ -301,4 +303,37 @@ fn pages_are_bounded() {
     let found = rig.sessions().message(KEY, "r1").expect("it is read").expect("it is there");
     assert_eq!((found.number, found.row.parent_id.as_deref()), (1, Some("r0")));
     assert_eq!(rig.sessions().message(KEY, "r9").expect("it is read"), None);
+}
+
+/// An index that is in use, of a later version, or no index at all is refused by name and not touched.
+#[test]
+fn an_index_that_cannot_be_used_is_left_alone() {
+    let told = |error: OpenError| {
+        let (mut text, mut cause) = (error.to_string(), error.source());
+        while let Some(error) = cause {
+            text += &format!(": {error}");
+            cause = error.source();
+        }
+        text
+    };
+    let open = |rig: &Rig| Sessions::open(rig.path(), CommitPolicy::default()).map(drop);
+    let rig = Rig::new();
+    let refused = told(open(&rig).expect_err("somebody has it open"));
+    assert!(refused.contains("sessions.redb") && refused.contains("already open"), "{refused}");
+
+    let (rig, _) = left();
+    let index = rig.path().join("sessions.redb");
+    let database = redb::Database::open(&index).expect("it is an index");
+    let transaction = database.begin_write().expect("nobody else writes");
+    let meta = redb::TableDefinition::<&str, u64>::new("meta");
+    transaction.open_table(meta).expect("it is there").insert("format", 2).expect("it is set");
+    transaction.commit().expect("it is kept");
+    drop(database);
+    let refused = told(open(&rig).expect_err("it is of a later version"));
+    assert!(refused.ends_with("sessions.redb has format 2, this version knows 1"), "{refused}");
+
+    fs::write(&index, "no index").expect("it is written");
+    let refused = told(open(&rig).expect_err("it is no index"));
+    assert!(refused.contains("opening the session store") && refused.contains("sessions.redb"), "{refused}");
+    assert_eq!(fs::read(&index).expect("it is there"), b"no index");
 }
