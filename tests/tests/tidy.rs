@@ -23,13 +23,14 @@ const SLEEPS: [&str; 2] = ["thread::sleep", "time::sleep"];
 const STRONG_ORDERINGS: [&str; 4] = ["Acquire", "Release", "AcqRel", "SeqCst"];
 
 /// Where each crate may point. Down only; nobody points at the gateway.
-const DEPENDENCIES: [(&str, &[&str]); 10] = [
+const DEPENDENCIES: [(&str, &[&str]); 11] = [
     ("shm-transport", &[]),
     ("agent-sdk", &["shm-transport"]),
     ("engine", &["shm-transport"]),
     ("keeper", &["shm-transport", "agent-sdk"]),
     ("adapters", &["shm-transport", "agent-sdk"]),
-    ("gateway", &["shm-transport", "agent-sdk", "engine", "keeper", "adapters"]),
+    ("sessions", &[]),
+    ("gateway", &["shm-transport", "agent-sdk", "engine", "keeper", "adapters", "sessions"]),
     ("bench-harness", &["shm-transport", "agent-sdk", "engine", "keeper", "adapters"]),
     // A client knows only what is on the wire.
     ("loadgen", &[]),

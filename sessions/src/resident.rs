@@ -1,0 +1,157 @@
+//! What is in memory of all sessions, shared by the thread that writes and by those that ask.
+//!
+//! **Who may touch what.** 1. Only the writer changes anything but the cache. 2. What the writer is about to store is
+//! `pending` from before until after: a reader never takes a row out of the store that is older than what it has been
+//! told. 3. Readers load under the lock, so that what they put into the cache is not older either.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::index::{Index, Page, Query};
+use crate::row::{SessionId, SessionRow};
+use crate::store::{SessionStore, StoreError};
+
+/// Most rows kept in memory beside those that are being written.
+pub const ROWS_CACHED_MAX: usize = 8192;
+
+/// Rows that were used lately: two generations, of which the older one is forgotten as a whole.
+#[derive(Debug, Default)]
+struct Cache {
+    young: HashMap<SessionId, Arc<SessionRow>>,
+    old: HashMap<SessionId, Arc<SessionRow>>,
+}
+
+impl Cache {
+    fn get(&mut self, session: SessionId) -> Option<Arc<SessionRow>> {
+        if let Some(row) = self.young.get(&session) {
+            return Some(Arc::clone(row));
+        }
+        let row = self.old.remove(&session)?;
+        self.put(Arc::clone(&row));
+        Some(row)
+    }
+
+    fn put(&mut self, row: Arc<SessionRow>) {
+        if self.young.len() >= ROWS_CACHED_MAX / 2 {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.old.remove(&row.session_id);
+        self.young.insert(row.session_id, row);
+    }
+
+    fn remove(&mut self, session: SessionId) {
+        self.young.remove(&session);
+        self.old.remove(&session);
+    }
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    index: Index,
+    cache: Cache,
+    pending: HashMap<SessionId, Arc<SessionRow>>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Resident {
+    store: Arc<dyn SessionStore>,
+    held: Mutex<Held>,
+}
+
+impl Resident {
+    /// Over a store, of which nothing has been read yet.
+    pub fn new(store: Arc<dyn SessionStore>, index: Index) -> Self {
+        Self { store, held: Mutex::new(Held { index, ..Held::default() }) }
+    }
+
+    /// Where rows come from.
+    pub fn store(&self) -> &Arc<dyn SessionStore> {
+        &self.store
+    }
+
+    /// How many sessions there are.
+    pub fn count(&self) -> usize {
+        self.held().index.count()
+    }
+
+    /// Something of the index.
+    pub fn index<T>(&self, ask: impl FnOnce(&Index) -> T) -> T {
+        ask(&self.held().index)
+    }
+
+    /// A session.
+    pub fn row(&self, session: SessionId) -> Result<Option<Arc<SessionRow>>, StoreError> {
+        load(&mut self.held(), &*self.store, session)
+    }
+
+    /// The session with that key.
+    pub fn with_key(&self, key: &str) -> Result<Option<Arc<SessionRow>>, StoreError> {
+        let mut held = self.held();
+        let Some(session) = held.index.with_key(key) else { return Ok(None) };
+        load(&mut held, &*self.store, session)
+    }
+
+    /// A page of sessions.
+    pub fn list(&self, query: &Query) -> Result<Page<Arc<SessionRow>>, StoreError> {
+        let mut held = self.held();
+        let page = held.index.list(query);
+        let mut failed = None;
+        let page = page.map(|session| {
+            load(&mut held, &*self.store, session).unwrap_or_else(|error| {
+                failed = Some(error);
+                None
+            })
+        });
+        failed.map_or(Ok(page), Err)
+    }
+
+    /// These rows are about to be stored.
+    pub fn publish(&self, rows: &[Arc<SessionRow>]) {
+        let mut held = self.held();
+        for row in rows {
+            held.index.put(row);
+            held.pending.insert(row.session_id, Arc::clone(row));
+        }
+    }
+
+    /// What was published is stored.
+    pub fn settle(&self) {
+        let mut held = self.held();
+        let rows = std::mem::take(&mut held.pending);
+        rows.into_values().for_each(|row| held.cache.put(row));
+    }
+
+    /// A session is not there any more, neither here nor in the store.
+    pub fn remove(&self, session: SessionId) {
+        let mut held = self.held();
+        held.index.remove(session);
+        held.cache.remove(session);
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        // Whoever panicked here ends the process; until then what is held is whole enough to be read.
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn load(
+    held: &mut Held,
+    store: &dyn SessionStore,
+    session: SessionId,
+) -> Result<Option<Arc<SessionRow>>, StoreError> {
+    if !held.index.has(session) {
+        return Ok(None);
+    }
+    if let Some(row) = held.pending.get(&session) {
+        return Ok(Some(Arc::clone(row)));
+    }
+    if let Some(row) = held.cache.get(session) {
+        return Ok(Some(row));
+    }
+    let row = store.session(session)?.map(Arc::new);
+    if let Some(row) = &row {
+        held.cache.put(Arc::clone(row));
+    }
+    Ok(row)
+}
