@@ -4,6 +4,8 @@
 //! |---|---|
 //! | [`secret`] | how secrets are kept and compared |
 //! | [`limiter`] | how often one may guess |
+//! | [`proof`] | whether a device is who it says |
+//! | [`login`] | which client of the OpenClaw protocol comes in, and with which scopes |
 //! | [`scopes`] | what may be allowed |
 //! | [`devices`] | which devices are paired, and which tokens they hold |
 //!
@@ -12,6 +14,9 @@
 
 pub mod devices;
 pub mod limiter;
+pub mod login;
+mod pairing;
+pub mod proof;
 pub mod scopes;
 pub mod secret;
 
@@ -19,6 +24,8 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use serde::{Deserialize, Serialize};
 
 use self::devices::{DeviceId, Devices};
 use self::limiter::{CredentialKind, Limiter};
@@ -82,7 +89,8 @@ impl AccessSettings {
 }
 
 /// What part a client plays.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Role {
     /// A person or program that uses the gateway.
     Operator,
@@ -220,13 +228,6 @@ impl Access {
             && identity.device.as_ref().is_none_or(|id| identity.generation >= state.devices.closed_at(id))
     }
 
-    /// Closes the connections of a device: what it was let in by does not hold any more.
-    pub fn close_device(&self, id: DeviceId) {
-        let mut state = self.lock();
-        let generation = self.advance();
-        state.devices.close(id, generation);
-    }
-
     /// How clients prove who they are at present.
     pub fn mode(&self) -> AuthMode {
         self.lock().mode
@@ -258,7 +259,7 @@ impl Access {
         };
         // An empty or blank secret is never the configured one, and an overlong one is not worth a digest.
         let shown = shown.filter(|shown| !shown.trim().is_empty()).ok_or(AuthRefusal::Missing(mode))?;
-        let right = shown.len() <= SECRET_BYTES_MAX && self.comparer.matches(shown, &shared.digest);
+        let right = self.is_shared(shared, shown);
         if right && shared.is_full_length {
             return Ok(());
         }
@@ -270,6 +271,10 @@ impl Access {
         }
         state.limiter.fail(source, CredentialKind::Shared, now_ms);
         Err(AuthRefusal::Mismatch(mode))
+    }
+
+    fn is_shared(&self, shared: &Shared, shown: &str) -> bool {
+        shown.len() <= SECRET_BYTES_MAX && self.comparer.matches(shown, &shared.digest)
     }
 
     fn advance(&self) -> u64 {
@@ -296,3 +301,6 @@ impl fmt::Debug for Access {
         f.debug_struct("Access").field("mode", &self.mode()).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

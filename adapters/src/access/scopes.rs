@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
 /// Declares the scopes with their names, once.
 macro_rules! scopes {
     ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
@@ -100,6 +103,23 @@ impl FromIterator<Scope> for Scopes {
     }
 }
 
+/// A list of names, as on the wire.
+impl Serialize for Scopes {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.iter().map(Scope::name))
+    }
+}
+
+impl<'de> Deserialize<'de> for Scopes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let names = Vec::<String>::deserialize(deserializer)?;
+        let scope = |name: &String| {
+            Scope::from_name(name).ok_or_else(|| D::Error::custom(format_args!("unknown scope {name:?}")))
+        };
+        names.iter().map(scope).collect()
+    }
+}
+
 impl fmt::Debug for Scopes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set().entries(self.iter().map(Scope::name)).finish()
@@ -107,3 +127,42 @@ impl fmt::Debug for Scopes {
 }
 
 const _: () = assert!(Scope::ALL.len() == 8, "a set of scopes is one byte, and ALL is all of its bits");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A declaration narrows and never widens, and what a scope satisfies can be declared under it. One row a rule.
+    #[test]
+    fn a_declaration_never_widens() {
+        use Scope::{Admin, Approvals, Pairing, Read, Talk, TalkSecrets, Write};
+        let rows: &[(&[Scope], &[Scope], &[Scope])] = &[
+            (&[Read], &[Admin], &[]),
+            (&[Read], &[Read, Write], &[Read]),
+            (&[Write], &[Read, Talk, Write], &[Read, Talk, Write]),
+            (&[Write], &[TalkSecrets, Approvals, Pairing], &[]),
+            (&[Admin], &[Read, Pairing], &[Read, Pairing]),
+            (&[], &[Admin, Read], &[]),
+            (&[Read], &[], &[]),
+        ];
+        for (held, wanted, got) in rows {
+            let set = |scopes: &[Scope]| scopes.iter().copied().collect::<Scopes>();
+            assert_eq!(set(held).narrowed_to(set(wanted)), set(got), "{held:?} declaring {wanted:?}");
+            assert_eq!(set(held).cover(set(wanted)), set(got) == set(wanted), "{held:?} covering {wanted:?}");
+        }
+    }
+
+    /// Every scope is found by its name, and nothing else is. By going there and back.
+    #[test]
+    fn scopes_are_a_closed_set() {
+        for &scope in Scope::ALL {
+            assert_eq!(Scope::from_name(scope.name()), Some(scope));
+        }
+        assert_eq!(Scope::from_name("operator.root"), None);
+        assert_eq!(Scopes::ALL.iter().count(), Scope::ALL.len());
+        assert!(
+            serde_json::from_str::<Scopes>(r#"["operator.root"]"#)
+                .is_err_and(|e| e.to_string().contains("root"))
+        );
+    }
+}

@@ -70,6 +70,10 @@ impl Comparer {
         Digest(hmac::sign(&self.key, secret.as_bytes()))
     }
 
+    pub(super) fn are_equal(&self, shown: &str, kept: &str) -> bool {
+        self.matches(shown, &self.digest(kept))
+    }
+
     pub(super) fn matches(&self, shown: &str, digest: &Digest) -> bool {
         hmac::verify(&self.key, shown.as_bytes(), digest.0.as_ref()).is_ok()
     }
