@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`conversation`] | what the frames of one connection mean, in the order they come |
 //! | [`method`] | which methods there are, who serves them, and who may call them |
+//! | [`params`] | what the parameters of requests must be |
 //! | [`event`] | which events there are, and who may see them |
 //! | [`surroundings`] | what a connection has to know of its gateway |
 //! | [`frame`] | how responses and events are written |
@@ -14,4 +15,5 @@ pub mod conversation;
 pub mod event;
 pub mod frame;
 pub mod method;
+pub mod params;
 pub mod surroundings;
