@@ -1,8 +1,12 @@
 //! How a refusal looks to a client: the only mapping from outcomes to error codes, HTTP statuses and close codes.
 
+mod rpc;
+
 use std::borrow::Cow;
 
 use shm_transport::envelope::FailureCode;
+
+pub use self::rpc::{RpcCode, RpcError, of_login};
 
 /// Why a frame of a client gets an error frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -177,6 +181,28 @@ pub enum CloseReason {
     TooLarge,
     /// It reads more slowly than its replies come.
     SlowReader,
+    /// OpenClaw: the first frame is no valid `connect`.
+    BadHandshake,
+    /// OpenClaw: the client speaks no version that the gateway does.
+    ProtocolMismatch,
+    /// OpenClaw: it was not let in.
+    Unauthorized,
+    /// OpenClaw: its device is not paired.
+    PairingRequired,
+    /// OpenClaw: a frame before the handshake is larger than any handshake.
+    TooLargeBeforeLogin,
+    /// OpenClaw: it was not let in in time.
+    HandshakeTimeout,
+    /// OpenClaw: it calls again and again what it may not.
+    RepeatedUnauthorized,
+    /// OpenClaw: it reads more slowly than its events come.
+    SlowConsumer,
+    /// OpenClaw: the gateway is not ready yet.
+    Starting,
+    /// OpenClaw: the gateway goes down, and comes back.
+    ServiceRestart,
+    /// What the client was let in by does not hold any more.
+    AuthChanged,
 }
 
 impl CloseReason {
@@ -192,6 +218,17 @@ impl CloseReason {
             Self::Silent => Some((1008, "pings were not answered")),
             Self::TooLarge => Some((1009, "the message is larger than allowed")),
             Self::SlowReader => Some((1013, "replies were not read fast enough")),
+            Self::BadHandshake => Some((1008, "invalid handshake")),
+            Self::ProtocolMismatch => Some((1002, "protocol mismatch")),
+            Self::Unauthorized => Some((1008, "unauthorized")),
+            Self::PairingRequired => Some((1008, "pairing required")),
+            Self::TooLargeBeforeLogin => Some((1009, "preauth payload too large")),
+            Self::HandshakeTimeout => Some((1008, "handshake timeout")),
+            Self::RepeatedUnauthorized => Some((1008, "repeated unauthorized calls")),
+            Self::SlowConsumer => Some((1008, "slow consumer")),
+            Self::Starting => Some((1013, "gateway starting")),
+            Self::ServiceRestart => Some((1012, "service restart")),
+            Self::AuthChanged => Some((4001, "gateway auth changed")),
         }
     }
 }
