@@ -159,7 +159,9 @@ pub enum HttpRefusal {
 impl From<AuthRefusal> for HttpRefusal {
     fn from(refusal: AuthRefusal) -> Self {
         match refusal {
-            AuthRefusal::Missing(_) | AuthRefusal::Mismatch(_) | AuthRefusal::NotLoopback => Self::Unauthorized,
+            AuthRefusal::Missing(_) | AuthRefusal::Mismatch(_) | AuthRefusal::NotLoopback => {
+                Self::Unauthorized
+            }
             AuthRefusal::RateLimited { retry_after_ms } => {
                 Self::TooManyAttempts { retry_after_seconds: retry_after_ms.div_ceil(1000) }
             }
@@ -193,8 +195,12 @@ impl HttpRefusal {
             ),
             Self::TooManyConnections => (503, "too_many_connections", "all connections are taken"),
             Self::ShuttingDown => (503, "shutting_down", "the gateway is shutting down"),
-            Self::Unauthorized => (401, "unauthorized", "the gateway's token or password is missing or wrong"),
-            Self::TooManyAttempts { .. } => (429, "rate_limited", "too many failed attempts, try again later"),
+            Self::Unauthorized => {
+                (401, "unauthorized", "the gateway's token or password is missing or wrong")
+            }
+            Self::TooManyAttempts { .. } => {
+                (429, "rate_limited", "too many failed attempts, try again later")
+            }
             Self::TooManyUnauthenticated => {
                 (429, "too_many_unauthenticated", "too many connections have not proved who they are yet")
             }

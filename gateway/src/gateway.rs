@@ -10,7 +10,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use adapters::edge::{EdgeShared, Phase};
+use adapters::access::devices::Devices;
+use adapters::access::{Access, AccessSettings, AuthMode, NoRandomNumbers};
+use adapters::edge::{About, EdgeShared, Phase};
 use engine::core::{AgentDefinition, CoreSetting, ShardCore};
 use engine::driver::{self, Chosen, DriverError, ShardHandle, StartOptions};
 use engine::event::{AgentIndex, InstanceId, ShardIndex};
@@ -49,6 +51,9 @@ pub enum GatewayError {
     /// The settings cannot be used.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// Clients cannot be told from each other.
+    #[error(transparent)]
+    Access(#[from] NoRandomNumbers),
     /// The state directory cannot be used.
     #[error(transparent)]
     StateDirectory(#[from] StateDirectoryError),
@@ -156,9 +161,15 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
         agents: Arc::clone(&agents),
         draining: Arc::clone(&draining),
     };
-    let shared = Arc::new(EdgeShared::new(edge_count, Box::new(move || source.report())));
+    let everybody = AccessSettings::new(AuthMode::None, None)
+        .unwrap_or_else(|error| unreachable!("nobody is asked for a secret: {error}"));
+    let access = Arc::new(Access::new(&everybody, Devices::in_memory())?);
+    let run = run_number();
+    let about = About::new(env!("CARGO_PKG_VERSION"), &format!("{run:016x}"), &[]);
+    let shared = EdgeShared::new(edge_count, Box::new(move || source.report()), access);
+    let shared = Arc::new(shared.with_about(about));
     let (phase, phase_seen) = watch::channel(Phase::Running);
-    let edges = edges::start(&listener, ports.edges, &shared, &phase_seen, run_number())?;
+    let edges = edges::start(&listener, ports.edges, &shared, &phase_seen, run)?;
     drop(listener);
     let admin = AdminSocket::bind(&admin_socket(state.path()))?;
     announce(address, &config, &chosen, &executable, keeper.process_id());

@@ -18,8 +18,8 @@ use shm_transport::envelope::{
 };
 
 use super::fields::{
-    Rule, field_refusal, optional_string, refuse_depth, refuse_json, refuse_other_than_object, required_string,
-    too_deep,
+    Rule, field_refusal, optional_string, refuse_depth, refuse_json, refuse_other_than_object,
+    required_string, too_deep,
 };
 use super::simple::metadata::{self, Wishes};
 use super::simple::{AGENT_BYTES_MAX, ID_BYTES_MAX, SESSION_BYTES_MAX, read_content};
@@ -211,8 +211,7 @@ fn read<'a>(fields: &Fields<'a>) -> Result<Read<'a>, Refusal<'static>> {
     if !payload.get().starts_with('{') {
         return Err(field_refusal(Code::InvalidField, &PAYLOAD));
     }
-    let payload: Payload<'a> =
-        serde_json::from_str(payload.get()).map_err(|error| refuse_json(&error))?;
+    let payload: Payload<'a> = serde_json::from_str(payload.get()).map_err(|error| refuse_json(&error))?;
     let channel = required_string(payload.channel, &CHANNEL)?;
     let user = || required_string(payload.user_id.or(payload.sender), &USER);
     let said = match kind.as_ref() {

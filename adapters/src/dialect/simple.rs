@@ -17,11 +17,11 @@ use serde_json::value::RawValue;
 use shm_transport::envelope::{CONTENT_JSON, CONTENT_TEXT};
 
 use self::metadata::Wishes;
-use super::fields::{
-    Rule, field_refusal, optional_string, refuse_depth, refuse_json, refuse_other_than_object, required_string,
-    string,
-};
 pub(crate) use super::fields::too_deep;
+use super::fields::{
+    Rule, field_refusal, optional_string, refuse_depth, refuse_json, refuse_other_than_object,
+    required_string, string,
+};
 use crate::refusal::{Code, Refusal};
 
 /// The longest name of an agent.

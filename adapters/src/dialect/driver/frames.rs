@@ -47,7 +47,13 @@ pub fn write_connected(out: &mut Vec<u8>, id: &str, client: &str, now_ms: u64) {
 
 /// Appends the acknowledgement of a message. What it survives is told where it is known, and that it is told
 /// again where it is.
-pub fn write_ack(out: &mut Vec<u8>, labels: &[u8], durability: DurabilityClass, duplicate: bool, now_ms: u64) {
+pub fn write_ack(
+    out: &mut Vec<u8>,
+    labels: &[u8],
+    durability: DurabilityClass,
+    duplicate: bool,
+    now_ms: u64,
+) {
     begin(out, "message_ack", labels, now_ms);
     out.extend_from_slice(b"\"state\":\"accepted\"");
     match durability {

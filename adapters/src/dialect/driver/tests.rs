@@ -28,7 +28,10 @@ fn messages_are_read() {
         message(&payload)
     };
     let plain = with("unknown", json!(1));
-    assert_eq!((plain.channel.as_ref(), plain.sender.as_ref(), plain.content.as_ref()), ("telegram", "u", "hi"));
+    assert_eq!(
+        (plain.channel.as_ref(), plain.sender.as_ref(), plain.content.as_ref()),
+        ("telegram", "u", "hi")
+    );
     assert_eq!((plain.content_kind, plain.wishes.flags), (CONTENT_TEXT, FLAG_WANTS_ACK));
     assert_eq!((plain.wishes.mode, plain.wishes.priority), (SessionMode::Main, Priority::Normal));
     assert_eq!(with("content", json!([1])).content_kind, CONTENT_JSON);
@@ -46,19 +49,17 @@ fn messages_are_read() {
 /// What is not for an agent is read as what it is. By one row per type.
 #[test]
 fn the_other_types_are_read() {
-    let presence = r#"{"type":"presence","id":"1","payload":{"channel":"c","user_id":"u","status":"typing"}}"#;
+    let presence =
+        r#"{"type":"presence","id":"1","payload":{"channel":"c","user_id":"u","status":"typing"}}"#;
     let status = PresenceStatus::Typing;
     assert_eq!(said(presence), Said::Presence { channel: "c".into(), user: "u".into(), status });
     let reaction = r#"{"type":"reaction","id":"1","payload":{"channel":"c","sender":"u","message_id":"m","reaction":"+1"}}"#;
-    let expected = Said::Reaction {
-        channel: "c".into(),
-        user: "u".into(),
-        message: "m".into(),
-        reaction: "+1".into(),
-    };
+    let expected =
+        Said::Reaction { channel: "c".into(), user: "u".into(), message: "m".into(), reaction: "+1".into() };
     assert_eq!(said(reaction), expected);
     for (word, connected) in [("connected", true), ("disconnected", false)] {
-        let frame = json!({"type":"channel_status","id":"1","payload":{"channel":"c","status":word}}).to_string();
+        let frame =
+            json!({"type":"channel_status","id":"1","payload":{"channel":"c","status":word}}).to_string();
         assert_eq!(said(&frame), Said::ChannelStatus { channel: "c".into(), connected });
     }
 }
@@ -151,7 +152,9 @@ fn frames_are_envelopes() {
         "retry_after_ms":9});
     check("error", payload, &|out| frames::write_error(out, &labels, &refusal, 7));
     let error = json!({"code":"unauthorized","message":"no","retryable":false});
-    check("error", error, &|out| frames::write_error(out, &labels, &Refusal::new(Code::Unauthorized, "no"), 7));
+    check("error", error, &|out| {
+        frames::write_error(out, &labels, &Refusal::new(Code::Unauthorized, "no"), 7)
+    });
 }
 
 /// What one driver says is told to the others as it was said. By one row per type.
