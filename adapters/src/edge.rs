@@ -19,7 +19,6 @@
 //! | `words` | what a reply becomes |
 //! | `calls` | the calls of OpenClaw clients |
 //! | `runs` | turns that belong to no connection, and what they become |
-//! | `session_key` | which session and agent an OpenClaw client means |
 //! | [`events`] | what clients of all edges are shown |
 //! | `mailbox` | notes between edge threads |
 //! | `outbound` | frames that wait for a socket |
@@ -58,7 +57,6 @@ pub mod origin;
 mod outbound;
 mod pump;
 mod runs;
-mod session_key;
 mod simple;
 mod state;
 pub mod stats;
@@ -240,6 +238,7 @@ async fn run(
         tokio::task::spawn_local(async move { edge.flush_late().await })
     };
     let access = tokio::task::spawn_local(pump::watch_access(Rc::clone(&edge)));
+    let deltas = tokio::task::spawn_local(runs::flush_due(Rc::clone(&edge)));
     let post = tokio::task::spawn_local(events::run(Rc::clone(&edge)));
     let accepting = tokio::task::spawn_local(http::accept(Rc::clone(&edge), listener));
     let failed = loop {
@@ -278,6 +277,7 @@ async fn run(
     runs::forget_all(&edge);
     pump.abort();
     post.abort();
+    deltas.abort();
     access.abort();
     clock.abort();
     flushing.abort();

@@ -161,13 +161,9 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
         agents: Arc::clone(&agents),
         draining: Arc::clone(&draining),
     };
-    let everybody = AccessSettings::new(AuthMode::None, None)
-        .unwrap_or_else(|error| unreachable!("nobody is asked for a secret: {error}"));
-    let access = Arc::new(Access::new(&everybody, Devices::in_memory())?);
     let run = run_number();
-    let about = About::new(env!("CARGO_PKG_VERSION"), &format!("{run:016x}"), &[]);
-    let shared = EdgeShared::new(edge_count, Box::new(move || source.report()), access);
-    let shared = Arc::new(shared.with_about(about));
+    let shared = EdgeShared::new(edge_count, Box::new(move || source.report()), access()?);
+    let shared = Arc::new(shared.with_about(about(&config, run)));
     let (phase, phase_seen) = watch::channel(Phase::Running);
     let edges = edges::start(&listener, ports.edges, &shared, &phase_seen, run)?;
     drop(listener);
@@ -393,4 +389,17 @@ fn end_on_panic() {
         print(panic);
         std::process::exit(101);
     }));
+}
+
+/// Lets everybody in: only clients on this machine reach the edges.
+fn access() -> Result<Arc<Access>, NoRandomNumbers> {
+    let everybody = AccessSettings::new(AuthMode::None, None)
+        .unwrap_or_else(|error| unreachable!("nobody is asked for a secret: {error}"));
+    Ok(Arc::new(Access::new(&everybody, Devices::in_memory())?))
+}
+
+/// What clients are told of this gateway.
+fn about(config: &Config, run: u64) -> About {
+    let default_agent = config.routing.default.clone().unwrap_or_default();
+    About { default_agent, ..About::new(env!("CARGO_PKG_VERSION"), &format!("{run:016x}"), &[]) }
 }

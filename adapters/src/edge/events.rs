@@ -31,7 +31,9 @@ pub struct Event {
     pub session: Option<Arc<str>>,
     /// Whether it tells of a tool, which is for clients that ask for that.
     pub is_tool: bool,
-    /// If it is a piece of a text.
+    /// Whether a later one says all of it again.
+    pub is_delta: bool,
+    /// If it is a piece of a text that goes on where the one before ended.
     pub live: Option<Live>,
 }
 
@@ -47,12 +49,20 @@ pub struct Live {
 impl Event {
     /// An event about nothing but itself.
     pub fn plain(name: EventName, payload: Vec<u8>) -> Self {
-        Self { name, payload, state_version: None, session: None, is_tool: false, live: None }
+        Self {
+            name,
+            payload,
+            state_version: None,
+            session: None,
+            is_tool: false,
+            is_delta: false,
+            live: None,
+        }
     }
 
     /// Whether a client that reads too slowly can do without it.
     pub fn may_be_dropped(&self) -> bool {
-        self.live.is_some() || self.name.may_be_dropped()
+        self.is_delta || self.name.may_be_dropped()
     }
 
     /// Whether it is a later piece of the same text.
@@ -177,4 +187,47 @@ pub fn tick(now_ms: u64) -> Event {
     write_number(&mut payload, now_ms);
     payload.push(b'}');
     Event::plain(EventName::Tick, payload)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+    use shm_transport::envelope::BlockType;
+
+    use super::*;
+    use crate::openclaw::run::{DELTA_INTERVAL_MS, Run, RunEvent};
+
+    fn deltas(run: &mut Run, text: &str, now_ms: u64) -> Vec<Event> {
+        let mut events = Vec::new();
+        let mut sink = |event: RunEvent<'_>| {
+            let live = event.joint.map(|delta| Live { run: (0, 1), delta });
+            events.push(Event { live, ..Event::plain(event.event, event.payload.to_vec()) });
+        };
+        run.block(BlockType::Text, text, now_ms, &mut sink);
+        events
+    }
+
+    /// Pieces of a text that are joined say what they say apart, and a piece that replaces what was told is joined to
+    /// nothing. By joining two deltas, and by a second attempt.
+    #[test]
+    fn pieces_are_joined() {
+        let mut run = Run::new("r".into(), "agent:a:main".into(), "a".into(), 0);
+        let first = deltas(&mut run, "a\"b", DELTA_INTERVAL_MS);
+        let second = deltas(&mut run, "c\n", 2 * DELTA_INTERVAL_MS);
+        for (index, field) in [(0, "/data/delta"), (1, "/deltaText")] {
+            let (first, second) = (&first[index], &second[index]);
+            assert!(second.continues(first));
+            let earlier = &first.payload[first.live.as_ref().unwrap().delta.clone()];
+            let mut joined = Vec::new();
+            join(&mut joined, earlier, second);
+            let joined: Value = serde_json::from_slice(&joined).unwrap();
+            assert_eq!(joined.pointer(field).unwrap(), "a\"bc\n");
+        }
+        assert!(!second[0].continues(&first[1]), "one stream is not another");
+        run.restart();
+        let third = deltas(&mut run, "new", 3 * DELTA_INTERVAL_MS);
+        let replaced: Value = serde_json::from_slice(&third[1].payload).unwrap();
+        assert_eq!((&replaced["replace"], &replaced["deltaText"]), (&Value::Bool(true), &"new".into()));
+        assert!(!third[1].continues(&second[1]));
+    }
 }

@@ -5,36 +5,41 @@
 //! messages have [`ORIGIN`] in their route, and the number of the run as sequence.
 
 pub mod board;
-pub mod telling;
 
 use std::collections::HashMap;
+use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use shm_transport::envelope::{BlockType, FailureCode, Message, Opened, Route};
 use shm_transport::ports::session_hash;
+use tokio::sync::Notify;
 
 pub use self::board::RunBoard;
-use self::board::{Ended, Owner, Waiter};
-use self::telling::Telling;
+use self::board::{Owner, Waiter};
 use super::calls::{Caller, Counted};
-use super::events::{self, Event};
-use super::session_key::SessionKey;
+use super::events::{self, Event, Live};
 use super::state::Edge;
 use super::turns::{self, Offered, SequenceHash};
 use crate::openclaw::backend::Answer;
+use crate::openclaw::run::{DELTA_INTERVAL_MS, Ending, Run, RunEvent};
+use crate::openclaw::runs::{Ended, accepted, ack, completed, conflict, full, summary, waited};
+use crate::openclaw::turn::Turn;
 use crate::refusal::RpcError;
 
 /// The origin of all runs in their routes; no connection has it.
 pub const ORIGIN: u64 = u64::MAX;
-/// The first two parts of the session key of all runs; the third is what the client calls the session.
+/// The first two parts of the session key of all runs; the third is what the client calls the session, in full.
 pub const CHANNEL: &str = "openclaw";
-const USER: &str = "";
+pub const USER: &str = "";
 
 /// Runs of one edge, by sequence.
 #[derive(Debug, Default)]
 pub struct RunTable {
-    runs: HashMap<u32, Run, SequenceHash>,
+    runs: HashMap<u32, Entry, SequenceHash>,
     next: u32,
+    /// Rung when some text waits for its time.
+    due: Rc<Notify>,
 }
 
 impl RunTable {
@@ -48,8 +53,12 @@ impl RunTable {
 }
 
 #[derive(Debug)]
-struct Run {
-    telling: Telling,
+struct Entry {
+    run: Run,
+    /// Its name, shared with the board.
+    id: Arc<str>,
+    /// Its session, shared with its events.
+    session_key: Arc<str>,
     /// Hash of its session key.
     session: u64,
     attempt: u32,
@@ -74,60 +83,40 @@ pub struct Request {
     pub last: Option<Caller>,
 }
 
-impl Request {
-    /// The run does not begin: the response says what there is instead.
-    pub fn give(self, payload: &serde_json::Value) {
-        self.answer.give(Ok(payload.to_string().into_bytes()));
-    }
-
-    /// The run does not begin: the response says why.
-    pub fn refuse(self, error: RpcError) {
-        self.answer.give(Err(error));
-    }
-}
-
 /// Hash of the session key of a run.
-pub fn session_of(key: &SessionKey) -> u64 {
-    session_hash(CHANNEL, USER, &key.key)
-}
-
-/// Names the session in an envelope: channel, user, thread.
-pub fn session_parts(key: &SessionKey) -> [&str; 3] {
-    [CHANNEL, USER, &key.key]
+fn session_of(session_key: &str) -> u64 {
+    session_hash(CHANNEL, USER, session_key)
 }
 
 /// Hands the envelope in the scratch space to the shard as the run of this number.
-pub fn offer(edge: &Edge, sequence: u32, key: &SessionKey) -> Result<(), RpcError> {
-    let route = Route { turn: 0, session: session_of(key), origin: ORIGIN, sequence, attempt: 0 };
+pub fn offer(edge: &Edge, sequence: u32, turn: &Turn<'_>) -> Result<(), RpcError> {
+    let session = session_of(&turn.session_key);
+    let route = Route { turn: 0, session, origin: ORIGIN, sequence, attempt: 0 };
     match turns::offer(edge, &route) {
         Offered::Taken => Ok(()),
-        Offered::Full => Err(busy()),
+        Offered::Full => Err(full()),
         Offered::Refused(refusal) => Err(RpcError::invalid(refusal.text)),
         Offered::Failed => Err(RpcError::unavailable("the gateway is shutting down")),
     }
 }
 
 /// Opens the run whose message was just taken.
-pub fn open(edge: &Edge, sequence: u32, id: &Arc<str>, key: &SessionKey, request: Request, now_ms: u64) {
-    let run = (edge.options.edge_index, sequence);
-    let telling = Telling::new(run, Arc::clone(id), key.key.as_str().into(), key.agent.clone(), now_ms);
-    let run = Run { telling, session: session_of(key), attempt: 0, asked: Asked::By(request) };
+pub fn open(edge: &Edge, sequence: u32, id: Arc<str>, turn: &Turn<'_>, request: Request, now_ms: u64) {
+    let run = Run::new((*id).to_owned(), turn.session_key.clone(), turn.agent.clone(), now_ms);
+    let session_key: Arc<str> = turn.session_key.as_str().into();
+    let session = session_of(&session_key);
+    let entry = Entry { run, id, session_key, session, attempt: 0, asked: Asked::By(request) };
     let mut table = edge.runs.borrow_mut();
-    table.runs.insert(sequence, run);
+    table.runs.insert(sequence, entry);
     table.next = sequence.wrapping_add(1);
     drop(table);
     edge.stats().open_turns.add(1);
     edge.stats().received.add(1);
 }
 
-/// What a client is told that should try again.
-pub fn busy() -> RpcError {
-    RpcError::unavailable("The server is busy. Please try again in a moment.")
-}
-
 /// Tells the shard that a run is not wanted any more. It ends as all do.
 pub fn cancel(edge: &Edge, sequence: u32) {
-    let Some(session) = edge.runs.borrow().runs.get(&sequence).map(|run| run.session) else { return };
+    let Some(session) = edge.runs.borrow().runs.get(&sequence).map(|entry| entry.session) else { return };
     if turns::cancel(edge, ORIGIN, sequence, session) == Offered::Full {
         // Later, when the shard has taken some of what waits for it.
         let own = edge.options.edge_index;
@@ -142,14 +131,12 @@ pub fn owner(edge: &Edge, sequence: u32) -> Owner {
     Owner { edge_index: edge.options.edge_index, sequence }
 }
 
-/// Why a run has no reply, in a code and a sentence, and after how many milliseconds another try makes sense.
-type Failure = (FailureCode, String, u32);
-
-/// What a run comes to.
+/// What a piece of a reply does to its run.
 enum Outcome {
     Open,
-    Answered,
-    Failed(Failure),
+    Over(Ending),
+    /// The shard did not take it at all: why, and after how many milliseconds another try makes sense.
+    Refused(FailureCode, String, u32),
 }
 
 /// Tells clients what a shard has sent for a run.
@@ -157,64 +144,96 @@ pub fn deliver(edge: &Edge, message: &Message<'_>, now_ms: u64) {
     let route = message.route;
     let mut told = Vec::new();
     let outcome = {
-        let mut table = edge.runs.borrow_mut();
+        let table = &mut *edge.runs.borrow_mut();
         let is_reply = turns::is_reply(message);
-        let current = |run: &&mut Run| !is_reply || route.attempt >= run.attempt;
-        let Some(run) = table.runs.get_mut(&route.sequence).filter(current) else {
+        let current = |entry: &&mut Entry| !is_reply || route.attempt >= entry.attempt;
+        let Some(entry) = table.runs.get_mut(&route.sequence).filter(current) else {
             edge.stats().late.add(1);
             return;
         };
-        if is_reply && route.attempt > run.attempt {
-            run.attempt = route.attempt;
-            run.telling.begin_again();
+        if is_reply && route.attempt > entry.attempt {
+            entry.attempt = route.attempt;
+            entry.run.restart();
         }
-        apply(edge, run, message, now_ms, &mut told)
+        let outcome = apply(edge, entry, message, now_ms, &mut told);
+        if entry.run.due_ms().is_some() {
+            table.due.notify_one();
+        }
+        outcome
     };
-    match outcome {
-        Outcome::Open => {}
-        Outcome::Answered => finish(edge, route.sequence, None, now_ms, &mut told),
-        Outcome::Failed(failure) => finish(edge, route.sequence, Some(&failure), now_ms, &mut told),
-    }
     for event in told {
         events::publish(edge, event);
     }
+    match outcome {
+        Outcome::Open => {}
+        Outcome::Over(ending) => finish(edge, route.sequence, ending, now_ms),
+        Outcome::Refused(code, text, retry_after_ms) => {
+            refuse(edge, route.sequence, code, &text, retry_after_ms);
+        }
+    }
 }
 
-fn apply(edge: &Edge, run: &mut Run, message: &Message<'_>, now_ms: u64, told: &mut Vec<Event>) -> Outcome {
+/// Makes events for everybody of the events of a run.
+fn collect<'a>(
+    edge_index: usize,
+    sequence: u32,
+    session_key: &Arc<str>,
+    told: &'a mut Vec<Event>,
+) -> impl FnMut(RunEvent<'_>) + use<'a> {
+    let session_key = Arc::clone(session_key);
+    move |event| {
+        told.push(Event {
+            session: Some(Arc::clone(&session_key)),
+            is_tool: event.is_tool,
+            is_delta: event.is_delta,
+            live: event.joint.map(|delta| Live { run: (edge_index, sequence), delta }),
+            ..Event::plain(event.event, event.payload.to_vec())
+        });
+    }
+}
+
+fn apply(
+    edge: &Edge,
+    entry: &mut Entry,
+    message: &Message<'_>,
+    now_ms: u64,
+    told: &mut Vec<Event>,
+) -> Outcome {
+    let opened = message.open();
+    if matches!(opened, Opened::Accepted | Opened::Block(_) | Opened::End(_)) {
+        accept(edge, entry, message.route.sequence, now_ms, told);
+    }
     let reply_bytes_max = edge.options.reply_bytes_max;
-    let too_long = |run: &Run, more: usize| run.telling.text.len() + more > reply_bytes_max;
-    let failed_too_long = || {
-        let text = format!("the reply is longer than the {reply_bytes_max} bytes that are passed on");
-        Outcome::Failed((FailureCode::TooLarge, text, 0))
+    let room = reply_bytes_max.saturating_sub(entry.run.text().len());
+    let mut sink = collect(edge.options.edge_index, message.route.sequence, &entry.session_key, told);
+    let run = &mut entry.run;
+    let more = match &opened {
+        Opened::Block(block) => block.content.len(),
+        Opened::End(end) => end.content.len(),
+        _ => 0,
     };
-    match message.open() {
-        Opened::Accepted => {
-            accept(edge, run, now_ms, told);
-            Outcome::Open
-        }
+    if more > room {
+        let text = format!("the reply is longer than the {reply_bytes_max} bytes that are passed on");
+        return Outcome::Over(run.fail(FailureCode::TooLarge, &text, now_ms, &mut sink));
+    }
+    match opened {
         Opened::Block(block) => {
-            accept(edge, run, now_ms, told);
-            if too_long(run, block.content.len()) {
-                return failed_too_long();
-            }
             let block_type = BlockType::from_number(block.block_type).unwrap_or_default();
-            run.telling.block(block_type, &block.content, now_ms, told);
+            run.block(block_type, &block.content, now_ms, &mut sink);
             Outcome::Open
         }
-        Opened::End(end) => {
-            accept(edge, run, now_ms, told);
-            if too_long(run, end.content.len()) {
-                return failed_too_long();
-            }
-            run.telling.delta(&end.content, now_ms, told);
-            Outcome::Answered
-        }
+        Opened::End(end) => Outcome::Over(run.end(&end.content, now_ms, &mut sink)),
         Opened::Failure(failure) => {
             let code = FailureCode::from_number(failure.code.to_native()).unwrap_or(FailureCode::AgentError);
-            Outcome::Failed((code, failure.text.as_str().to_owned(), failure.retry_after_ms.to_native()))
+            if matches!(entry.asked, Asked::By(_)) {
+                let retry_after_ms = failure.retry_after_ms.to_native();
+                return Outcome::Refused(code, failure.text.as_str().to_owned(), retry_after_ms);
+            }
+            Outcome::Over(run.fail(code, &failure.text, now_ms, &mut sink))
         }
-        // Nothing that a client is told.
-        Opened::Message(_)
+        // Accepted was told above; the others are nothing that a client is told.
+        Opened::Accepted
+        | Opened::Message(_)
         | Opened::Hello(_)
         | Opened::Stop
         | Opened::Cancel
@@ -226,144 +245,102 @@ fn apply(edge: &Edge, run: &mut Run, message: &Message<'_>, now_ms: u64, told: &
 }
 
 /// Once, whoever says it first: the run is accepted.
-fn accept(edge: &Edge, run: &mut Run, now_ms: u64, told: &mut Vec<Event>) {
-    let Asked::By(request) = std::mem::replace(&mut run.asked, Asked::Told) else { return };
-    let telling = &mut run.telling;
-    let payload = match &request.last {
-        None => serde_json::json!({ "runId": &*telling.id, "status": "started" }),
-        Some(_) => serde_json::json!({
-            "runId": &*telling.id, "sessionKey": &*telling.session_key, "agentId": telling.agent,
-            "status": "accepted", "acceptedAt": now_ms,
-        }),
-    };
-    request.answer.give(Ok(payload.to_string().into_bytes()));
-    if let Some(caller) = request.last {
-        let answer = caller.answer(edge, Counted::Not);
-        // It is in flight, so it cannot be over. If all places are taken, the answer says so.
-        let _ = edge.shared.runs.wait(&telling.id, Waiter::Final(answer));
-    }
-    told.push(telling.start(now_ms));
-}
-
-/// Ends a run, and answers all who waited for that.
-fn finish(edge: &Edge, sequence: u32, failure: Option<&Failure>, now_ms: u64, told: &mut Vec<Event>) {
-    let Some(run) = edge.runs.borrow_mut().runs.remove(&sequence) else { return };
-    let Run { mut telling, asked, .. } = run;
-    let stats = edge.stats();
-    stats.open_turns.sub(1);
-    if failure.is_none() { &stats.answered } else { &stats.refused }.add(1);
-    if let (Asked::By(request), Some((code, text, retry_after_ms))) = (asked, failure) {
-        // It never began, so another request may have its key.
-        for waiter in edge.shared.runs.forget(&telling.id) {
-            give(waiter, &telling.id, &ended(&telling, failure, now_ms));
-        }
-        request.answer.give(refused_start(&telling, *code, text, *retry_after_ms));
+fn accept(edge: &Edge, entry: &mut Entry, sequence: u32, now_ms: u64, told: &mut Vec<Event>) {
+    let Asked::By(request) = std::mem::replace(&mut entry.asked, Asked::Told) else { return };
+    let Request { answer, last } = request;
+    let Some(caller) = last else {
+        answer.give(Ok(ack(&entry.id, "started")));
+        entry.run.start(now_ms, &mut collect(edge.options.edge_index, sequence, &entry.session_key, told));
         return;
-    }
-    let ended = Arc::new(ended(&telling, failure, now_ms));
-    match failure {
-        None => telling.end(now_ms, told),
-        Some((FailureCode::Cancelled, ..)) => telling.abort(now_ms, told),
-        Some((code, text, _)) => telling.fail(*code, text, now_ms, told),
-    }
-    for event in told.drain(..) {
-        events::publish(edge, event);
-    }
-    for waiter in edge.shared.runs.end(&telling.id, Arc::clone(&ended)) {
-        give(waiter, &telling.id, &ended);
-    }
+    };
+    answer.give(Ok(accepted(&entry.run)));
+    // It is in flight, so it cannot be over. If all places are taken, the answer says that there is none.
+    let _ = edge.shared.runs.wait(&entry.id, Waiter::Final(caller.answer(edge, Counted::Not)));
+    entry.run.start(now_ms, &mut collect(edge.options.edge_index, sequence, &entry.session_key, told));
 }
 
-fn ended(telling: &Telling, failure: Option<&Failure>, now_ms: u64) -> Ended {
-    Ended {
-        started_ms: telling.started_ms,
-        ended_ms: now_ms,
-        text: telling.text.clone(),
-        error: failure.map(|(_, text, _)| text.clone()),
-        aborted: failure.is_some_and(|(code, ..)| *code == FailureCode::Cancelled),
-    }
-}
-
-/// The response to a request whose run was refused.
-fn refused_start(
-    telling: &Telling,
-    code: FailureCode,
-    text: &str,
-    retry_after_ms: u32,
-) -> Result<Vec<u8>, RpcError> {
-    match code {
-        FailureCode::AlreadyAnswered => {
-            let payload = serde_json::json!({ "runId": &*telling.id, "status": "ok" });
-            Ok(payload.to_string().into_bytes())
-        }
+/// A run was not accepted: its name is free again.
+fn refuse(edge: &Edge, sequence: u32, code: FailureCode, text: &str, retry_after_ms: u32) {
+    let Some(entry) = edge.runs.borrow_mut().runs.remove(&sequence) else { return };
+    edge.stats().open_turns.sub(1);
+    edge.stats().refused.add(1);
+    // Who waits for it is told that there is none.
+    drop(edge.shared.runs.forget(&entry.id));
+    let Asked::By(Request { answer, .. }) = entry.asked else { return };
+    answer.give(match code {
+        FailureCode::AlreadyAnswered => Ok(ack(&entry.id, Ending::Ok.status())),
         FailureCode::UnknownAgent => {
-            let text = format!("Agent \"{}\" no longer exists in configuration", telling.agent);
-            Err(RpcError { message: text.into(), ..RpcError::of_failure(code, "", retry_after_ms) })
+            let message = format!("Agent \"{}\" no longer exists in configuration", entry.run.agent());
+            Err(RpcError { message: message.into(), ..RpcError::of_failure(code, text, retry_after_ms) })
         }
         FailureCode::Conflict => Err(conflict()),
         code => Err(RpcError::of_failure(code, text, retry_after_ms)),
-    }
+    });
 }
 
-/// What a client is told that uses one key for two requests.
-pub fn conflict() -> RpcError {
-    let details = serde_json::json!({ "reason": "chat-request-conflict" });
-    RpcError::invalid("the idempotency key belongs to another request").with_details(details)
+/// Ends a run, and answers all who waited for that.
+fn finish(edge: &Edge, sequence: u32, ending: Ending, now_ms: u64) {
+    let Some(Entry { run, id, .. }) = edge.runs.borrow_mut().runs.remove(&sequence) else { return };
+    let stats = edge.stats();
+    stats.open_turns.sub(1);
+    if ending == Ending::Ok { &stats.answered } else { &stats.refused }.add(1);
+    let ended = Arc::new(Ended { ending, started_ms: run.started_ms(), ended_ms: now_ms });
+    for waiter in edge.shared.runs.end(&id, Arc::clone(&ended)) {
+        match waiter {
+            Waiter::Final(answer) if ended.ending == Ending::Ok => answer.give(Ok(completed(&run, now_ms))),
+            waiter => give(waiter, &id, &ended),
+        }
+    }
 }
 
 /// Answers a call that has waited for a run.
 pub fn give(waiter: Waiter, id: &str, ended: &Ended) {
     match waiter {
-        Waiter::Wait(answer) => answer.give(Ok(waited(id, ended).to_string().into_bytes())),
-        Waiter::Final(answer) => answer.give(Ok(last(id, ended).to_string().into_bytes())),
+        Waiter::Wait(answer) => answer.give(Ok(waited(id, Some(ended)))),
+        Waiter::Final(answer) => answer.give(Ok(summary(id, &ended.ending))),
         Waiter::Abort(aborting) => drop(aborting),
     }
 }
 
-/// The status of a run that is over.
-pub fn status(ended: &Ended) -> &'static str {
-    if ended.error.is_some() { "error" } else { "ok" }
-}
-
-/// The result of `agent.wait`.
-fn waited(id: &str, ended: &Ended) -> serde_json::Value {
-    let mut payload = serde_json::json!({
-        "runId": id, "status": status(ended), "startedAt": ended.started_ms, "endedAt": ended.ended_ms,
-        "stopReason": if ended.aborted { "rpc" } else if ended.error.is_some() { "error" } else { "stop" },
-    });
-    if let Some(error) = &ended.error {
-        payload["error"] = serde_json::json!(error);
+/// Tells what was said since it was last told, when its time has come; for good.
+pub async fn flush_due(edge: Rc<Edge>) {
+    let due = Rc::clone(&edge.runs.borrow().due);
+    loop {
+        due.notified().await;
+        loop {
+            tokio::time::sleep(Duration::from_millis(DELTA_INTERVAL_MS)).await;
+            if !flush(&edge, super::state::unix_ms()) {
+                break;
+            }
+        }
     }
-    payload
 }
 
-/// The second result of `agent`.
-pub fn last(id: &str, ended: &Ended) -> serde_json::Value {
-    let summary = match &ended.error {
-        None => "completed",
-        Some(error) => error,
-    };
-    let payloads = if ended.text.is_empty() {
-        serde_json::json!([])
-    } else {
-        serde_json::json!([{ "text": ended.text, "mediaUrl": null }])
-    };
-    serde_json::json!({
-        "runId": id, "status": status(ended), "summary": summary,
-        "result": {
-            "payloads": payloads,
-            "meta": {
-                "durationMs": ended.ended_ms.saturating_sub(ended.started_ms), "aborted": ended.aborted,
-            },
-        },
-    })
+/// Says whether some text still waits.
+fn flush(edge: &Edge, now_ms: u64) -> bool {
+    let mut told = Vec::new();
+    let mut waits = false;
+    for (&sequence, entry) in &mut edge.runs.borrow_mut().runs {
+        let Some(due_ms) = entry.run.due_ms() else { continue };
+        if due_ms > now_ms {
+            waits = true;
+            continue;
+        }
+        let mut sink = collect(edge.options.edge_index, sequence, &entry.session_key, &mut told);
+        entry.run.flush(now_ms, &mut sink);
+    }
+    for event in told {
+        events::publish(edge, event);
+    }
+    edge.wake_dirty();
+    waits
 }
 
 /// The edge ends: nobody hears of its runs any more. Their messages stay with their shards.
 pub fn forget_all(edge: &Edge) {
     let runs = std::mem::take(&mut edge.runs.borrow_mut().runs);
-    for run in runs.into_values() {
-        edge.shared.runs.forget(&run.telling.id);
+    for entry in runs.into_values() {
+        drop(edge.shared.runs.forget(&entry.id));
         edge.stats().open_turns.sub(1);
     }
 }

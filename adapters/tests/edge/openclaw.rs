@@ -68,7 +68,8 @@ impl Operator {
         Self { raw, hello: response["payload"].clone(), events: Vec::new(), seq: 0 }
     }
 
-    fn ask(&mut self, id: &str, method: &str, params: Value) {
+    fn ask(&mut self, id: &str, method: &str, params: impl Into<Value>) {
+        let params: Value = params.into();
         self.raw.text(&json!({"type":"req","id":id,"method":method,"params":params}).to_string());
     }
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use adapters::access::devices::Devices;
 use adapters::access::secret::Secret;
 use adapters::access::{Access, AccessSettings, AuthMode};
-use adapters::edge::{EdgeError, EdgeOptions, EdgeShared, HealthReport, HealthStatus, Phase, serve};
+use adapters::edge::{About, EdgeError, EdgeOptions, EdgeShared, HealthReport, HealthStatus, Phase, serve};
 use adapters::openclaw::backend::Backend;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::Value;
@@ -108,7 +108,8 @@ impl Gateway {
         let Setup { limits, options, access, edge_count, backend } = setup;
         let geometry = Geometry::new(256 * 1024).unwrap();
         let mut ports = connect(edge_count, 1, geometry, limits).unwrap();
-        let mut shared = EdgeShared::new(edge_count, Box::new(health), access);
+        let about = About { default_agent: "main".into(), ..About::new("v", "boot", &[]) };
+        let mut shared = EdgeShared::new(edge_count, Box::new(health), access).with_about(about);
         if let Some(backend) = backend {
             shared = shared.with_backend(backend);
         }

@@ -1,12 +1,20 @@
-//! Which runs there are, on whichever edge: by the key that makes a request the same request.
+//! Which runs there are, on whichever edge, and what comes of the same request twice.
 //!
-//! A run is remembered for [`KEPT_MS`] after its end, so that a client that asks again gets the same answer and
+//! | known as | the same message again | another message |
+//! |---|---|---|
+//! | going on | in flight | a conflict |
+//! | over, less than five minutes ago | how it ended | a conflict |
+//! | not known | a new run | a new run |
+//!
+//! The engine knows more than this table: what a gateway has accepted before it restarted is found again by its
+//! journal. A run is remembered for [`KEPT_MS`] after its end, so that a client that asks again gets the same answer and
 //! no second run.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::openclaw::backend::Answer;
+use crate::openclaw::runs::Ended;
 
 /// The most runs that are not over.
 pub const RUNS_MAX: usize = 4096;
@@ -24,21 +32,6 @@ pub struct Owner {
     pub edge_index: usize,
     /// Its number there.
     pub sequence: u32,
-}
-
-/// What came of a run.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Ended {
-    /// When it began, Unix milliseconds.
-    pub started_ms: u64,
-    /// When it ended.
-    pub ended_ms: u64,
-    /// Its text.
-    pub text: String,
-    /// Why it has no reply, if it has none.
-    pub error: Option<String>,
-    /// Whether somebody has stopped it.
-    pub aborted: bool,
 }
 
 /// A call that waits for the end of a run.
@@ -109,7 +102,7 @@ enum State {
 #[derive(Debug)]
 struct Entry {
     fingerprint: u64,
-    session_key: Arc<str>,
+    session_key: Box<str>,
     state: State,
 }
 
@@ -136,7 +129,7 @@ impl RunBoard {
     pub fn begin(
         &self,
         run: &Arc<str>,
-        session_key: &Arc<str>,
+        session_key: &str,
         fingerprint: u64,
         owner: Owner,
         now_ms: u64,
@@ -154,7 +147,7 @@ impl RunBoard {
             return Begun::Full;
         }
         let state = State::InFlight { owner, waiters: Vec::new() };
-        let entry = Entry { fingerprint, session_key: Arc::clone(session_key), state };
+        let entry = Entry { fingerprint, session_key: session_key.into(), state };
         inner.runs.insert(Arc::clone(run), entry);
         Begun::New
     }
@@ -242,19 +235,20 @@ impl Inner {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::openclaw::run::Ending;
 
     const OWNER: Owner = Owner { edge_index: 0, sequence: 0 };
 
     fn ended(ended_ms: u64) -> Arc<Ended> {
-        Arc::new(Ended { started_ms: 0, ended_ms, text: "t".into(), error: None, aborted: false })
+        Arc::new(Ended { ending: Ending::Ok, started_ms: 0, ended_ms })
     }
 
     /// One key is one run, until it is forgotten; another request under it is a conflict. By asking at each stage.
     #[test]
     fn a_key_is_one_run() {
         let board = RunBoard::default();
-        let (run, session): (Arc<str>, Arc<str>) = ("r".into(), "s".into());
-        let begin = |fingerprint, now_ms| board.begin(&run, &session, fingerprint, OWNER, now_ms);
+        let run: Arc<str> = "r".into();
+        let begin = |fingerprint, now_ms| board.begin(&run, "s", fingerprint, OWNER, now_ms);
         assert_eq!(begin(1, 0), Begun::New);
         assert_eq!(begin(1, 0), Begun::InFlight);
         assert_eq!(begin(2, 0), Begun::Conflict);
@@ -271,7 +265,7 @@ mod tests {
     fn runs_are_limited() {
         let board = RunBoard::default();
         let name = |number: usize| Arc::<str>::from(number.to_string());
-        let begin = |number| board.begin(&name(number), &name(0), 0, OWNER, 0);
+        let begin = |number| board.begin(&name(number), "s", 0, OWNER, 0);
         for number in 0..RUNS_MAX {
             assert_eq!(begin(number), Begun::New);
         }
