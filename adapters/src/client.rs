@@ -147,7 +147,7 @@ pub async fn send(
             "event" if matches!(content.block_type.as_str(), "text" | "markdown" | "code") => {
                 on_block(&content.content);
             }
-            "event" | "status" => {}
+            "event" | "status" | "connected" => {}
             "message" => return Ok(Reply { text: content.content, session: frame.session_id }),
             "error" => {
                 let Content { code, message: text, retryable, retry_after_ms, .. } = content;

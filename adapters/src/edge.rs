@@ -7,9 +7,20 @@
 //! |---|---|
 //! | [`stats`] | what the rest of the process may see |
 //! | [`origin`] | which requests come from this machine |
-//! | `http` | requests, health, the upgrade |
+//! | `http` | requests, health |
+//! | `upgrade` | who comes in by an upgrade request |
+//! | `admission` | places for clients that nobody knows yet |
+//! | `guarded` | how much of such a client is read |
 //! | `state` | what the tasks of an edge share: ports, connection table, phase |
-//! | `turns` | which messages await a reply, and what a reply becomes |
+//! | `client` | what they know of one connection |
+//! | `decide` | which dialect a connection speaks |
+//! | `simple`, `driver`, `operator` | what is done with the frames of each dialect |
+//! | `turns` | which messages of a connection await a reply |
+//! | `words` | what a reply becomes |
+//! | `calls` | the calls of OpenClaw clients |
+//! | `runs` | turns that belong to no connection, and what they become |
+//! | [`events`] | what clients of all edges are shown |
+//! | `mailbox` | notes between edge threads |
 //! | `outbound` | frames that wait for a socket |
 //! | `connection` | one WebSocket connection: reading and writing |
 //! | `pump` | the receiving side of the rings, and the clock of the edge |
@@ -27,17 +38,32 @@
 //! - A client that does not read: above `outbound_bytes_max` of queued frames nothing more is read from it.
 //!   Above that limit it lives on sufferance: it may hold one whole reply more (streamed blocks and closing
 //!   frame, twice `reply_bytes_max`), for `slow_grace` at most, and only while all connections of the edge
-//!   together hold less than `edge_outbound_bytes_max`. Otherwise it is closed with 1013.
+//!   together hold less than `edge_outbound_bytes_max`. Otherwise it is closed with 1013; an OpenClaw client with 1008.
+//! - An OpenClaw client that does not read its events: live text is joined while something waits, and above
+//!   `event_bytes_max` of queued events those that it can do without are dropped under their number.
 
+mod admission;
+mod calls;
+mod client;
 mod connection;
+mod decide;
+mod driver;
+pub mod events;
+mod guarded;
 mod http;
+mod mailbox;
+mod operator;
 pub mod origin;
 mod outbound;
 pub mod pages;
 mod pump;
+mod runs;
+mod simple;
 mod state;
 pub mod stats;
 mod turns;
+mod upgrade;
+mod words;
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -49,7 +75,8 @@ use tokio::sync::watch;
 use tokio::task::LocalSet;
 
 use self::state::Edge;
-pub use self::stats::{AgentHealth, EdgeShared, EdgeStats, HealthReport, HealthStatus};
+pub use self::stats::{About, AgentHealth, EdgeShared, EdgeStats, HealthReport, HealthStatus};
+use crate::openclaw::conversation::HANDSHAKE_MS_MAX;
 
 /// What the gateway wants of its edges.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -93,6 +120,18 @@ pub struct EdgeOptions {
     pub close_timeout: Duration,
     /// Frames that were not understood, per second, after which a connection is closed.
     pub bad_frames_max: u32,
+    /// How long a client may take until it is let in.
+    pub admission_timeout: Duration,
+    /// The most connections of one source address that were not let in yet.
+    pub unauthenticated_per_source_max: usize,
+    /// The most connections that were not let in yet, all edges together.
+    pub unauthenticated_max: usize,
+    /// Queued events of an OpenClaw client above which those that it can do without are dropped.
+    pub event_bytes_max: usize,
+    /// How often an OpenClaw client hears that the gateway is there.
+    pub tick_interval: Duration,
+    /// The most calls of one OpenClaw client that await an answer.
+    pub open_calls_max: usize,
 }
 
 impl Default for EdgeOptions {
@@ -111,6 +150,12 @@ impl Default for EdgeOptions {
             head_timeout: Duration::from_secs(5),
             close_timeout: Duration::from_secs(3),
             bad_frames_max: 20,
+            admission_timeout: Duration::from_millis(HANDSHAKE_MS_MAX),
+            unauthenticated_per_source_max: 32,
+            unauthenticated_max: 1024,
+            event_bytes_max: 256 * 1024,
+            tick_interval: Duration::from_secs(30),
+            open_calls_max: 256,
         }
     }
 }
@@ -194,6 +239,9 @@ async fn run(
         let edge = Rc::clone(&edge);
         tokio::task::spawn_local(async move { edge.flush_late().await })
     };
+    let access = tokio::task::spawn_local(pump::watch_access(Rc::clone(&edge)));
+    let deltas = tokio::task::spawn_local(runs::flush_due(Rc::clone(&edge)));
+    let post = tokio::task::spawn_local(events::run(Rc::clone(&edge)));
     let accepting = tokio::task::spawn_local(http::accept(Rc::clone(&edge), listener));
     let failed = loop {
         let wanted = *phase.borrow_and_update();
@@ -225,7 +273,11 @@ async fn run(
     if goodbye(&edge).await.is_err() {
         tracing::warn!(edge = edge.options.edge_index, "some clients did not take the goodbye in time");
     }
+    runs::forget_all(&edge);
     pump.abort();
+    post.abort();
+    deltas.abort();
+    access.abort();
     clock.abort();
     flushing.abort();
     Ok(())

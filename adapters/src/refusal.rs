@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use shm_transport::envelope::FailureCode;
 
 pub use self::rpc::{RpcCode, RpcError, of_login};
+use crate::access::AuthRefusal;
 
 /// Why a frame of a client gets an error frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,6 +24,10 @@ pub enum Code {
     InvalidField,
     /// No message of the connection that awaits a reply has this `id`.
     UnknownId,
+    /// What proves who the client is, is missing or wrong.
+    Unauthorized,
+    /// Too many wrong proofs came from where the client is.
+    RateLimited,
     /// The message was understood but gets no reply.
     Failure(FailureCode),
 }
@@ -37,6 +42,8 @@ impl Code {
             Self::MissingField => "missing_field",
             Self::InvalidField => "invalid_field",
             Self::UnknownId => "unknown_id",
+            Self::Unauthorized => "unauthorized",
+            Self::RateLimited => "rate_limited",
             Self::Failure(code) => code.name(),
         }
     }
@@ -49,7 +56,9 @@ impl Code {
             | Self::UnknownType
             | Self::MissingField
             | Self::InvalidField
-            | Self::UnknownId => false,
+            | Self::UnknownId
+            | Self::Unauthorized => false,
+            Self::RateLimited => true,
             Self::Failure(code) => match code {
                 FailureCode::AgentUnavailable
                 | FailureCode::AgentDied
@@ -100,6 +109,17 @@ impl<'a> Refusal<'a> {
         Self { retry_after_ms, ..Self::new(Code::Failure(code), text) }
     }
 
+    /// The refusal of a client that was not let in.
+    pub fn of_auth(refusal: AuthRefusal) -> Self {
+        match refusal {
+            AuthRefusal::RateLimited { retry_after_ms } => Self {
+                retry_after_ms: u32::try_from(retry_after_ms).unwrap_or(u32::MAX),
+                ..Self::new(Code::RateLimited, refusal.to_string())
+            },
+            _ => Self::new(Code::Unauthorized, refusal.to_string()),
+        }
+    }
+
     /// The refusal of a message that comes while the gateway goes down, or does not survive it.
     pub fn shutting_down() -> Self {
         Self::new(Code::Failure(FailureCode::ShuttingDown), "the gateway is shutting down")
@@ -127,6 +147,28 @@ pub enum HttpRefusal {
     TooManyConnections,
     /// The gateway is going down.
     ShuttingDown,
+    /// What proves who the client is, is missing or wrong.
+    Unauthorized,
+    /// Too many wrong proofs came from there.
+    TooManyAttempts {
+        /// When another try makes sense.
+        retry_after_seconds: u64,
+    },
+    /// Too many connections from there have not proved who they are yet.
+    TooManyUnauthenticated,
+}
+
+impl From<AuthRefusal> for HttpRefusal {
+    fn from(refusal: AuthRefusal) -> Self {
+        match refusal {
+            AuthRefusal::Missing(_) | AuthRefusal::Mismatch(_) | AuthRefusal::NotLoopback => {
+                Self::Unauthorized
+            }
+            AuthRefusal::RateLimited { retry_after_ms } => {
+                Self::TooManyAttempts { retry_after_seconds: retry_after_ms.div_ceil(1000) }
+            }
+        }
+    }
 }
 
 impl HttpRefusal {
@@ -156,6 +198,15 @@ impl HttpRefusal {
             Self::PageUnavailable => (503, "unavailable", "the page could not be made in time; try again"),
             Self::TooManyConnections => (503, "too_many_connections", "all connections are taken"),
             Self::ShuttingDown => (503, "shutting_down", "the gateway is shutting down"),
+            Self::Unauthorized => {
+                (401, "unauthorized", "the gateway's token or password is missing or wrong")
+            }
+            Self::TooManyAttempts { .. } => {
+                (429, "rate_limited", "too many failed attempts, try again later")
+            }
+            Self::TooManyUnauthenticated => {
+                (429, "too_many_unauthenticated", "too many connections have not proved who they are yet")
+            }
         }
     }
 }
@@ -187,6 +238,8 @@ pub enum CloseReason {
     ProtocolMismatch,
     /// OpenClaw: it was not let in.
     Unauthorized,
+    /// The other dialects: it was not let in.
+    NotAdmitted,
     /// OpenClaw: its device is not paired.
     PairingRequired,
     /// OpenClaw: a frame before the handshake is larger than any handshake.
@@ -221,6 +274,7 @@ impl CloseReason {
             Self::BadHandshake => Some((1008, "invalid handshake")),
             Self::ProtocolMismatch => Some((1002, "protocol mismatch")),
             Self::Unauthorized => Some((1008, "unauthorized")),
+            Self::NotAdmitted => Some((4001, "unauthorized")),
             Self::PairingRequired => Some((1008, "pairing required")),
             Self::TooLargeBeforeLogin => Some((1009, "preauth payload too large")),
             Self::HandshakeTimeout => Some((1008, "handshake timeout")),
@@ -247,6 +301,8 @@ mod tests {
             Code::MissingField,
             Code::InvalidField,
             Code::UnknownId,
+            Code::Unauthorized,
+            Code::RateLimited,
         ];
         codes.extend(FailureCode::ALL.iter().map(|&code| Code::Failure(code)));
         let mut names: Vec<_> = codes.iter().map(|code| code.name()).collect();

@@ -1,5 +1,11 @@
 //! The edge over real sockets, with a shard that answers as each test wants.
 
+#[path = "edge/admission.rs"]
+mod admission;
+#[path = "edge/drivers.rs"]
+mod drivers;
+#[path = "edge/openclaw.rs"]
+mod openclaw;
 mod support;
 #[path = "edge/wishes.rs"]
 mod wishes;

@@ -10,8 +10,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use adapters::access::devices::Devices;
+use adapters::access::{Access, AccessSettings, AuthMode, NoRandomNumbers};
 use adapters::edge::pages::PageDesk;
-use adapters::edge::{EdgeShared, Phase};
+use adapters::edge::{About, EdgeShared, Phase};
 use engine::core::{AgentDefinition, CoreSetting, ShardCore};
 use engine::driver::{self, Chosen, DriverError, ShardHandle, StartOptions};
 use engine::event::{AgentIndex, InstanceId, ShardIndex};
@@ -54,6 +56,9 @@ pub enum GatewayError {
     /// Privileges cannot be given up.
     #[error(transparent)]
     Privileges(#[from] PrivilegeError),
+    /// Clients cannot be told from each other.
+    #[error(transparent)]
+    Access(#[from] NoRandomNumbers),
     /// The state directory cannot be used.
     #[error(transparent)]
     StateDirectory(#[from] StateDirectoryError),
@@ -158,10 +163,12 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
         agents: Arc::clone(&agents),
         draining: Arc::clone(&draining),
     };
+    let run = run_number();
     let (desk, pages) = PageDesk::open();
-    let shared = Arc::new(EdgeShared::new(config.edge_count, Box::new(move || source.report()), desk));
+    let shared = EdgeShared::new(config.edge_count, Box::new(move || source.report()), access()?);
+    let shared = Arc::new(shared.with_pages(desk).with_about(about(&config, run)));
     let (phase, phase_seen) = watch::channel(Phase::Running);
-    let edges = edges::start(&listener, ports.edges, &shared, &phase_seen, run_number())?;
+    let edges = edges::start(&listener, ports.edges, &shared, &phase_seen, run)?;
     drop(listener);
     let admin = AdminSocket::bind(&admin_socket(state.path()))?;
     announce(address, &config, &chosen, &executable, keeper.process_id());
@@ -407,4 +414,17 @@ fn end_on_panic() {
         print(panic);
         std::process::exit(101);
     }));
+}
+
+/// Lets everybody in: only clients on this machine reach the edges.
+fn access() -> Result<Arc<Access>, NoRandomNumbers> {
+    let everybody = AccessSettings::new(AuthMode::None, None)
+        .unwrap_or_else(|error| unreachable!("nobody is asked for a secret: {error}"));
+    Ok(Arc::new(Access::new(&everybody, Devices::in_memory())?))
+}
+
+/// What clients are told of this gateway.
+fn about(config: &Config, run: u64) -> About {
+    let default_agent = config.routing.default.clone().unwrap_or_default();
+    About { default_agent, ..About::new(env!("CARGO_PKG_VERSION"), &format!("{run:016x}"), &[]) }
 }

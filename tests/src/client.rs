@@ -62,7 +62,7 @@ impl Client {
         self.send(&frame).await;
     }
 
-    /// The next frame, or the end.
+    /// The next frame, or the end. The challenge, which every client gets first, is left out.
     ///
     /// # Panics
     /// If nothing comes in time.
@@ -71,7 +71,10 @@ impl Client {
             let message = timeout(PATIENCE, self.socket.next()).await.expect("a frame in time");
             match message {
                 Some(Ok(Message::Text(text))) => {
-                    return Received::Frame(serde_json::from_str(&text).expect("frames are JSON"));
+                    let frame: Value = serde_json::from_str(&text).expect("frames are JSON");
+                    if frame["event"] != "connect.challenge" {
+                        return Received::Frame(frame);
+                    }
                 }
                 Some(Ok(Message::Close(frame))) => {
                     return Received::Closed(frame.map(|frame| CloseCode::into(frame.code)));

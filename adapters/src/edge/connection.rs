@@ -16,9 +16,13 @@ use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Bytes, Error, Message, Utf8Bytes};
 
+use super::client::Entrance;
+use super::guarded::{self, Guarded};
 use super::outbound::FRAGMENT_BYTES_MAX;
 use super::state::{Connection, Edge, unix_ms};
 use super::turns::{self, Submitted};
+use super::{decide, operator};
+use crate::openclaw::conversation::PRE_AUTH_BYTES_MAX;
 use crate::refusal::{CloseReason, Refusal};
 
 /// Frames read before other connections get their turn.
@@ -31,19 +35,24 @@ const WRITE_BUFFER_BYTES: usize = 16 * 1024;
 const CONTROL_BYTES: usize = 4 * 1024;
 /// The most a socket's own buffer holds: frames are given to it only when nothing waits for the kernel.
 const WRITE_BUFFER_BYTES_MAX: usize = WRITE_BUFFER_BYTES + FRAGMENT_BYTES_MAX + CONTROL_BYTES;
+/// What may be read of a client that was not let in, for one frame: the frame, its header, and what a read takes of
+/// the next one.
+const PRE_AUTH_ALLOWANCE_BYTES: usize = PRE_AUTH_BYTES_MAX + READ_BUFFER_BYTES + CONTROL_BYTES;
 /// What is read and thrown away after the close frame, so that the peer gets to see it.
 const DISCARD_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// Serves a socket that has been upgraded. `read` is what came with the upgrade request.
-pub async fn run(edge: Rc<Edge>, stream: TcpStream, read: Vec<u8>) {
+pub async fn run(edge: Rc<Edge>, stream: TcpStream, read: Vec<u8>, entrance: Entrance) {
     let config = WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER_BYTES)
         .write_buffer_size(WRITE_BUFFER_BYTES)
         .max_write_buffer_size(WRITE_BUFFER_BYTES_MAX)
         .max_message_size(Some(edge.options.message_bytes_max))
         .max_frame_size(Some(edge.options.message_bytes_max));
+    let mut stream = Guarded::new(stream);
+    stream.allow(entrance.identity.is_none().then_some(PRE_AUTH_ALLOWANCE_BYTES));
     let socket = WebSocketStream::from_partially_read(stream, read, Role::Server, Some(config)).await;
-    let connection = edge.open();
+    let connection = edge.open(entrance);
     let mut task = Task {
         socket,
         connection: Rc::clone(&connection),
@@ -71,7 +80,7 @@ impl Drop for Open {
 }
 
 struct Task {
-    socket: WebSocketStream<TcpStream>,
+    socket: WebSocketStream<Guarded>,
     connection: Rc<Connection>,
     edge: Rc<Edge>,
     /// A frame that waits for room in a ring.
@@ -138,6 +147,9 @@ impl Task {
         loop {
             let (frame, bytes) = {
                 let mut state = self.connection.state.borrow_mut();
+                if state.outbound.is_empty() {
+                    operator::write_pending(&self.edge, &mut state);
+                }
                 if state.outbound.is_empty() && !state.want_ping {
                     break;
                 }
@@ -194,8 +206,16 @@ impl Task {
                 },
             };
             let now_ms = *now_ms.get_or_insert_with(unix_ms);
-            match turns::submit(&self.edge, &self.connection, &text, now_ms) {
+            let outcome = decide::submit(&self.edge, &self.connection, &text, now_ms);
+            if self.socket.get_ref().is_limited() {
+                self.limit();
+            }
+            match outcome {
                 Submitted::Taken => submitted += 1,
+                Submitted::Close(reason) => {
+                    result = Err(reason);
+                    break;
+                }
                 Submitted::Bad => {
                     if let Err(reason) = self.count_bad() {
                         result = Err(reason);
@@ -229,12 +249,23 @@ impl Task {
             match item {
                 None => return Err(CloseReason::Gone),
                 Some(Err(error)) => return Err(reason_of(&error)),
-                Some(Ok(Message::Text(text))) => return Ok(Some(text)),
+                Some(Ok(Message::Text(text))) => {
+                    if self.socket.get_ref().is_limited() && text.len() > PRE_AUTH_BYTES_MAX {
+                        return Err(CloseReason::TooLargeBeforeLogin);
+                    }
+                    return Ok(Some(text));
+                }
                 Some(Ok(Message::Binary(_))) => return Err(CloseReason::Binary),
                 // The next read answers these.
                 Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Close(_) | Message::Frame(_))) => {}
             }
         }
+    }
+
+    /// Renews what may be read of a client that was not let in, and lifts the limit of one that was.
+    fn limit(&mut self) {
+        let admitted = self.connection.state.borrow().identity.is_some();
+        self.socket.get_mut().allow((!admitted).then_some(PRE_AUTH_ALLOWANCE_BYTES));
     }
 
     /// Counts a frame that was not understood.
@@ -268,6 +299,7 @@ impl Task {
             self.socket.send(Message::Close(Some(frame))).await?;
             // Closing a socket with unread bytes would reset it, and the peer might never see the reason.
             let stream = self.socket.get_mut();
+            stream.allow(None);
             stream.shutdown().await?;
             let mut discarded = 0;
             let mut buffer = vec![0u8; READ_BUFFER_BYTES];
@@ -288,6 +320,7 @@ impl Task {
 fn reason_of(error: &Error) -> CloseReason {
     match error {
         Error::Capacity(_) => CloseReason::TooLarge,
+        Error::Io(error) if error.kind() == guarded::EXCEEDED => CloseReason::TooLargeBeforeLogin,
         Error::Utf8(_) => CloseReason::InvalidText,
         Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => CloseReason::Gone,
         Error::Protocol(_) => CloseReason::Protocol,

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -9,20 +10,21 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{
-    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT,
-    SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE,
+    WWW_AUTHENTICATE,
 };
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
-use hyper::{Method, Request, Response, StatusCode, Version};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
 use tokio::net::{TcpListener, TcpStream};
-use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
+use super::client::Entrance;
 use super::pages::{Page, PageName};
 use super::state::Edge;
+use super::upgrade::{self, Upgrade};
 use super::{HealthStatus, Phase, connection, origin};
 use crate::refusal::HttpRefusal;
 
@@ -55,7 +57,7 @@ pub async fn accept(edge: Rc<Edge>, listener: TcpListener) {
         if edge.stats().sockets.get() >= HTTP_SOCKETS_MAX {
             continue;
         }
-        tokio::task::spawn_local(converse(Rc::clone(&edge), stream));
+        tokio::task::spawn_local(converse(Rc::clone(&edge), stream, peer.ip()));
     }
 }
 
@@ -76,14 +78,14 @@ impl Drop for Socket {
 }
 
 /// Answers the requests of one socket, and hands it on once it is upgraded.
-async fn converse(edge: Rc<Edge>, stream: TcpStream) {
+async fn converse(edge: Rc<Edge>, stream: TcpStream, source: IpAddr) {
     // Without it, a small frame would wait for the acknowledgement of the one before. An error means
     // that the peer is gone, which the first read tells.
     let _ = stream.set_nodelay(true);
     let socket = Socket::open(&edge);
-    let upgrade: RefCell<Option<OnUpgrade>> = RefCell::new(None);
+    let upgrade: Upgrading = RefCell::new(None);
     let service = service_fn(|request| {
-        let answer = answer(&edge, request, &upgrade);
+        let answer = answer(&edge, request, source, &upgrade);
         let edge = &edge;
         async move {
             Ok::<_, Infallible>(match answer {
@@ -101,12 +103,12 @@ async fn converse(edge: Rc<Edge>, stream: TcpStream) {
         .with_upgrades()
         .await;
     drop(socket);
-    let (Ok(()), Some(upgrade)) = (served, upgrade.take()) else { return };
+    let (Ok(()), Some((upgrade, entrance))) = (served, upgrade.take()) else { return };
     let Ok(upgraded) = upgrade.await else { return };
     if let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() {
         let stream = parts.io.into_inner();
         // A task of its own, since this one still has the size of the HTTP machinery.
-        tokio::task::spawn_local(connection::run(edge, stream, parts.read_buf.to_vec()));
+        tokio::task::spawn_local(connection::run(edge, stream, parts.read_buf.to_vec(), entrance));
     }
 }
 
@@ -144,7 +146,10 @@ impl Place {
     }
 }
 
-fn answer(edge: &Edge, request: Request<Incoming>, upgrade: &RefCell<Option<OnUpgrade>>) -> Answer {
+/// What becomes of a socket when its response is out: who comes in, and by what.
+type Upgrading = RefCell<Option<(OnUpgrade, Entrance)>>;
+
+fn answer(edge: &Edge, mut request: Request<Incoming>, source: IpAddr, upgrading: &Upgrading) -> Answer {
     let place = origin::check(request.headers(), request.uri().authority())
         .and_then(|()| Place::at(request.uri().path()).ok_or(HttpRefusal::NotFound))
         .and_then(|place| match *request.method() {
@@ -153,17 +158,21 @@ fn answer(edge: &Edge, request: Request<Incoming>, upgrade: &RefCell<Option<OnUp
         });
     Answer::Now(match place {
         Err(refusal) => refused(refusal),
-        Ok(Place::Page(page)) => {
-            return Answer::Page(page, request.uri().query().unwrap_or_default().to_owned());
+        Ok(Place::Page(page)) => match upgrade::authenticate(edge, request.headers(), source) {
+            Err(refusal) => refused(refusal),
+            Ok(()) => return Answer::Page(page, request.uri().query().unwrap_or_default().to_owned()),
         }
         Ok(Place::Health) => json(StatusCode::OK, report(edge)),
         Ok(Place::Live) => json(StatusCode::OK, br#"{"ok":true,"status":"live"}"#.to_vec()),
         Ok(Place::Started) => started(edge),
         Ok(Place::Ready) => ready(edge),
-        Ok(Place::Upgrade) => check_upgrade(edge, &request).map_or_else(refused, |accept| {
-            *upgrade.borrow_mut() = Some(hyper::upgrade::on(request));
-            switching(accept)
-        }),
+        Ok(Place::Upgrade) => match upgrade::check(edge, &request, source) {
+            Err(refusal) => refused(refusal),
+            Ok(Upgrade { response, entrance }) => {
+                *upgrading.borrow_mut() = Some((hyper::upgrade::on(&mut request), entrance));
+                response
+            }
+        },
     })
 }
 
@@ -213,54 +222,6 @@ fn passed_on(page: Option<Page>) -> Response<Full<Bytes>> {
     response
 }
 
-/// The value of `Sec-WebSocket-Accept`, if the request is an upgrade that is wanted now.
-fn check_upgrade(edge: &Edge, request: &Request<Incoming>) -> Result<HeaderValue, HttpRefusal> {
-    let headers = request.headers();
-    if !has_token(headers, &UPGRADE, "websocket") {
-        return Err(HttpRefusal::UpgradeRequired);
-    }
-    if headers.get(SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
-        return Err(HttpRefusal::UpgradeRequired);
-    }
-    let key = headers.get(SEC_WEBSOCKET_KEY).filter(|key| is_key(key.as_bytes()));
-    let key = key.ok_or(HttpRefusal::BadUpgrade)?;
-    if request.method() != Method::GET
-        || request.version() != Version::HTTP_11
-        || !has_token(headers, &CONNECTION, "upgrade")
-    {
-        return Err(HttpRefusal::BadUpgrade);
-    }
-    if edge.phase() != Phase::Running {
-        return Err(HttpRefusal::ShuttingDown);
-    }
-    if edge.shared.sum(|stats| &stats.connections) >= edge.options.connections_max {
-        return Err(HttpRefusal::TooManyConnections);
-    }
-    HeaderValue::from_str(&derive_accept_key(key.as_bytes())).map_err(|_| HttpRefusal::BadUpgrade)
-}
-
-/// Whether a comma-separated header holds a token.
-fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
-    let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).any(|part| part.trim().eq_ignore_ascii_case(token))
-}
-
-/// Whether this is 16 bytes in base 64.
-fn is_key(key: &[u8]) -> bool {
-    let alphabet = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/');
-    key.len() == 24 && key.ends_with(b"==") && key[..22].iter().all(alphabet)
-}
-
-fn switching(accept: HeaderValue) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::default());
-    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    let headers = response.headers_mut();
-    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
-    headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
-    response
-}
-
 /// The health report as JSON, with what the edge itself knows.
 pub fn report(edge: &Edge) -> Vec<u8> {
     let mut report = (edge.shared.health)();
@@ -268,6 +229,9 @@ pub fn report(edge: &Edge) -> Vec<u8> {
     if connected && !report.connected_channels.iter().any(|channel| channel == CHANNEL) {
         report.connected_channels.push(CHANNEL.into());
     }
+    let named = edge.shared.channels.names();
+    let news = named.into_iter().filter(|name| !report.connected_channels.contains(name)).collect::<Vec<_>>();
+    report.connected_channels.extend(news);
     if edge.phase() != Phase::Running {
         report.ok = false;
         if report.status != HealthStatus::Failed {
@@ -303,6 +267,12 @@ fn refused(refusal: HttpRefusal) -> Response<Full<Bytes>> {
             headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
             headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
             headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+        }
+        HttpRefusal::Unauthorized => {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        HttpRefusal::TooManyAttempts { retry_after_seconds } => {
+            headers.insert(RETRY_AFTER, HeaderValue::from(retry_after_seconds));
         }
         _ => {}
     }

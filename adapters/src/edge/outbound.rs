@@ -12,13 +12,22 @@ pub const FRAGMENT_BYTES_MAX: usize = 64 * 1024;
 /// A buffer that has grown beyond this is given back as soon as it is empty.
 const KEEP_BYTES_MAX: usize = 32 * 1024;
 
+/// What remains of a text.
+#[derive(Debug)]
+struct Waiting {
+    bytes: usize,
+    is_event: bool,
+}
+
 /// The queue of one connection.
 #[derive(Debug, Default)]
 pub struct Outbound {
     /// All texts that wait, one behind the other.
     texts: BytesMut,
     /// What remains of each text.
-    lengths: VecDeque<usize>,
+    lengths: VecDeque<Waiting>,
+    /// What remains of events.
+    event_bytes: usize,
     /// Whether a part of the first text is out already.
     continuing: bool,
 }
@@ -27,8 +36,25 @@ impl Outbound {
     /// Appends one text.
     #[inline]
     pub fn push(&mut self, text: &[u8]) {
+        self.append(text, false);
+    }
+
+    /// Appends an event.
+    pub fn push_event(&mut self, text: &[u8]) {
+        self.event_bytes += text.len();
+        self.append(text, true);
+    }
+
+    #[inline]
+    fn append(&mut self, text: &[u8], is_event: bool) {
         self.texts.extend_from_slice(text);
-        self.lengths.push_back(text.len());
+        self.lengths.push_back(Waiting { bytes: text.len(), is_event });
+    }
+
+    /// Bytes of events that wait.
+    #[inline]
+    pub fn event_bytes(&self) -> usize {
+        self.event_bytes
     }
 
     /// Bytes that wait.
@@ -49,15 +75,18 @@ impl Outbound {
     #[inline]
     pub fn pop(&mut self) -> Option<Message> {
         let rest = self.lengths.front_mut()?;
-        let piece = (*rest).min(FRAGMENT_BYTES_MAX);
-        let last = piece == *rest;
+        let piece = rest.bytes.min(FRAGMENT_BYTES_MAX);
+        let last = piece == rest.bytes;
+        if rest.is_event {
+            self.event_bytes -= piece;
+        }
         let bytes: Bytes = self.texts.split_to(piece).freeze();
         let code = if self.continuing { Data::Continue } else { Data::Text };
         self.continuing = !last;
         if last {
             self.lengths.pop_front();
         } else {
-            *rest -= piece;
+            rest.bytes -= piece;
         }
         Some(Message::Frame(Frame::message(bytes, OpCode::Data(code), last)))
     }
@@ -99,14 +128,14 @@ mod tests {
         let long = vec![b'x'; 2 * FRAGMENT_BYTES_MAX + 1];
         let mut outbound = Outbound::default();
         outbound.push(&long);
-        outbound.push(b"short");
-        assert_eq!(outbound.bytes(), long.len() + 5);
+        outbound.push_event(b"short");
+        assert_eq!((outbound.bytes(), outbound.event_bytes()), (long.len() + 5, 5));
         let part = long[..FRAGMENT_BYTES_MAX].to_vec();
         assert_eq!(frame(&mut outbound), Some((part.clone(), text, false)));
         assert_eq!(frame(&mut outbound), Some((part, more, false)));
         assert_eq!(frame(&mut outbound), Some((b"x".to_vec(), more, true)));
         assert_eq!(frame(&mut outbound), Some((b"short".to_vec(), text, true)));
         assert_eq!(frame(&mut outbound), None);
-        assert_eq!(outbound.bytes(), 0);
+        assert_eq!((outbound.bytes(), outbound.event_bytes()), (0, 0));
     }
 }

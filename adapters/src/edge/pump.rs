@@ -12,7 +12,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::state::{Connection, Edge, unix_ms};
-use super::{EdgeError, turns};
+use super::{EdgeError, events, operator, turns};
 use crate::refusal::CloseReason;
 
 /// Records taken from one shard before the next is looked at and the connections get their turn.
@@ -20,6 +20,8 @@ const RECORDS_PER_TURN: usize = 512;
 /// How often the clock ticks at most and at least.
 const TICK_MAX: Duration = Duration::from_secs(1);
 const TICK_MIN: Duration = Duration::from_millis(5);
+/// How often it is looked whether secrets have changed.
+const ACCESS_LOOK: Duration = Duration::from_millis(200);
 
 /// The eventfd on which shards ring this edge.
 ///
@@ -109,7 +111,8 @@ fn arm(edge: &Edge) -> Result<bool, (usize, Poison)> {
 /// A tick counts for two periods at most: if this thread was held up, its clients had no chance either.
 pub async fn tick(edge: Rc<Edge>) {
     let options = &edge.options;
-    let period = (options.ping_interval.min(options.slow_grace) / 4).clamp(TICK_MIN, TICK_MAX);
+    let shortest = options.ping_interval.min(options.slow_grace).min(options.tick_interval);
+    let period = (shortest.min(options.admission_timeout) / 4).clamp(TICK_MIN, TICK_MAX);
     let mut interval = tokio::time::interval(period);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut before = Instant::now();
@@ -119,13 +122,46 @@ pub async fn tick(edge: Rc<Edge>) {
         let passed = now.duration_since(before).min(2 * period);
         before = now;
         edge.each(|connection| look_after(&edge, &connection, now, passed));
+        let event = Arc::new(events::tick(unix_ms()));
+        edge.each_listener(|connection| {
+            let state = &mut *connection.state.borrow_mut();
+            operator::tick(&edge, state, now, &event);
+            if !state.outbound.is_empty() {
+                edge.mark_dirty(Rc::clone(connection), state);
+            }
+        });
         edge.wake_dirty();
+    }
+}
+
+/// Ends connections whose clients were let in by what does not hold any more.
+pub async fn watch_access(edge: Rc<Edge>) {
+    let mut interval = tokio::time::interval(ACCESS_LOOK);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        let access = &edge.shared.access;
+        let generation = access.generation();
+        if edge.access_generation.replace(generation) == generation {
+            continue;
+        }
+        edge.each(|connection| {
+            let holds = connection.state.borrow().identity.as_ref().is_none_or(|it| access.holds(it));
+            if !holds {
+                edge.end(&connection, CloseReason::AuthChanged);
+            }
+        });
     }
 }
 
 fn look_after(edge: &Edge, connection: &Rc<Connection>, now: Instant, passed: Duration) {
     let options = &edge.options;
     let mut state = connection.state.borrow_mut();
+    if state.admitted_by.is_some_and(|by| now >= by) {
+        drop(state);
+        edge.end(connection, CloseReason::HandshakeTimeout);
+        return;
+    }
     // While it waits for room in a ring, it is we who do not listen.
     if std::mem::take(&mut state.heard) || state.blocked {
         state.silent_for = Duration::ZERO;

@@ -1,21 +1,24 @@
 //! What the tasks of an edge share: ports, connection table, phase. One thread, see rules 1 and 3 of `edge`.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Waker;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use ring::rand::SecureRandom;
 use shm_transport::envelope::MessageV2;
 use shm_transport::link::SendError;
 use shm_transport::ports::ShardPorts;
 use shm_transport::record::Poison;
 use tokio::sync::Notify;
 
-use super::outbound::Outbound;
-use super::turns::{SequenceHash, Turn};
-use super::{EdgeError, EdgeOptions, EdgeShared, EdgeStats, Phase};
+pub use super::client::{Connection, ConnectionId, ConnectionState};
+use super::client::{Entrance, Speech};
+use super::mailbox::Mail;
+use super::runs::RunTable;
+use super::turns::Turn;
+use super::{EdgeError, EdgeOptions, EdgeShared, EdgeStats, Phase, decide};
+use crate::openclaw::conversation::Conversation;
 use crate::refusal::CloseReason;
 
 /// Turns kept for reuse, so that a message needs no allocation.
@@ -28,72 +31,6 @@ const SCRATCH_BYTES_MAX: usize = 256 * 1024;
 const BACKLOG_RESUME_BYTES: usize = 1024 * 1024;
 /// Messages that are shown to the shards at the latest, even if more connections are ready.
 const UNSHOWN_MAX: usize = 128;
-
-/// Names a connection for the life of its edge: a slot and how often that has been used.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct ConnectionId(u64);
-
-impl ConnectionId {
-    fn new(slot: u32, generation: u32) -> Self {
-        Self(u64::from(generation) << 32 | u64::from(slot))
-    }
-
-    /// From the `origin` of a route.
-    pub fn from_origin(origin: u64) -> Self {
-        Self(origin)
-    }
-
-    /// As the `origin` of a route.
-    pub fn origin(self) -> u64 {
-        self.0
-    }
-
-    fn slot(self) -> usize {
-        (self.0 & u64::from(u32::MAX)) as usize
-    }
-}
-
-/// A connection, as all tasks of the edge see it.
-#[derive(Debug)]
-pub struct Connection {
-    /// Its name.
-    pub id: ConnectionId,
-    /// The session of messages that name none.
-    pub thread: String,
-    /// What changes.
-    pub state: RefCell<ConnectionState>,
-}
-
-/// What changes about a connection.
-#[derive(Debug)]
-pub struct ConnectionState {
-    /// Messages that await a reply, by sequence.
-    pub turns: HashMap<u32, Turn, SequenceHash>,
-    /// The sequence of the next message.
-    pub next_sequence: u32,
-    /// Frames that wait for the socket.
-    pub outbound: Outbound,
-    /// Whether some frame is not with the kernel yet.
-    pub unflushed: bool,
-    /// How to wake its task.
-    pub waker: Option<Waker>,
-    /// Whether it is in the list of those to be woken.
-    pub dirty: bool,
-    /// Whether it is in the list of those that wait for room in a ring, and therefore does not read.
-    pub blocked: bool,
-    /// Why it is to end.
-    pub ending: Option<CloseReason>,
-    /// Whether a ping is due.
-    pub want_ping: bool,
-    /// When the next ping is due.
-    pub ping_at: Instant,
-    /// Whether the client was heard since the last tick.
-    pub heard: bool,
-    /// For how long it has not been heard, as far as we were able to listen.
-    pub silent_for: Duration,
-    /// For how long its queue has been above the limit, as far as we were able to write.
-    pub over_for: Duration,
-}
 
 /// Buffers that are filled and emptied within one call.
 #[derive(Debug, Default)]
@@ -150,6 +87,15 @@ pub struct Edge {
     /// Buffers.
     pub scratch: RefCell<Scratch>,
     table: RefCell<Table>,
+    /// The clients that events and relayed frames may be for.
+    listeners: RefCell<Vec<ConnectionId>>,
+    /// Runs of agents that were asked for here.
+    pub runs: RefCell<RunTable>,
+    /// The queue of notes that is not in the mailbox.
+    pub mail: RefCell<Mail>,
+    /// The [`Access::generation`](crate::access::Access::generation) that all connections were held against.
+    pub access_generation: Cell<u64>,
+    random: ring::rand::SystemRandom,
     dirty: RefCell<Vec<Rc<Connection>>>,
     blocked: RefCell<Vec<Rc<Connection>>>,
     queued_bytes: Cell<usize>,
@@ -166,9 +112,15 @@ pub struct Edge {
 impl Edge {
     /// An edge without connections.
     pub fn new(options: EdgeOptions, ports: ShardPorts, shared: Arc<EdgeShared>) -> Self {
+        let access_generation = Cell::new(shared.access.generation());
         Self {
             options,
             shared,
+            listeners: RefCell::default(),
+            runs: RefCell::default(),
+            mail: RefCell::default(),
+            access_generation,
+            random: ring::rand::SystemRandom::new(),
             ports: RefCell::new(ports),
             scratch: RefCell::default(),
             table: RefCell::default(),
@@ -205,8 +157,9 @@ impl Edge {
         }
     }
 
-    /// Adds a connection.
-    pub fn open(&self) -> Rc<Connection> {
+    /// Adds a connection, and says the first words to it.
+    pub fn open(&self, entrance: Entrance) -> Rc<Connection> {
+        let Entrance { peer, identity, place, wants_greeting } = entrance;
         let mut table = self.table.borrow_mut();
         let slot = table.free.pop().unwrap_or_else(|| {
             table.slots.push(Slot::default());
@@ -215,28 +168,62 @@ impl Edge {
         let entry = &mut table.slots[slot as usize];
         let number = self.opened.get();
         self.opened.set(number + 1);
+        let (now, now_ms) = (Instant::now(), unix_ms());
+        let admitted_by = identity.is_none().then(|| now + self.options.admission_timeout);
+        let conversation = Box::new(Conversation::new(self.random_name(), now_ms));
+        let mut state = ConnectionState {
+            ending: (self.phase() == Phase::Closing).then_some(CloseReason::GoingAway),
+            ..ConnectionState::new(
+                conversation,
+                identity,
+                place,
+                admitted_by,
+                now + self.options.ping_interval,
+            )
+        };
+        let mut challenge = Vec::with_capacity(192);
+        if let Speech::Undecided(conversation) = &state.speech {
+            conversation.challenge(&mut challenge);
+        }
+        self.enqueue(&mut state, &challenge);
         let connection = Rc::new(Connection {
             id: ConnectionId::new(slot, entry.generation),
             thread: format!("conn-{}-{:x}-{number}", self.options.edge_index, self.options.run),
-            state: RefCell::new(ConnectionState {
-                turns: HashMap::default(),
-                next_sequence: 0,
-                outbound: Outbound::default(),
-                unflushed: false,
-                waker: None,
-                dirty: false,
-                blocked: false,
-                ending: (self.phase() == Phase::Closing).then_some(CloseReason::GoingAway),
-                want_ping: false,
-                ping_at: Instant::now() + self.options.ping_interval,
-                heard: true,
-                silent_for: Duration::ZERO,
-                over_for: Duration::ZERO,
-            }),
+            peer,
+            state: RefCell::new(state),
         });
         entry.connection = Some(Rc::clone(&connection));
         self.stats().connections.add(1);
+        drop(table);
+        if wants_greeting {
+            decide::greet(self, &connection, &mut connection.state.borrow_mut(), now_ms);
+        }
         connection
+    }
+
+    /// A name that nobody can guess, in the form of a UUID.
+    pub fn random_name(&self) -> String {
+        let mut bytes = [0u8; 16];
+        if self.random.fill(&mut bytes).is_err() {
+            // It is there since the gateway compares secrets with it, which is checked at the start.
+            tracing::error!("the system gives no random numbers");
+        }
+        uuid(bytes)
+    }
+
+    /// Events and relayed frames may be for this client from now on.
+    pub fn listen(&self, id: ConnectionId) {
+        self.listeners.borrow_mut().push(id);
+    }
+
+    /// Calls `each` with every client that events or relayed frames may be for.
+    pub fn each_listener(&self, mut each: impl FnMut(&Rc<Connection>)) {
+        for index in 0.. {
+            let Some(id) = self.listeners.borrow().get(index).copied() else { break };
+            if let Some(connection) = self.find(id) {
+                each(&connection);
+            }
+        }
     }
 
     /// Removes a connection with all it holds. Replies that still come for it are late.
@@ -252,6 +239,11 @@ impl Edge {
         self.queued_bytes.set(self.queued_bytes.get() - state.outbound.clear());
         stats.open_turns.sub(state.turns.len() as u64);
         state.turns.clear();
+        state.place = None;
+        if !matches!(state.speech, Speech::Undecided(_) | Speech::Simple) {
+            self.listeners.borrow_mut().retain(|&id| id != connection.id);
+            state.speech = Speech::Simple;
+        }
         if std::mem::take(&mut state.unflushed) {
             stats.unflushed.sub(1);
         }
@@ -295,8 +287,25 @@ impl Edge {
     /// Queues a frame for a connection and checks what it may hold. See "Back-pressure" of `edge`.
     #[inline]
     pub fn enqueue(&self, state: &mut ConnectionState, frame: &[u8]) {
+        if self.may_queue(state) {
+            state.outbound.push(frame);
+            self.queued(state, frame);
+        }
+    }
+
+    /// Queues an event for a connection, as [`Self::enqueue`] does.
+    pub fn enqueue_event(&self, state: &mut ConnectionState, frame: &[u8]) {
+        if self.may_queue(state) {
+            state.outbound.push_event(frame);
+            self.queued(state, frame);
+        }
+    }
+
+    /// Whether a connection may hold one frame more. If not, it is given up.
+    #[inline]
+    fn may_queue(&self, state: &mut ConnectionState) -> bool {
         if state.ending.is_some_and(|reason| reason != CloseReason::GoingAway) {
-            return;
+            return false;
         }
         let waiting = state.outbound.bytes();
         let limit = self.options.outbound_bytes_max;
@@ -304,10 +313,14 @@ impl Edge {
             let one_reply = 2 * self.options.reply_bytes_max;
             if waiting > limit + one_reply || self.queued_bytes.get() > self.options.edge_outbound_bytes_max {
                 self.give_up(state);
-                return;
+                return false;
             }
         }
-        state.outbound.push(frame);
+        true
+    }
+
+    #[inline]
+    fn queued(&self, state: &mut ConnectionState, frame: &[u8]) {
         self.queued_bytes.set(self.queued_bytes.get() + frame.len());
         if !state.unflushed {
             state.unflushed = true;
@@ -319,7 +332,9 @@ impl Edge {
     #[cold]
     pub fn give_up(&self, state: &mut ConnectionState) {
         if state.ending.is_none() {
-            state.ending = Some(CloseReason::SlowReader);
+            let is_operator = state.operator().is_some();
+            state.ending =
+                Some(if is_operator { CloseReason::SlowConsumer } else { CloseReason::SlowReader });
             self.stats().slow_closed.add(1);
             self.queued_bytes.set(self.queued_bytes.get() - state.outbound.clear());
         }
@@ -446,4 +461,20 @@ impl Edge {
 pub fn unix_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// 16 random bytes as a UUID of version 4.
+fn uuid(mut bytes: [u8; 16]) -> String {
+    bytes[6] = bytes[6] & 0x0f | 0x40;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    let number = u128::from_be_bytes(bytes);
+    let part = |shift: u32, bits: u32| number >> shift & ((1 << bits) - 1);
+    format!(
+        "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
+        part(96, 32),
+        part(80, 16),
+        part(64, 16),
+        part(48, 16),
+        part(0, 48)
+    )
 }

@@ -1,10 +1,21 @@
 //! What the rest of the process may see of the edges, and what they may ask it.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use serde::Serialize;
 
+use super::admission::Places;
+use super::driver::Channels;
+use super::mailbox::Mailbox;
+use super::operator;
 use super::pages::PageDesk;
+use super::runs::RunBoard;
+use crate::access::Access;
+use crate::openclaw::backend::{Answer, Backend, OwnedCall};
+use crate::openclaw::event::{EventName, EventSet, StateVersion};
+use crate::openclaw::method::MethodSet;
 
 /// Shared by all edges and the gateway.
 pub struct EdgeShared {
@@ -14,16 +25,117 @@ pub struct EdgeShared {
     pub pages: PageDesk,
     /// By edge.
     pub stats: Vec<EdgeStats>,
+    /// Who is let in. Arc: the gateway changes it.
+    pub access: Arc<Access>,
+    /// Serves the calls of OpenClaw clients that are no turns of agents. Arc: the gateway's own.
+    pub backend: Arc<dyn Backend>,
+    /// What OpenClaw clients are told of the gateway.
+    pub about: About,
+    /// Places for those who were not let in yet. Arc: each place gives itself back.
+    pub(super) places: Arc<Places>,
+    /// Channels that drivers have connected. Arc: each driver takes its own out.
+    pub(super) channels: Arc<Channels>,
+    /// Runs of agents, whichever edge they belong to.
+    pub(super) runs: RunBoard,
+    /// By edge.
+    pub(super) mailboxes: Vec<Mailbox>,
+}
+
+/// What OpenClaw clients are told of the gateway.
+#[derive(Clone, Debug)]
+pub struct About {
+    /// The version of this build.
+    pub version: String,
+    /// Names this run of the gateway.
+    pub boot_id: String,
+    /// The agent that is meant where none is named; empty if there is none.
+    pub default_agent: String,
+    /// Where the configuration lies; told to admins only.
+    pub config_path: Option<String>,
+    /// Where the state lies; told to admins only.
+    pub state_folder: Option<String>,
+    /// When it started.
+    pub started: Instant,
+    /// All events that are sent: those of the edges, and what the gateway [publishes](EdgeShared::publish).
+    pub events: EventSet,
+}
+
+impl About {
+    /// A gateway that started now, of this version, and publishes these events.
+    pub fn new(version: &str, boot_id: &str, published: &[EventName]) -> Self {
+        Self {
+            version: version.to_owned(),
+            boot_id: boot_id.to_owned(),
+            default_agent: String::new(),
+            config_path: None,
+            state_folder: None,
+            started: Instant::now(),
+            events: EventSet::of(&[operator::EVENTS, published].concat()),
+        }
+    }
+}
+
+impl Default for About {
+    fn default() -> Self {
+        Self::new(env!("CARGO_PKG_VERSION"), "unnamed", &[])
+    }
+}
+
+/// Serves nothing.
+#[derive(Debug)]
+struct NoBackend;
+
+impl Backend for NoBackend {
+    fn methods(&self) -> MethodSet {
+        MethodSet::NONE
+    }
+    // Never called, since it has no methods; the answer says so by itself.
+    fn call(&self, _: OwnedCall, _: Answer) {}
+    fn health(&self) -> Vec<u8> {
+        b"{}".to_vec()
+    }
+    fn presence(&self) -> Vec<u8> {
+        b"[]".to_vec()
+    }
+    fn state_version(&self) -> StateVersion {
+        StateVersion::default()
+    }
 }
 
 impl EdgeShared {
-    /// For so many edges.
+    /// For so many edges, which serve OpenClaw clients no more than turns of agents.
     pub fn new(
         edge_count: usize,
         health: Box<dyn Fn() -> HealthReport + Send + Sync>,
-        pages: PageDesk,
+        access: Arc<Access>,
     ) -> Self {
-        Self { health, pages, stats: (0..edge_count).map(|_| EdgeStats::default()).collect() }
+        Self {
+            health,
+            pages: PageDesk::closed(),
+            stats: (0..edge_count).map(|_| EdgeStats::default()).collect(),
+            access,
+            backend: Arc::new(NoBackend),
+            about: About::default(),
+            places: Arc::default(),
+            channels: Arc::default(),
+            runs: RunBoard::default(),
+            mailboxes: (0..edge_count).map(|_| Mailbox::default()).collect(),
+        }
+    }
+
+    /// With calls that the gateway serves.
+    pub fn with_backend(self, backend: Arc<dyn Backend>) -> Self {
+        Self { backend, ..self }
+    }
+
+    /// With pages that the gateway makes.
+    pub fn with_pages(self, pages: PageDesk) -> Self {
+        Self { pages, ..self }
+    }
+
+    /// With what clients are told.
+    pub fn with_about(self, about: About) -> Self {
+        Self { about, ..self }
     }
 
     /// One counter, summed over all edges.
@@ -89,6 +201,8 @@ pub struct EdgeStats {
     pub refused: Counter,
     /// Connections closed for reading too slowly, ever.
     pub slow_closed: Counter,
+    /// Events that a client missed because it read too slowly, ever.
+    pub dropped_events: Counter,
     /// Replies that came for nobody, ever: their connection or turn was gone.
     pub late: Counter,
 }

@@ -8,8 +8,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use adapters::edge::pages::PageDesk;
-use adapters::edge::{EdgeError, EdgeOptions, EdgeShared, HealthReport, HealthStatus, Phase, serve};
+use adapters::access::devices::Devices;
+use adapters::access::secret::Secret;
+use adapters::access::{Access, AccessSettings, AuthMode};
+use adapters::edge::{About, EdgeError, EdgeOptions, EdgeShared, HealthReport, HealthStatus, Phase, serve};
+use adapters::openclaw::backend::Backend;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::Value;
 use shm_transport::doorbell::silence;
@@ -58,56 +61,93 @@ impl Replies<'_> {
     }
 }
 
-/// One edge and one shard, until dropped.
+/// What a test wants of its gateway.
+pub struct Setup {
+    pub limits: Limits,
+    pub options: EdgeOptions,
+    pub access: Arc<Access>,
+    /// Each listens on a port of its own, so that a test can choose.
+    pub edge_count: usize,
+    pub backend: Option<Arc<dyn Backend>>,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            limits: Limits { backlog_bytes_max: 64 * 1024 * 1024, ..Limits::default() },
+            options: EdgeOptions::default(),
+            access: open(),
+            edge_count: 1,
+            backend: None,
+        }
+    }
+}
+
+/// Edges and one shard, until dropped.
 pub struct Gateway {
+    /// Of the first edge.
     pub address: SocketAddr,
+    pub addresses: Vec<SocketAddr>,
     pub shared: Arc<EdgeShared>,
     pub phase: watch::Sender<Phase>,
-    edge: Option<JoinHandle<Result<(), EdgeError>>>,
+    edges: Vec<JoinHandle<Result<(), EdgeError>>>,
     shard: Option<JoinHandle<()>>,
     stop: Arc<AtomicBool>,
 }
 
 impl Gateway {
     pub fn start(options: EdgeOptions, answer: Answer) -> Self {
-        let limits = Limits { backlog_bytes_max: 64 * 1024 * 1024, ..Limits::default() };
-        Self::start_over(limits, options, answer)
+        Self::set_up(Setup { options, ..Setup::default() }, answer)
     }
 
     pub fn start_over(limits: Limits, options: EdgeOptions, answer: Answer) -> Self {
+        Self::set_up(Setup { limits, options, ..Setup::default() }, answer)
+    }
+
+    pub fn set_up(setup: Setup, answer: Answer) -> Self {
+        let Setup { limits, options, access, edge_count, backend } = setup;
         let geometry = Geometry::new(256 * 1024).unwrap();
-        let mut ports = connect(1, 1, geometry, limits).unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        let shared = Arc::new(EdgeShared::new(1, Box::new(health), PageDesk::open().0));
+        let mut ports = connect(edge_count, 1, geometry, limits).unwrap();
+        let about = About { default_agent: "main".into(), ..About::new("v", "boot", &[]) };
+        let mut shared = EdgeShared::new(edge_count, Box::new(health), access).with_about(about);
+        if let Some(backend) = backend {
+            shared = shared.with_backend(backend);
+        }
+        let shared = Arc::new(shared);
         let (phase, watched) = watch::channel(Phase::Running);
-        let edge_ports = ports.edges.remove(0);
-        let edge_shared = Arc::clone(&shared);
-        let edge = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(serve(options, listener, edge_ports, edge_shared, watched))
-        });
+        let mut addresses = Vec::new();
+        let mut edges = Vec::new();
+        for (edge_index, edge_ports) in ports.edges.into_iter().enumerate() {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            addresses.push(listener.local_addr().unwrap());
+            let (shared, watched) = (Arc::clone(&shared), watched.clone());
+            let options = EdgeOptions { edge_index, ..options.clone() };
+            edges.push(std::thread::spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                runtime.block_on(serve(options, listener, edge_ports, shared, watched))
+            }));
+        }
         let stop = Arc::new(AtomicBool::new(false));
         let shard_ports = ports.shards.remove(0);
         let shard_stop = Arc::clone(&stop);
         let shard = std::thread::spawn(move || shard(shard_ports, answer, &shard_stop));
-        Self { address, shared, phase, edge: Some(edge), shard: Some(shard), stop }
+        Self { address: addresses[0], addresses, shared, phase, edges, shard: Some(shard), stop }
     }
 
     pub fn url(&self) -> String {
         format!("ws://{}", self.address)
     }
 
-    /// Waits for the edge to come back, after [`Phase::Closing`].
+    /// Waits for the edges to come back, after [`Phase::Closing`].
     pub fn join(&mut self) -> Result<(), EdgeError> {
-        self.edge.take().unwrap().join().unwrap()
+        self.edges.drain(..).try_for_each(|edge| edge.join().unwrap())
     }
 }
 
 impl Drop for Gateway {
     fn drop(&mut self) {
         self.phase.send_replace(Phase::Closing);
-        if let Some(edge) = self.edge.take() {
+        for edge in self.edges.drain(..) {
             let _ = edge.join();
         }
         self.stop.store(true, Ordering::Release);
@@ -115,6 +155,25 @@ impl Drop for Gateway {
             let _ = shard.join();
         }
     }
+}
+
+/// A token of full length.
+pub const TOKEN: &str = "0123456789abcdef0123456789abcdef0123456789abcdef";
+
+/// Lets those in who show [`TOKEN`].
+pub fn guarded() -> Arc<Access> {
+    Arc::new(Access::new(&by_token(TOKEN), Devices::in_memory()).unwrap())
+}
+
+/// Asks for a token.
+pub fn by_token(token: &str) -> AccessSettings {
+    AccessSettings::new(AuthMode::Token, Some(Secret::new(token).unwrap())).unwrap()
+}
+
+/// Lets everybody in.
+pub fn open() -> Arc<Access> {
+    let settings = AccessSettings::new(AuthMode::None, None).unwrap();
+    Arc::new(Access::new(&settings, Devices::in_memory()).unwrap())
 }
 
 fn health() -> HealthReport {
@@ -207,11 +266,23 @@ pub enum Frame {
 }
 
 impl Raw {
+    /// A client that shows nothing, and has read the challenge.
     pub fn connect(address: SocketAddr) -> Self {
-        let (head, stream) = request(address, &format!("GET / HTTP/1.1\r\nHost: {address}\r\n{UPGRADE}\r\n"));
+        Self::connect_showing(address, "").1
+    }
+
+    /// A client with further headers, which has read the challenge; and the head of the response.
+    pub fn connect_showing(address: SocketAddr, headers: &str) -> (String, Self) {
+        let (head, stream) =
+            request(address, &format!("GET / HTTP/1.1\r\nHost: {address}\r\n{headers}{UPGRADE}\r\n"));
         assert!(head.starts_with("HTTP/1.1 101"), "{head}");
         assert!(head.to_lowercase().contains("sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo="), "{head}");
-        Self { stream }
+        let mut client = Self { stream };
+        let challenge = client.json();
+        assert_eq!(challenge["event"], "connect.challenge");
+        assert_eq!(challenge["payload"]["nonce"].as_str().map(str::len), Some(36));
+        assert!(challenge["payload"]["ts"].is_u64() && challenge.get("seq").is_none(), "{challenge}");
+        (head, client)
     }
 
     /// Sends one masked frame.
@@ -277,7 +348,10 @@ impl Raw {
                     text.extend_from_slice(&payload);
                     if head[0] & 0x80 != 0 {
                         let mut value: Value = serde_json::from_slice(&text).unwrap();
-                        value.as_object_mut().unwrap().remove("timestamp").unwrap();
+                        let stamp = value.as_object_mut().unwrap().remove("timestamp");
+                        // The frames of OpenClaw have none.
+                        let is_openclaw = value["type"] == "res" || value.get("payload").is_some();
+                        assert!(stamp.is_some() || is_openclaw, "{value}");
                         return Frame::Json(value);
                     }
                 }

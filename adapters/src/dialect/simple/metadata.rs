@@ -8,7 +8,7 @@ use shm_transport::envelope::{
     FLAG_WANTS_ACK, Priority, SessionMode,
 };
 
-use super::{Rule, field_refusal, string};
+use crate::dialect::fields::{Rule, field_refusal, string};
 use crate::refusal::{Code, Refusal};
 
 /// The longest time that a client may give a message.
@@ -75,7 +75,7 @@ struct Metadata<'a> {
 /// Reads the metadata of a message.
 ///
 /// HOT: no allocation, unless there are labels.
-pub(super) fn read(raw: &str) -> Result<Wishes, Refusal<'static>> {
+pub(in crate::dialect) fn read(raw: &str) -> Result<Wishes, Refusal<'static>> {
     if !raw.starts_with('{') {
         return Err(field_refusal(Code::InvalidField, &METADATA));
     }

@@ -8,6 +8,7 @@ use shm_transport::envelope::{
 };
 
 use super::*;
+use crate::dialect::fields::DEPTH_MAX;
 
 fn message(text: &str) -> Message<'_> {
     match parse(text) {
