@@ -45,7 +45,7 @@ pub fn send(options: &SendOptions) -> Result<ExitCode, SendFailure> {
             let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
         }
     };
-    let exchange = client::send(url, agent, session.as_deref(), content, print);
+    let exchange = client::send(url, None, agent, session.as_deref(), content, print);
     let limit = Duration::from_millis(*timeout_ms);
     // The timer is made inside of the runtime.
     let reply = run(async { tokio::time::timeout(limit, exchange).await })?
