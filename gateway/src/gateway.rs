@@ -1,7 +1,7 @@
 //! The role `gateway run`: puts everything together, runs it, and takes it apart again.
 
 use std::hash::{BuildHasher, RandomState};
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -10,6 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use adapters::access::devices::Devices;
+use adapters::access::{Access, NoRandomNumbers};
 use adapters::edge::{EdgeShared, Phase};
 use engine::core::{AgentDefinition, CoreSetting, ShardCore};
 use engine::driver::{self, Chosen, DriverError, ShardHandle, StartOptions};
@@ -26,6 +28,7 @@ use shm_transport::ports::{EdgePorts, Shown, connect_shown};
 use tokio::sync::{mpsc, watch};
 
 use crate::admin::{AdminSocket, AdminSocketError};
+use crate::config::file::FileError;
 use crate::config::{self, Config, ConfigError};
 use crate::control::adoption::{CLIENTS, Inheritance};
 use crate::control::handover::Succession;
@@ -35,7 +38,7 @@ use crate::health::{AgentBoard, HealthSource};
 use crate::journal::{self, JournalStartError, RunningJournal};
 use crate::options::RunOptions;
 use crate::routes;
-use crate::state_directory::{StateDirectory, StateDirectoryError, admin_socket};
+use crate::state_directory::{self, StateDirectory, StateDirectoryError, admin_socket};
 use crate::systemd;
 
 /// Capacity of the rings between threads. Not pre-faulted: an idle one costs a few pages.
@@ -49,6 +52,12 @@ pub enum GatewayError {
     /// The settings cannot be used.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The first configuration cannot be written.
+    #[error(transparent)]
+    FirstConfig(#[from] FileError),
+    /// Clients cannot be told from each other.
+    #[error(transparent)]
+    Access(#[from] NoRandomNumbers),
     /// The state directory cannot be used.
     #[error(transparent)]
     StateDirectory(#[from] StateDirectoryError),
@@ -121,7 +130,9 @@ fn sentences(lines: &[String]) -> String {
 pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
     start_logging(&options.log_level)?;
     end_on_panic();
+    begin_configuration(options)?;
     let config = config::load(options)?;
+    config::tell_unsupported(&config.unsupported);
     config::limits::report(&config);
     let state = StateDirectory::open(&config.state_directory)?;
     let chosen = driver::choose(config.runtime)?;
@@ -156,6 +167,7 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
         agents: Arc::clone(&agents),
         draining: Arc::clone(&draining),
     };
+    let access = Arc::new(Access::new(&config.auth.settings, Devices::in_memory())?);
     let shared = Arc::new(EdgeShared::new(edge_count, Box::new(move || source.report())));
     let (phase, phase_seen) = watch::channel(Phase::Running);
     let edges = edges::start(&listener, ports.edges, &shared, &phase_seen, run_number())?;
@@ -168,6 +180,7 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
         executable,
         admin,
         state,
+        access,
         keeper,
         shards,
         journal: Some(journal),
@@ -182,6 +195,18 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
         succession,
     };
     Ok(Control::run(config, parts, adoptions)?)
+}
+
+/// The first start of a gateway in a state directory: a configuration with a token of its own.
+fn begin_configuration(options: &RunOptions) -> Result<(), GatewayError> {
+    let directory = state_directory::chosen(options.state_dir.as_deref()).ok_or(ConfigError::NoHome)?;
+    if options.config.is_none() && config::file::begin(&directory)? {
+        tracing::info!(
+            file = %config::file::path(None, &directory).display(),
+            "there was no configuration: one is written; `openclaw token show` prints its token"
+        );
+    }
+    Ok(())
 }
 
 /// Refuses the start if an agent requires a sandbox of which something is not enforced.
@@ -349,8 +374,9 @@ fn announce(address: SocketAddr, config: &Config, chosen: &Chosen, executable: &
     // output must not end a gateway.
     let _ = writeln!(
         std::io::stdout(),
-        "listening on ws://{address}\n  runtime  {} ({})\n  shards   {}, edge threads {}\n  agents   {many}\n  \
+        "listening on ws://{address}{}\n  runtime  {} ({})\n  shards   {}, edge threads {}\n  agents   {many}\n  \
          state    {}\ntry it:  {command} send{url} --agent {} \"hello\"\nend it:  {end}",
+        link(address, config),
         chosen.runtime.name(),
         chosen.reason,
         config.shard_count,
@@ -359,6 +385,15 @@ fn announce(address: SocketAddr, config: &Config, chosen: &Chosen, executable: &
         config::ECHO_AGENT,
     );
     tracing::info!(%address, runtime = chosen.runtime.name(), reason = %chosen.reason, "gateway started");
+    tracing::info!(mode = config.auth.settings.mode().name(), origins = ?config.allowed_origins, "access");
+}
+
+/// A line with the page of this gateway, for a person: it has the token, so it never goes into a file or a log.
+fn link(address: SocketAddr, config: &Config) -> String {
+    if !std::io::stdout().is_terminal() {
+        return String::new();
+    }
+    format!("\n  link     {}", config.auth.link(address))
 }
 
 fn start_logging(level: &str) -> Result<(), GatewayError> {
@@ -369,7 +404,10 @@ fn start_logging(level: &str) -> Result<(), GatewayError> {
         // Said on standard error, too: where that is closed, it would end the gateway.
         .log_internal_errors(false)
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        // https://no-color.org: any value that is not empty.
+        .with_ansi(
+            std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty()),
+        )
         .init();
     Ok(())
 }

@@ -16,7 +16,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tests::client::Client;
-use tests::process::{Gateway, PATIENCE, alive, asked, openclaw, processes, send_signal, until};
+use tests::process::{Gateway, PATIENCE, alive, asked, configure, openclaw, processes, send_signal, until};
 use tests::{binary, diary, workspace};
 
 /// A state directory in which one gateway follows the other. Whatever runs there is ended when this is dropped.
@@ -37,7 +37,7 @@ impl Line {
     }
 
     fn configure(&self, config: &Value) {
-        std::fs::write(self.state().join("openclaw.json"), config.to_string()).unwrap();
+        configure(self.state(), config);
     }
 
     fn start(&self, arguments: &[&str]) -> Gateway {
