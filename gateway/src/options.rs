@@ -153,11 +153,14 @@ const DOCTOR_EXAMPLES: &str = "Examples:\n  \
     openclaw doctor --json  {\"features\": [{\"feature\", \"enforced\", \"reason\", \"remedy\"}]}";
 
 /// How to look at the machine.
-#[derive(Args, Clone, Copy, Debug)]
+#[derive(Args, Clone, Debug)]
 pub struct DoctorOptions {
     /// Print `{"features": […]}` as JSON instead of a table.
     #[arg(long)]
     pub json: bool,
+    /// Which gateway's files to look at.
+    #[command(flatten)]
+    pub place: FilePlace,
 }
 
 /// What can be done with the gateway.
