@@ -8,6 +8,9 @@ use serde::Deserialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_tungstenite::connect_async;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::handshake::client::Request;
+use tokio_tungstenite::tungstenite::http::header::{AUTHORIZATION, HeaderValue};
 use tokio_tungstenite::tungstenite::{self, Message};
 
 use crate::dialect::simple::frames::escape;
@@ -37,6 +40,9 @@ pub enum ClientError {
         /// As given.
         url: String,
     },
+    /// It cannot be sent.
+    #[error("the token or password has characters that no header can carry")]
+    Secret,
     /// Nobody answers there.
     #[error("cannot connect to the gateway at {url}; start it with `openclaw gateway run`")]
     Connect {
@@ -104,23 +110,21 @@ struct Content {
     retry_after_ms: Option<u32>,
 }
 
-/// Sends one message and waits for its reply; `on_block` sees the pieces of text as they come.
+/// Sends one message and waits for its reply; `on_block` sees the pieces of text as they come. `secret` is the token or
+/// password that is shown.
 pub async fn send(
     url: &str,
+    secret: Option<&str>,
     agent: &str,
     session: Option<&str>,
     content: &str,
     mut on_block: impl FnMut(&str),
 ) -> Result<Reply, ClientError> {
     let silent = |limit: Duration| ClientError::Silent { url: url.into(), seconds: limit.as_secs() };
-    let connecting = tokio::time::timeout(CONNECT_TIMEOUT, connect_async(url)).await;
+    let upgrade = upgrade(url, secret)?;
+    let connecting = tokio::time::timeout(CONNECT_TIMEOUT, connect_async(upgrade)).await;
     let (mut socket, _) =
-        connecting.map_err(|_| silent(CONNECT_TIMEOUT))?.map_err(|source| match source {
-            tungstenite::Error::Url(_) | tungstenite::Error::HttpFormat(_) => {
-                ClientError::Address { url: url.into() }
-            }
-            source => ClientError::Connect { url: url.into(), source },
-        })?;
+        connecting.map_err(|_| silent(CONNECT_TIMEOUT))?.map_err(|source| failed(url, source))?;
     let closed = |reason: String| ClientError::Closed { url: url.into(), reason };
     // Another one each time: a message under a known id is taken for the same message.
     let id = format!("cli-{:016x}{:08x}", RandomState::new().hash_one(content), std::process::id());
@@ -155,6 +159,27 @@ pub async fn send(
             }
             _ => return Err(unexpected()),
         }
+    }
+}
+
+/// The request that opens a WebSocket, with what the client shows.
+pub fn upgrade(url: &str, secret: Option<&str>) -> Result<Request, ClientError> {
+    let mut request = url.into_client_request().map_err(|source| failed(url, source))?;
+    if let Some(secret) = secret {
+        let mut value =
+            HeaderValue::from_str(&format!("Bearer {secret}")).map_err(|_| ClientError::Secret)?;
+        value.set_sensitive(true);
+        request.headers_mut().insert(AUTHORIZATION, value);
+    }
+    Ok(request)
+}
+
+fn failed(url: &str, source: tungstenite::Error) -> ClientError {
+    match source {
+        tungstenite::Error::Url(_) | tungstenite::Error::HttpFormat(_) => {
+            ClientError::Address { url: url.into() }
+        }
+        source => ClientError::Connect { url: url.into(), source },
     }
 }
 

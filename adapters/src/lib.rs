@@ -8,6 +8,7 @@
 //! | [`openclaw`] | the OpenClaw gateway protocol, version 4, without its sockets |
 //! | [`refusal`] | how a refusal looks on every protocol |
 //! | [`client`] | the other end, for the command line |
+//! | [`probe`] | what a stranger finds out about a gateway |
 //! | [`agent`] | hosts that attach to the rings and pass messages on to something else |
 
 #![forbid(unsafe_code)]
@@ -18,4 +19,5 @@ pub mod client;
 pub mod dialect;
 pub mod edge;
 pub mod openclaw;
+pub mod probe;
 pub mod refusal;

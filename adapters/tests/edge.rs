@@ -472,11 +472,12 @@ fn the_client_talks_to_the_edge() {
     runtime.block_on(async {
         let mut blocks = Vec::new();
         let reply =
-            client::send(&url, "a", Some("s"), "hi \"you\"", |text| blocks.push(text.to_string())).await;
+            client::send(&url, None, "a", Some("s"), "hi \"you\"", |text| blocks.push(text.to_string()))
+                .await;
         let reply = reply.unwrap();
         assert_eq!((reply.text.as_str(), reply.session.as_deref()), ("hi \"you\"!", Some("s")));
         assert_eq!(blocks, ["hi \"you\""]);
-        let refused = client::send(&url, "a", None, "fail", |_| {}).await.unwrap_err();
+        let refused = client::send(&url, None, "a", None, "fail", |_| {}).await.unwrap_err();
         assert!(
             matches!(&refused, ClientError::Refused { code, .. } if code == "unknown_agent"),
             "{refused}"
@@ -485,6 +486,6 @@ fn the_client_talks_to_the_edge() {
         assert!(matches!(client::health("nonsense").await, Err(ClientError::Address { .. })));
     });
     drop(gateway);
-    let refused = runtime.block_on(client::send(&url, "a", None, "x", |_| {})).unwrap_err().to_string();
+    let refused = runtime.block_on(client::send(&url, None, "a", None, "x", |_| {})).unwrap_err().to_string();
     assert!(refused.contains(&url) && refused.contains("openclaw gateway run"), "{refused}");
 }

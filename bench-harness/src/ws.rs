@@ -198,11 +198,15 @@ fn start_gateway(program: &Path) -> io::Result<Server> {
     // Free now; whoever takes it in between makes the start fail, which is said below.
     let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
     let state = Scratch::new("state")?;
+    // The bare echo server asks nobody for a token either.
+    std::fs::write(state.0.join("openclaw.json"), "{gateway: {auth: {mode: \"none\"}}}")?;
     let child = Command::new(program)
         // Its agents are to end with it.
         .args(["gateway", "run", "--restart", "never", "--handover-timeout-ms", "0"])
         .args(["--port", &port.to_string(), "--state-dir"])
         .arg(&state.0)
+        .env_remove("OPENCLAW_GATEWAY_TOKEN")
+        .env_remove("OPENCLAW_GATEWAY_PASSWORD")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .spawn()

@@ -11,14 +11,14 @@ mod stats;
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::de::DeserializeOwned;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
-use crate::admin::answer::Line;
+use crate::admin::answer::{Line, Reloaded, Status};
 use crate::admin::request::Op;
 use crate::admin::{LINE_BYTES_MAX, VERSION};
 use crate::options::{
@@ -163,6 +163,23 @@ pub fn agents(command: &AgentCommand) -> Result<ExitCode, AskError> {
 pub fn reload(options: &ReloadOptions) -> Result<ExitCode, AskError> {
     ended(reload::run(options))
 }
+
+/// How the gateway of a state directory is.
+pub fn gateway_status(place: &Place) -> Result<Status, AskError> {
+    Gateway::connect(place)?.ask(Op::GatewayStatus, json!({}))
+}
+
+/// Has the gateway of a state directory read its configuration again.
+pub fn take_configuration(place: &Place) -> Result<Reloaded, AskError> {
+    Gateway::connect(place)?.ask(Op::Reload, json!({}))
+}
+
+/// What would change if it did, perhaps with another file.
+pub fn try_configuration(place: &Place, config: Option<&Path>) -> Result<Reloaded, AskError> {
+    Gateway::connect(place)?.ask(Op::Reload, json!({"dryRun": true, "config": config}))
+}
+
+pub use reload::text as reloaded_text;
 
 fn ended(done: Result<(), AskError>) -> Result<ExitCode, AskError> {
     match done {

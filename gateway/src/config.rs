@@ -1,18 +1,27 @@
 //! Settings: the file, the environment and the flags, checked all at once.
 //!
 //! The keys are rows of `docs/config.md`. [`FileConfig`] is what the file may say; [`Config`] is what the
-//! rest of the program sees. Flags win over the file, the file over defaults.
+//! rest of the program sees. Flags win over the environment, that over the file, the file over defaults.
 
 mod agents;
+pub mod auth;
 mod delivery;
+pub mod document;
+pub mod edit;
+pub mod file;
 mod heartbeat;
+mod incumbent;
 mod keys;
 pub mod limits;
+pub mod path;
 pub mod restart;
 mod sandbox;
+pub mod schema;
+pub mod secrets;
 mod supervision;
 mod user;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -21,9 +30,13 @@ use std::time::Duration;
 use engine::driver::Choice;
 use engine::heartbeat::HeartbeatLimits;
 use engine::supervision::fleet::FleetLimits;
+use schemars::JsonSchema;
 use serde::Deserialize;
+use serde_json::Value;
 
-use crate::options::{RunOptions, RuntimeChoice};
+use self::auth::{AuthConfig, Environment, FileAuth, FileControlUi};
+use self::document::Document;
+use crate::options::{FilePlace, RunOptions, RuntimeChoice};
 use crate::state_directory;
 pub use agents::{AgentConfig, AgentKind, ECHO_AGENT};
 use agents::{FileAgents, Machine};
@@ -46,7 +59,7 @@ const HANDOVER_TIMEOUT_DEFAULT_MS: u64 = 60_000;
 const HANDOVER_TIMEOUT_MAX_MS: u64 = 3_600_000;
 
 /// The configuration file.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct FileConfig {
     #[serde(default)]
@@ -65,7 +78,7 @@ struct FileConfig {
     supervision: FileSupervision,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct FileGateway {
     host: Option<IpAddr>,
@@ -75,9 +88,13 @@ struct FileGateway {
     restart: Option<String>,
     handover_timeout_ms: Option<u64>,
     user: Option<FileUser>,
+    #[serde(default)]
+    auth: FileAuth,
+    #[serde(default)]
+    control_ui: FileControlUi,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct FileEngine {
     shards: Option<u64>,
@@ -85,10 +102,14 @@ struct FileEngine {
 }
 
 /// All settings, checked.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Config {
     /// Where to listen.
     pub address: SocketAddr,
+    /// How clients prove who they are.
+    pub auth: AuthConfig,
+    /// Whose pages may connect, beside those of this machine.
+    pub allowed_origins: Vec<String>,
     /// Where files are kept.
     pub state_directory: PathBuf,
     /// Shard threads.
@@ -117,6 +138,8 @@ pub struct Config {
     pub fleet: FleetLimits,
     /// What the file says, by key.
     pub keys: Keys,
+    /// Keys of the file that other gateways have and this one does not support.
+    pub unsupported: Vec<String>,
 }
 
 /// Settings that cannot be used.
@@ -159,46 +182,124 @@ impl fmt::Display for BrokenRules {
     }
 }
 
-/// Reads the file and the flags, and checks everything, for a process that has started with this standing.
-pub fn load(options: &RunOptions, standing: &Standing) -> Result<Config, ConfigError> {
-    let state_directory = state_directory::chosen(options.state_dir.as_deref()).ok_or(ConfigError::NoHome)?;
-    let (file, keys) = match &options.config {
-        Some(path) => read(path)?,
-        None => {
-            let path = state_directory.join("openclaw.json");
-            if path.exists() { read(&path)? } else { Default::default() }
-        }
+/// The settings at a place, for a command that looks at them beside the gateway.
+pub fn load_at(place: &FilePlace) -> Result<Config, ConfigError> {
+    let options = RunOptions {
+        config: place.config.clone(),
+        state_dir: place.state_dir.clone(),
+        ..RunOptions::default()
     };
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u64;
-    let broken = |rules| ConfigError::Rules(BrokenRules(rules));
-    let config = validate(file, options, state_directory, cores, standing.user).map_err(broken)?;
-    let unmet = limits::unmet(&config.agents, &standing.limits);
-    if unmet.is_empty() { Ok(Config { keys, ..config }) } else { Err(broken(unmet)) }
+    let standing = Standing::find(&options)?;
+    load(&options, &standing)
 }
 
-/// What a file says: checked for its form, and key by key.
-fn read(path: &Path) -> Result<(FileConfig, Keys), ConfigError> {
+/// Reads the file, the environment and the flags, and checks everything, for a process that has started with this standing.
+pub fn load(options: &RunOptions, standing: &Standing) -> Result<Config, ConfigError> {
+    let state_directory = state_directory::chosen(options.state_dir.as_deref()).ok_or(ConfigError::NoHome)?;
+    let path = file::path(options.config.as_deref(), &state_directory);
+    // Only a file that was named has to be there.
+    let document =
+        if options.config.is_none() && !path.exists() { Document::empty() } else { read(&path)?.1 };
+    let around = Around::of_this_machine(options, &state_directory, standing);
+    let Examined { config, broken, .. } = examine(document, &around);
+    config.ok_or(ConfigError::Rules(BrokenRules(broken)))
+}
+
+/// The text of a configuration file, and what it says.
+pub fn read(path: &Path) -> Result<(String, Document), ConfigError> {
     let text = std::fs::read_to_string(path)
         .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-    let failed = |source| ConfigError::Parse { path: path.to_owned(), source };
-    let file = json5::from_str(&text).map_err(failed)?;
-    Ok((file, Keys::of(&json5::from_str(&text).map_err(failed)?)))
+    let document =
+        Document::parse(&text).map_err(|source| ConfigError::Parse { path: path.to_owned(), source })?;
+    Ok((text, document))
+}
+
+/// What a file is checked with.
+pub struct Around<'a> {
+    options: &'a RunOptions,
+    state_directory: &'a Path,
+    cores: u64,
+    environment: Environment<'a>,
+    standing: &'a Standing,
+}
+
+impl<'a> Around<'a> {
+    /// With the variables and the cores of this process.
+    pub fn of_this_machine(
+        options: &'a RunOptions,
+        state_directory: &'a Path,
+        standing: &'a Standing,
+    ) -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u64;
+        Self { options, state_directory, cores, environment: &variable, standing }
+    }
+}
+
+/// A variable of this process. Bytes that are no text become characters that no secret may have.
+pub fn variable(name: &str) -> Option<String> {
+    Some(std::env::var_os(name)?.to_string_lossy().into_owned())
+}
+
+/// What was found out about a file.
+#[derive(Debug)]
+pub struct Examined {
+    /// The settings, if no rule is broken.
+    pub config: Option<Config>,
+    /// All broken rules, a line each.
+    pub broken: Vec<String>,
+    /// Keys that other gateways have and this one does not support.
+    pub unsupported: Vec<String>,
+}
+
+/// Checks every rule that a file, the environment and flags have to keep.
+pub fn examine(document: Document, around: &Around<'_>) -> Examined {
+    let Document(mut file) = document;
+    auth::overlay(&mut file, around.environment);
+    let keys = Keys::of(&file);
+    let schema::Misfits { mut broken, unsupported } = schema::fit(&mut file);
+    let checked = match serde_json::from_value(file) {
+        Ok(file) => validate(file, around),
+        // What fits the types can be read, so this is a rule that the types do not tell.
+        Err(error) => Err(vec![error.to_string()]),
+    };
+    let config = match checked {
+        Ok(config) if broken.is_empty() => {
+            broken = limits::unmet(&config.agents, &around.standing.limits);
+            Some(Config { keys, unsupported: unsupported.clone(), ..config }).filter(|_| broken.is_empty())
+        }
+        Ok(_) => None,
+        Err(rules) => {
+            broken.extend(rules);
+            None
+        }
+    };
+    Examined { config, broken, unsupported }
+}
+
+/// Says which keys of a file have no effect here.
+pub fn tell_unsupported(keys: &[String]) {
+    for key in keys {
+        tracing::warn!(key, "this key of the configuration is not supported, and has no effect");
+    }
+}
+
+/// The keys that differ between two states of a file, each with what it takes until it counts.
+pub fn differences(before: &Value, after: &Value) -> Vec<(String, Effort)> {
+    let pools = |file: &Value| -> BTreeSet<String> {
+        let entries = file.pointer("/agents/entries").and_then(Value::as_object);
+        entries.into_iter().flatten().map(|(name, _)| name.clone()).collect()
+    };
+    let kept = pools(before).intersection(&pools(after)).cloned().collect();
+    Keys::of(before).changed(&Keys::of(after), &kept).into_iter().collect()
 }
 
 /// Checks every rule; `Err` lists all that are broken.
-fn validate(
-    file: FileConfig,
-    options: &RunOptions,
-    state_directory: PathBuf,
-    cores: u64,
-    own_user: u32,
-) -> Result<Config, Vec<String>> {
+fn validate(file: FileConfig, around: &Around<'_>) -> Result<Config, Vec<String>> {
+    let &Around { options, state_directory, cores, environment, standing } = around;
     let mut broken = Vec::new();
     let host = options.host.or(file.gateway.host).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
     if !host.is_loopback() {
-        broken.push(format!(
-            "gateway.host = {host}: must be a loopback address, since there is no authentication yet"
-        ));
+        broken.push(format!("gateway.host = {host}: must be a loopback address, since there is no TLS yet"));
     }
     let port = options.port.or(file.gateway.port).unwrap_or(PORT_DEFAULT);
     let edge_count = options.edges.or(file.gateway.edge_threads).unwrap_or((cores / 4).max(1));
@@ -215,20 +316,22 @@ fn validate(
         .or(file.gateway.handover_timeout_ms)
         .unwrap_or(HANDOVER_TIMEOUT_DEFAULT_MS);
     range(&mut broken, "gateway.handoverTimeoutMs", handover, 0, HANDOVER_TIMEOUT_MAX_MS);
-    let user = user::check(&mut broken, file.gateway.user.as_ref(), own_user, &state_directory);
+    let user = user::check(&mut broken, file.gateway.user.as_ref(), standing.user, state_directory);
+    let auth = auth::check(&mut broken, file.gateway.auth, environment);
+    let allowed_origins = auth::check_origins(&mut broken, file.gateway.control_ui);
     let runtime = runtime(&mut broken, options.runtime, file.engine.runtime.as_deref());
-    let around = Machine { cores, state_directory: &state_directory };
+    let around = Machine { cores, state_directory };
     let agents = agents::check(&mut broken, file.agents, &options.agent, around);
     let delivery = delivery::check(&mut broken, &file.journal, &file.delivery);
     let heartbeat = heartbeat::check(&mut broken, file.supervision.heartbeat());
     let routing = delivery::check_routing(&mut broken, file.routing, &agents);
     let fleet = supervision::check_fleet(&mut broken, &file.supervision);
-    if !broken.is_empty() {
-        return Err(broken);
-    }
+    let Some(auth) = auth.filter(|_| broken.is_empty()) else { return Err(broken) };
     Ok(Config {
         address: SocketAddr::new(host, port),
-        state_directory,
+        auth,
+        allowed_origins,
+        state_directory: state_directory.to_owned(),
         shard_count: shard_count as usize,
         edge_count: edge_count as usize,
         runtime,
@@ -242,6 +345,7 @@ fn validate(
         heartbeat,
         fleet,
         keys: Keys::default(),
+        unsupported: Vec::new(),
     })
 }
 
@@ -266,10 +370,21 @@ fn runtime(broken: &mut Vec<String>, flag: Option<RuntimeChoice>, file: Option<&
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
+    /// Checks a file of a gateway that lets everybody in, on a machine with 8 cores.
     pub(super) fn check(text: &str, options: &RunOptions) -> Result<Config, Vec<String>> {
-        validate(json5::from_str(text).unwrap(), options, PathBuf::from("state"), 8, 0)
+        let Document(mut file) = Document::parse(text).unwrap();
+        file.as_object_mut().unwrap().entry("gateway").or_insert_with(|| json!({}))["auth"] =
+            json!({"mode": "none"});
+        let standing = Standing { user: 0, limits: Vec::new() };
+        let state_directory = Path::new("state");
+        let around =
+            Around { options, state_directory, cores: 8, environment: &|_| None, standing: &standing };
+        let Examined { config, broken, .. } = examine(Document(file), &around);
+        config.ok_or(broken)
     }
 
     /// An empty file gives the documented defaults and the built-in agent.
@@ -325,14 +440,18 @@ mod tests {
         );
     }
 
-    /// A program that is not there, and an unknown key, are named.
+    /// A program that is not there, and an unknown key, are named, beside whatever else is wrong.
     #[test]
     fn missing_programs_and_unknown_keys_are_named() {
         let broken =
             check("{agents: {entries: {a: {command: ['no-such-program-here']}}}}", &RunOptions::default());
         let rule = "agents.entries.a.command[0] = \"no-such-program-here\": no such program; give its path, or install it";
         assert_eq!(broken.unwrap_err(), [rule]);
-        let unknown = json5::from_str::<FileConfig>("{gatewy: {}}").unwrap_err();
-        assert!(unknown.to_string().contains("gatewy"), "{unknown}");
+        let unknown = check("{gatewy: {}, engine: {shards: 0}}", &RunOptions::default()).unwrap_err();
+        let rules = [
+            "gatewy: there is no such key; did you mean \"gateway\"?",
+            "engine.shards = 0: must be between 1 and 64",
+        ];
+        assert_eq!(unknown, rules);
     }
 }

@@ -26,6 +26,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use adapters::access::Access;
 use adapters::edge::pages::PageRequest;
 use adapters::edge::{EdgeShared, Phase};
 use engine::core::agents::AgentLoad;
@@ -38,7 +39,7 @@ use keeper::control::Event as KeeperEvent;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, watch};
 
-use crate::admin::order::Order;
+use crate::admin::order::{Order, ReloadKind};
 use crate::admin::shards::Shards;
 use crate::admin::{Admin, AdminSocket, AgentName, unix_ms_at_zero};
 use crate::config::{Config, Standing};
@@ -86,6 +87,8 @@ pub struct Parts {
     pub admin: AdminSocket,
     /// Holds the lock of the state directory.
     pub state: StateDirectory,
+    /// How clients prove who they are. Arc: the edges ask it.
+    pub access: Arc<Access>,
     /// The keeper.
     pub keeper: Client,
     /// The shards.
@@ -274,7 +277,7 @@ impl Control {
             Wake::Loads(loads) => self.agents.loaded(&mut self.parts, loads),
             Wake::Reload => {
                 // What is wrong, or has changed, is in the log.
-                let _ = self.reload();
+                let _ = self.reload(ReloadKind::Take);
             }
             // Its callers answer orders.
             Wake::Signal | Wake::Look | Wake::Order(_) => {}

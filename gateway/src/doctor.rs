@@ -1,6 +1,7 @@
 //! `openclaw doctor`: what this machine allows, and how to turn on what it does not.
 
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -11,7 +12,8 @@ use keeper::sandbox::probe::{self, Held};
 use rustix::process::{Resource, geteuid, getrlimit};
 use serde::Serialize;
 
-use crate::options::DoctorOptions;
+use crate::config;
+use crate::options::{DoctorOptions, FilePlace};
 use crate::privileges;
 use crate::state_directory;
 use crate::table::{self, Align, print_json};
@@ -20,6 +22,10 @@ use crate::table::{self, Align, print_json};
 const LOCKED_BYTES_MIN: u64 = 8 * 1024 * 1024;
 /// Open files below this leave room for less than five hundred agents.
 const OPEN_FILES_MIN: u64 = 4096;
+
+const CLOCK_SOURCE: &str = "/sys/devices/system/clocksource/clocksource0/current_clocksource";
+/// Sources that the kernel lets programs read by themselves.
+const FAST_CLOCKS: [&str; 4] = ["tsc", "kvm-clock", "hyperv_clocksource_tsc_page", "arch_sys_counter"];
 
 const COLUMNS: [(&str, Align); 3] =
     [("FEATURE", Align::Left), ("STATE", Align::Left), ("REASON", Align::Left)];
@@ -48,7 +54,7 @@ struct Findings {
 
 /// Looks at the machine, as the gateway's keeper would, and prints what it finds.
 pub fn run(options: &DoctorOptions) -> Result<ExitCode, DoctorError> {
-    let features = look();
+    let features = look(&options.place);
     if options.json {
         print_json(&Findings { features })?;
     } else {
@@ -58,7 +64,7 @@ pub fn run(options: &DoctorOptions) -> Result<ExitCode, DoctorError> {
 }
 
 /// All findings. This process has one thread until here, which the probe needs.
-fn look() -> Vec<Finding> {
+fn look(place: &FilePlace) -> Vec<Finding> {
     let enforcement = probe::probe();
     let sandbox = enforcement.parts().map(|(feature, held)| match held.clone() {
         Held::Enforced(reason) => Finding { feature, enforced: true, reason, remedy: None },
@@ -68,7 +74,7 @@ fn look() -> Vec<Finding> {
     });
     let mut features = Vec::from(sandbox);
     // The write limit is for the disk on which the state lies, which may not be there yet: that of its nearest parent.
-    let state = state_directory::chosen(None).unwrap_or_default();
+    let state = state_directory::chosen(place.state_dir.as_deref()).unwrap_or_default();
     let nearest = state.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
     features.extend(Cgroups::of_this_process(&[std::process::id()]).enforcement(nearest).into_iter().map(
         |cgroup| {
@@ -95,6 +101,9 @@ fn look() -> Vec<Finding> {
             ),
         },
     });
+    features.push(clock());
+    features.push(privacy(&state));
+    features.push(configuration(place));
     let bounds = [
         (
             "locked memory",
@@ -135,6 +144,56 @@ fn gateway_user(can_become_another: Option<bool>, own: u32) -> Finding {
             remedy: Some("start it with CAP_SETUID and CAP_SETGID, or as an ordinary user".to_owned()),
         },
     }
+}
+
+/// Whether the clock is read without a system call: it is read for each message.
+fn clock() -> Finding {
+    const FEATURE: &str = "clock";
+    match std::fs::read_to_string(CLOCK_SOURCE).map(|name| name.trim().to_owned()) {
+        Ok(name) if FAST_CLOCKS.contains(&name.as_str()) => found(FEATURE, name),
+        Ok(name) => missing(
+            FEATURE,
+            format!("{name} is read through the kernel"),
+            format!("echo tsc > {CLOCK_SOURCE}, where the kernel offers that"),
+        ),
+        Err(error) => missing(FEATURE, format!("{CLOCK_SOURCE}: {error}"), "mount /sys".into()),
+    }
+}
+
+/// Whether nobody but its owner reads what is in the state directory: the token, and what was said.
+fn privacy(state: &Path) -> Finding {
+    const FEATURE: &str = "private state";
+    let Ok(metadata) = state.metadata() else {
+        return found(FEATURE, format!("{} is made at the first start", state.display()));
+    };
+    let mode = metadata.permissions().mode() & 0o777;
+    let shown = state.display();
+    if mode & 0o077 == 0 {
+        return found(FEATURE, format!("{shown} is its owner's only"));
+    }
+    missing(FEATURE, format!("{shown} has mode {mode:o}"), format!("chmod 700 {shown}"))
+}
+
+/// Whether a gateway could start with the configuration.
+fn configuration(place: &FilePlace) -> Finding {
+    const FEATURE: &str = "configuration";
+    let state = state_directory::chosen(place.state_dir.as_deref()).unwrap_or_default();
+    let file = config::file::path(place.config.as_deref(), &state);
+    if place.config.is_none() && !file.exists() {
+        return found(FEATURE, format!("{} is written at the first start", file.display()));
+    }
+    match config::load_at(place) {
+        Ok(_) => found(FEATURE, format!("{} can be used", file.display())),
+        Err(error) => {
+            // The table has a line for each; `config validate` has all of them.
+            let reason = error.to_string().lines().next().unwrap_or_default().to_owned();
+            missing(FEATURE, format!("{}: {reason}", file.display()), "openclaw config validate".into())
+        }
+    }
+}
+
+fn missing(feature: &'static str, reason: String, remedy: String) -> Finding {
+    Finding { feature, enforced: false, reason, remedy: Some(remedy) }
 }
 
 fn found(feature: &'static str, reason: String) -> Finding {
@@ -183,6 +242,35 @@ mod tests {
         assert_eq!(told(None), (true, true, false, false));
         assert_eq!(told(Some(true)), (true, false, true, false));
         assert_eq!(told(Some(false)), (false, false, true, true));
+    }
+
+    /// A directory that others may read is told with how to close it, one that is not there and a private one are not.
+    #[test]
+    fn an_open_state_directory_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let check = |mode: u32, enforced: bool| {
+            std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(privacy(folder.path()).enforced, enforced, "{mode:o}");
+        };
+        check(0o700, true);
+        check(0o750, false);
+        check(0o701, false);
+        assert_eq!(privacy(folder.path()).remedy, Some(format!("chmod 700 {}", folder.path().display())));
+        assert!(privacy(&folder.path().join("gone")).enforced);
+    }
+
+    /// A configuration that cannot be used is told; one that is not there is no fault.
+    #[test]
+    fn a_wrong_configuration_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = FilePlace { state_dir: Some(folder.path().to_owned()), config: None };
+        assert!(configuration(&place).enforced);
+        let write = |text: &str| std::fs::write(folder.path().join("openclaw.json"), text).unwrap();
+        write("{gateway: {auth: {mode: 'none'}}}");
+        assert!(configuration(&place).enforced);
+        write("{gateway: {auth: {mode: 'none'}}, x: 1}");
+        let told = configuration(&place);
+        assert!(!told.enforced && told.reason.contains("1 of the settings"), "{told:?}");
     }
 
     /// Both sides of a limit, and a row for what is missing with how to turn it on below.

@@ -1,7 +1,8 @@
 //! The role `gateway run`: puts everything together, runs it, and takes it apart again.
 
+use std::collections::BTreeSet;
 use std::hash::{BuildHasher, RandomState};
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -10,8 +11,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use adapters::access::devices::Devices;
-use adapters::access::{Access, AccessSettings, AuthMode, NoRandomNumbers};
+use adapters::access::devices::{Devices, DevicesError};
+use adapters::access::{Access, NoRandomNumbers};
 use adapters::edge::pages::PageDesk;
 use adapters::edge::{About, EdgeShared, Phase};
 use engine::core::{AgentDefinition, CoreSetting, ShardCore};
@@ -29,6 +30,7 @@ use shm_transport::ports::{EdgePorts, Ports, Shown, connect_shown};
 use tokio::sync::{mpsc, watch};
 
 use crate::admin::{AdminSocket, AdminSocketError};
+use crate::config::file::FileError;
 use crate::config::{self, Config, ConfigError, Standing};
 use crate::control::adoption::{CLIENTS, Inheritance};
 use crate::control::handover::Succession;
@@ -39,7 +41,7 @@ use crate::journal::{self, JournalStartError, RunningJournal};
 use crate::options::RunOptions;
 use crate::privileges::{self, PrivilegeError};
 use crate::routes;
-use crate::state_directory::{StateDirectory, StateDirectoryError, admin_socket};
+use crate::state_directory::{self, StateDirectory, StateDirectoryError, admin_socket, devices_file};
 use crate::systemd;
 
 /// Capacity of the rings between threads. Not pre-faulted: an idle one costs a few pages.
@@ -56,6 +58,12 @@ pub enum GatewayError {
     /// Privileges cannot be given up.
     #[error(transparent)]
     Privileges(#[from] PrivilegeError),
+    /// The first configuration cannot be written.
+    #[error(transparent)]
+    FirstConfig(#[from] FileError),
+    /// The devices that are paired cannot be read.
+    #[error(transparent)]
+    Devices(#[from] DevicesError),
     /// Clients cannot be told from each other.
     #[error(transparent)]
     Access(#[from] NoRandomNumbers),
@@ -132,7 +140,9 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
     start_logging(&options.log_level)?;
     end_on_panic();
     let standing = Standing::find(options)?;
+    begin_configuration(options)?;
     let config = config::load(options, &standing)?;
+    config::tell_unsupported(&config.unsupported);
     config::limits::report(&config, &standing);
     let state = StateDirectory::open(&config.state_directory, config.user)?;
     let executable = std::env::current_exe().map_err(GatewayError::OwnPath)?;
@@ -165,7 +175,8 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
     };
     let run = run_number();
     let (desk, pages) = PageDesk::open();
-    let shared = EdgeShared::new(config.edge_count, Box::new(move || source.report()), access()?);
+    let access = Arc::new(Access::new(&config.auth.settings, Devices::open(&devices_file(state.path()))?)?);
+    let shared = EdgeShared::new(config.edge_count, Box::new(move || source.report()), Arc::clone(&access));
     let shared = Arc::new(shared.with_pages(desk).with_about(about(&config, run)));
     let (phase, phase_seen) = watch::channel(Phase::Running);
     let edges = edges::start(&listener, ports.edges, &shared, &phase_seen, run)?;
@@ -179,6 +190,7 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
         executable,
         admin,
         state,
+        access,
         keeper,
         shards,
         journal: Some(journal),
@@ -195,6 +207,18 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
         succession,
     };
     Ok(Control::run(config, parts, adoptions)?)
+}
+
+/// The first start of a gateway in a state directory: a configuration with a token of its own.
+fn begin_configuration(options: &RunOptions) -> Result<(), GatewayError> {
+    let directory = state_directory::chosen(options.state_dir.as_deref()).ok_or(ConfigError::NoHome)?;
+    if options.config.is_none() && config::file::begin(&directory)? {
+        tracing::info!(
+            file = %config::file::path(None, &directory).display(),
+            "there was no configuration: one is written; `openclaw token show` prints its token"
+        );
+    }
+    Ok(())
 }
 
 /// Refuses the start if an agent requires a sandbox of which something is not enforced.
@@ -381,8 +405,9 @@ fn announce(address: SocketAddr, config: &Config, chosen: &Chosen, executable: &
     // output must not end a gateway.
     let _ = writeln!(
         std::io::stdout(),
-        "listening on ws://{address}\n  runtime  {} ({})\n  shards   {}, edge threads {}\n  agents   {many}\n  \
+        "listening on ws://{address}{}\n  runtime  {} ({})\n  shards   {}, edge threads {}\n  agents   {many}\n  \
          state    {}\ntry it:  {command} send{url} --agent {} \"hello\"\nend it:  {end}",
+        link(address, config),
         chosen.runtime.name(),
         chosen.reason,
         config.shard_count,
@@ -391,6 +416,15 @@ fn announce(address: SocketAddr, config: &Config, chosen: &Chosen, executable: &
         config::ECHO_AGENT,
     );
     tracing::info!(%address, runtime = chosen.runtime.name(), reason = %chosen.reason, "gateway started");
+    tracing::info!(mode = config.auth.settings.mode().name(), origins = ?config.allowed_origins, "access");
+}
+
+/// A line with the page of this gateway, for a person: it has the token, so it never goes into a file or a log.
+fn link(address: SocketAddr, config: &Config) -> String {
+    if !std::io::stdout().is_terminal() {
+        return String::new();
+    }
+    format!("\n  link     {}", config.auth.link(address))
 }
 
 fn start_logging(level: &str) -> Result<(), GatewayError> {
@@ -401,7 +435,10 @@ fn start_logging(level: &str) -> Result<(), GatewayError> {
         // Said on standard error, too: where that is closed, it would end the gateway.
         .log_internal_errors(false)
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        // https://no-color.org: any value that is not empty.
+        .with_ansi(
+            std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty()),
+        )
         .init();
     Ok(())
 }
@@ -416,15 +453,22 @@ fn end_on_panic() {
     }));
 }
 
-/// Lets everybody in: only clients on this machine reach the edges.
-fn access() -> Result<Arc<Access>, NoRandomNumbers> {
-    let everybody = AccessSettings::new(AuthMode::None, None)
-        .unwrap_or_else(|error| unreachable!("nobody is asked for a secret: {error}"));
-    Ok(Arc::new(Access::new(&everybody, Devices::in_memory())?))
-}
-
 /// What clients are told of this gateway.
 fn about(config: &Config, run: u64) -> About {
-    let default_agent = config.routing.default.clone().unwrap_or_default();
+    let default_agent = default_agent(config).to_owned();
     About { default_agent, ..About::new(env!("CARGO_PKG_VERSION"), &format!("{run:016x}"), &[]) }
+}
+
+/// The agent that OpenClaw clients mean where they name none: that of the routes; else the only one that is configured;
+/// else the built-in one.
+fn default_agent(config: &Config) -> &str {
+    if let Some(agent) = &config.routing.default {
+        return agent;
+    }
+    let pools = config.agents.iter().map(|agent| agent.pool.as_str());
+    let configured: BTreeSet<_> = pools.filter(|&pool| pool != config::ECHO_AGENT).collect();
+    match configured.len() {
+        1 => configured.into_iter().next().unwrap_or(config::ECHO_AGENT),
+        _ => config::ECHO_AGENT,
+    }
 }

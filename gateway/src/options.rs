@@ -1,7 +1,11 @@
 //! The command line.
 
 mod agents;
+mod dead_letters;
 mod lifecycle;
+mod ring;
+mod settings;
+mod talk;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -12,7 +16,19 @@ use agents::AGENT_EXAMPLES;
 pub use agents::{
     AgentActOptions, AgentCommand, AgentListOptions, AgentLogsOptions, AgentStatusOptions, ReloadOptions,
 };
+use dead_letters::DLQ_EXAMPLES;
+pub use dead_letters::{
+    DlqCommand, DlqDropOptions, DlqFilter, DlqListOptions, DlqReplayOptions, DlqSelection, DlqShowOptions,
+};
 pub use lifecycle::{RestartChoice, RestartOptions, StatusOptions, StopOptions};
+use ring::RING_EXAMPLES;
+pub use ring::{RingCommand, RingWatchOptions};
+use settings::{CONFIG_EXAMPLES, TOKEN_EXAMPLES};
+pub use settings::{
+    ConfigCommand, ConfigGetOptions, ConfigPrintOptions, ConfigSetOptions, ConfigUnsetOptions, TokenCommand,
+    TokenNewOptions,
+};
+pub use talk::{HealthOptions, ProbeOptions, Reach, SendOptions};
 
 /// Routes messages from clients to agent processes through shared-memory rings.
 #[derive(Debug, Parser)]
@@ -23,6 +39,8 @@ pub use lifecycle::{RestartChoice, RestartOptions, StatusOptions, StopOptions};
     openclaw gateway restart                      replace a running gateway; its agents go on\n  \
     openclaw send --agent echo \"hello\"            send a message and print the reply\n  \
     openclaw health                               ask a running gateway how it is\n  \
+    openclaw token show                           print the token that clients show\n  \
+    openclaw config set gateway.port 18790        change the configuration file\n  \
     openclaw agent list                           list its agents, and how each does\n  \
     openclaw ring list                            look at the rings of a running gateway\n  \
     openclaw explain m-1                          see where the time of a message went\n  \
@@ -85,6 +103,29 @@ pub enum Command {
         #[command(subcommand)]
         command: DlqCommand,
     },
+    /// Look at the configuration file, and change it.
+    #[command(after_help = CONFIG_EXAMPLES)]
+    Config {
+        /// What to do.
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+    /// Print the token that clients show, or make another one.
+    #[command(after_help = TOKEN_EXAMPLES)]
+    Token {
+        /// What to do.
+        #[command(subcommand)]
+        command: TokenCommand,
+    },
+    /// Print a script with which a shell completes the command line of this program.
+    #[command(
+        after_help = "Example:\n  openclaw completions bash > ~/.local/share/bash-completion/completions/openclaw"
+    )]
+    Completions {
+        /// Which shell.
+        #[arg(value_enum)]
+        shell: CompletedShell,
+    },
     /// Look at this machine: what it enforces of the sandbox of agents, and what else a gateway can use.
     ///
     /// Nothing is changed, and no gateway has to run. What is not enforced is printed with how to turn it on.
@@ -105,11 +146,14 @@ const DOCTOR_EXAMPLES: &str = "Examples:\n  \
     openclaw doctor --json  {\"features\": [{\"feature\", \"enforced\", \"reason\", \"remedy\"}]}";
 
 /// How to look at the machine.
-#[derive(Args, Clone, Copy, Debug)]
+#[derive(Args, Clone, Debug)]
 pub struct DoctorOptions {
     /// Print `{"features": […]}` as JSON instead of a table.
     #[arg(long)]
     pub json: bool,
+    /// Which gateway's files to look at.
+    #[command(flatten)]
+    pub place: FilePlace,
 }
 
 /// What can be done with the gateway.
@@ -126,6 +170,12 @@ pub enum GatewayCommand {
     /// Rules of routing and most settings of agents count at once; the others are named, with what has to be started
     /// anew. If anything of the configuration cannot be used, nothing changes. SIGHUP does the same.
     Reload(ReloadOptions),
+    /// Check the configuration, and say what would change for a running gateway. Nothing is changed.
+    Validate(ConfigPrintOptions),
+    /// Ask a running gateway how it is (the same as `openclaw health`).
+    Health(HealthOptions),
+    /// Look for a gateway as a client would: who listens, what it speaks, whether it takes the token.
+    Probe(ProbeOptions),
     /// Print which processes a running gateway has, since when, and what it has taken over.
     Status(StatusOptions),
     /// End a running gateway and its agents, and wait for that: what was accepted is answered first.
@@ -136,6 +186,17 @@ pub enum GatewayCommand {
     /// that are connected are told to come back (close code 1001); what they have not been answered they are when they
     /// send it again with the same id.
     Restart(RestartOptions),
+}
+
+/// The shells that are completed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CompletedShell {
+    /// GNU Bash.
+    Bash,
+    /// Z shell.
+    Zsh,
+    /// fish.
+    Fish,
 }
 
 /// Which agent a host runs.
@@ -154,13 +215,13 @@ pub enum AgentHostKind {
 /// Settings of a run. Each overrides the configuration file.
 #[derive(Args, Clone, Debug, Default)]
 pub struct RunOptions {
-    /// Configuration file (JSON5). Default: `openclaw.json` in the state directory, if it is there.
+    /// Configuration file (JSON5). Default: `openclaw.json` in the state directory; the first start writes it.
     #[arg(long, value_name = "FILE", env = "OPENCLAW_CONFIG_PATH")]
     pub config: Option<PathBuf>,
     /// Where the gateway keeps its files. Default: `~/.openclaw`.
     #[arg(long, value_name = "DIR", env = "OPENCLAW_STATE_DIR")]
     pub state_dir: Option<PathBuf>,
-    /// Address to listen on; loopback only, since there is no authentication yet. Default: 127.0.0.1.
+    /// Address to listen on; loopback only, since there is no TLS yet. Default: 127.0.0.1.
     #[arg(long, value_name = "IP")]
     pub host: Option<IpAddr>,
     /// Port to listen on; 0 takes a free one. Default: 18789.
@@ -203,27 +264,6 @@ pub enum RuntimeChoice {
     Epoll,
 }
 
-/// Examples of `ring`.
-const RING_EXAMPLES: &str = "Examples:\n  \
-    openclaw ring list                         fill, sleepers, poison of all\n  \
-    openclaw ring inspect echo                 every word, and what waits\n  \
-    openclaw ring watch                        bytes a second, until Ctrl-C\n  \
-    openclaw ring watch edge-0/shard-0 --json  a line of JSON a second\n\n\
-    A consumer that stays asleep while bytes are in flight has missed its bell.\n\
-    Epochs: how often the producer's and the consumer's side have been taken.\n\
-    A poisoned direction is not read any more.";
-
-/// What can be looked at.
-#[derive(Debug, Subcommand)]
-pub enum RingCommand {
-    /// Print a table of all rings, one row for each direction.
-    List(RingListOptions),
-    /// Print all words of one ring, its config pages, and the headers of what waits in it.
-    Inspect(RingInspectOptions),
-    /// Print how many bytes a second go through rings; ends on Ctrl-C, or when they are gone.
-    Watch(RingWatchOptions),
-}
-
 /// Which gateway to look at.
 #[derive(Args, Clone, Debug)]
 pub struct Place {
@@ -232,53 +272,15 @@ pub struct Place {
     pub state_dir: Option<PathBuf>,
 }
 
-/// How to list.
-#[derive(Args, Clone, Debug)]
-pub struct RingListOptions {
-    /// Print `{"rings": […]}` as JSON instead of a table.
-    #[arg(long)]
-    pub json: bool,
-    /// Which gateway.
-    #[command(flatten)]
-    pub place: Place,
-}
-
-/// What to inspect.
-#[derive(Args, Clone, Debug)]
-pub struct RingInspectOptions {
-    /// The name of an agent, or of two threads, such as edge-0/shard-0; `ring list` prints them.
-    pub name: String,
-    /// Print one object of JSON.
-    #[arg(long)]
-    pub json: bool,
-    /// Which gateway.
-    #[command(flatten)]
-    pub place: Place,
-}
-
-/// The least and most milliseconds between two reports.
-const INTERVAL_MS: std::ops::RangeInclusive<u64> = 10..=60_000;
-
-const _: () = assert!(*INTERVAL_MS.end() < keeper::view::SILENCE_MAX_MS, "the keeper would hang up");
-
-/// What to watch.
-#[derive(Args, Clone, Debug)]
-pub struct RingWatchOptions {
-    /// The name of an agent, or of two threads, such as edge-0/shard-0; all rings if left out.
-    pub name: Option<String>,
-    /// Time between two reports.
-    #[arg(long, value_name = "MS", default_value_t = 1000,
-        value_parser = clap::value_parser!(u64).range(INTERVAL_MS))]
-    pub interval_ms: u64,
-    /// End after so many reports.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    pub count: Option<u64>,
-    /// Print a line of JSON for each report.
-    #[arg(long)]
-    pub json: bool,
-    /// Which gateway.
-    #[command(flatten)]
-    pub place: Place,
+/// Which gateway, with its configuration file.
+#[derive(Args, Clone, Debug, Default)]
+pub struct FilePlace {
+    /// Configuration file (JSON5). Default: `openclaw.json` in the state directory.
+    #[arg(long, value_name = "FILE", env = "OPENCLAW_CONFIG_PATH")]
+    pub config: Option<PathBuf>,
+    /// Where the gateway keeps its files. Default: `~/.openclaw`.
+    #[arg(long, value_name = "DIR", env = "OPENCLAW_STATE_DIR")]
+    pub state_dir: Option<PathBuf>,
 }
 
 /// Examples of `explain`.
@@ -301,120 +303,6 @@ pub struct ExplainOptions {
     #[arg(long, value_name = "ID")]
     pub session: Option<String>,
     /// Print `{"matches": […], "leftOut"}` as JSON.
-    #[arg(long)]
-    pub json: bool,
-    /// Which gateway.
-    #[command(flatten)]
-    pub place: Place,
-}
-
-/// Examples of `dlq`.
-const DLQ_EXAMPLES: &str = "Examples:\n  \
-    openclaw dlq list                            all of them\n  \
-    openclaw dlq show 0000000100000000           its history, and what it says\n  \
-    openclaw dlq replay --agent words --dry-run  what would be tried again\n  \
-    openclaw dlq replay --agent words            try it again, in the order of death\n  \
-    openclaw dlq drop --code agent_error         drop what the agent refused";
-
-/// What can be done with dead letters.
-#[derive(Debug, Subcommand)]
-pub enum DlqCommand {
-    /// Print a table of dead letters.
-    List(DlqListOptions),
-    /// Print one with its history and its message.
-    Show(DlqShowOptions),
-    /// Try some again; a reply goes to whoever sends the message again with its id.
-    Replay(DlqReplayOptions),
-    /// Drop some, for good.
-    Drop(DlqDropOptions),
-}
-
-/// Which dead letters; all that is given must apply.
-#[derive(Args, Clone, Debug, Default)]
-pub struct DlqFilter {
-    /// For this agent or pool.
-    #[arg(long, value_name = "NAME")]
-    pub agent: Option<String>,
-    /// That died of this: agent_died, agent_error, agent_unavailable …
-    #[arg(long)]
-    pub code: Option<String>,
-    /// Of this session, as its client names it (`sessionId`).
-    #[arg(long, value_name = "ID")]
-    pub session: Option<String>,
-}
-
-/// How to list dead letters.
-#[derive(Args, Clone, Debug)]
-pub struct DlqListOptions {
-    /// Which.
-    #[command(flatten)]
-    pub filter: DlqFilter,
-    /// Pass over so many.
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub offset: usize,
-    /// Print at most so many.
-    #[arg(long, value_name = "N", default_value_t = 1000)]
-    pub limit: usize,
-    /// Print `{"total", "letters": […]}` as JSON.
-    #[arg(long)]
-    pub json: bool,
-    /// Which gateway.
-    #[command(flatten)]
-    pub place: Place,
-}
-
-/// Which dead letter to show.
-#[derive(Args, Clone, Debug)]
-pub struct DlqShowOptions {
-    /// Its turn; `dlq list` prints it.
-    pub turn: String,
-    /// Print one object of JSON.
-    #[arg(long)]
-    pub json: bool,
-    /// Which gateway.
-    #[command(flatten)]
-    pub place: Place,
-}
-
-/// Which dead letters are meant.
-#[derive(Args, Clone, Debug)]
-pub struct DlqSelection {
-    /// The turn of one; `dlq list` prints it.
-    #[arg(required_unless_present_any = ["all", "agent", "code", "session"],
-        conflicts_with_all = ["all", "agent", "code", "session"])]
-    pub turn: Option<String>,
-    /// All of them.
-    #[arg(long, conflicts_with_all = ["agent", "code", "session"])]
-    pub all: bool,
-    /// Some of them.
-    #[command(flatten)]
-    pub filter: DlqFilter,
-}
-
-/// Which dead letters to try again.
-#[derive(Args, Clone, Debug)]
-pub struct DlqReplayOptions {
-    /// Which.
-    #[command(flatten)]
-    pub selection: DlqSelection,
-    /// Only print which it would be.
-    #[arg(long)]
-    pub dry_run: bool,
-    /// Print `{"count", "turns": […], "dryRun"}` as JSON.
-    #[arg(long)]
-    pub json: bool,
-    /// Which gateway.
-    #[command(flatten)]
-    pub place: Place,
-}
-
-/// Which dead letters to drop.
-#[derive(Args, Clone, Debug)]
-pub struct DlqDropOptions {
-    /// Which.
-    #[command(flatten)]
-    pub selection: DlqSelection,
-    /// Print `{"count", "turns": […]}` as JSON.
     #[arg(long)]
     pub json: bool,
     /// Which gateway.
@@ -445,37 +333,4 @@ pub struct EventsOptions {
     /// Which gateway.
     #[command(flatten)]
     pub place: Place,
-}
-
-/// A message to send.
-#[derive(Args, Clone, Debug)]
-pub struct SendOptions {
-    /// Which agent.
-    #[arg(long)]
-    pub agent: String,
-    /// In which session; a new one if left out.
-    #[arg(long, value_name = "ID")]
-    pub session: Option<String>,
-    /// Address of the gateway.
-    #[arg(long, default_value = "ws://127.0.0.1:18789")]
-    pub url: String,
-    /// How long to wait for the whole reply.
-    #[arg(long, value_name = "MS", default_value_t = 60_000)]
-    pub timeout_ms: u64,
-    /// Print `{"text", "session"}` as JSON when the reply is whole, instead of the text as it comes.
-    #[arg(long)]
-    pub json: bool,
-    /// What to say.
-    pub content: String,
-}
-
-/// Whom to ask.
-#[derive(Args, Clone, Debug)]
-pub struct HealthOptions {
-    /// Address of the gateway.
-    #[arg(long, default_value = "ws://127.0.0.1:18789")]
-    pub url: String,
-    /// Print the answer as the gateway gave it.
-    #[arg(long)]
-    pub json: bool,
 }

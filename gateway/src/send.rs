@@ -5,8 +5,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use adapters::client::{self, ClientError};
+use adapters::probe::{self, Access, Findings};
 
-use crate::options::{HealthOptions, SendOptions};
+use crate::options::{HealthOptions, ProbeOptions, SendOptions};
+use crate::reach::{self, PlainText, Reached};
+use crate::table::print_json;
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -14,6 +17,9 @@ pub enum SendFailure {
     /// No runtime for the connection.
     #[error("this command cannot start")]
     Start(#[source] std::io::Error),
+    /// The secret would be read on the way.
+    #[error(transparent)]
+    PlainText(#[from] PlainText),
     /// The connection or the gateway failed.
     #[error(transparent)]
     Client(#[from] ClientError),
@@ -35,7 +41,8 @@ fn run<T>(future: impl Future<Output = T>) -> Result<T, SendFailure> {
 
 /// Sends one message and prints the reply as it streams.
 pub fn send(options: &SendOptions) -> Result<ExitCode, SendFailure> {
-    let SendOptions { agent, session, url, timeout_ms, json, content } = options;
+    let SendOptions { agent, session, reach, timeout_ms, json, content } = options;
+    let Reached { url, secret } = reach::reach(reach)?;
     let mut streamed = 0;
     let print = |text: &str| {
         streamed += text.len();
@@ -45,7 +52,7 @@ pub fn send(options: &SendOptions) -> Result<ExitCode, SendFailure> {
             let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
         }
     };
-    let exchange = client::send(url, agent, session.as_deref(), content, print);
+    let exchange = client::send(&url, secret.as_deref(), agent, session.as_deref(), content, print);
     let limit = Duration::from_millis(*timeout_ms);
     // The timer is made inside of the runtime.
     let reply = run(async { tokio::time::timeout(limit, exchange).await })?
@@ -62,7 +69,8 @@ pub fn send(options: &SendOptions) -> Result<ExitCode, SendFailure> {
 
 /// Prints how a gateway is.
 pub fn health(options: &HealthOptions) -> Result<ExitCode, SendFailure> {
-    let report = run(client::health(&options.url))??;
+    let url = reach::url(options.url.as_deref(), &options.place);
+    let report = run(client::health(&url))??;
     let mut out = std::io::stdout();
     if options.json {
         writeln!(out, "{report}").map_err(SendFailure::Print)?;
@@ -77,4 +85,47 @@ pub fn health(options: &HealthOptions) -> Result<ExitCode, SendFailure> {
         writeln!(out, "{key:20} {value}").map_err(SendFailure::Print)?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What a command ends with if nobody is there.
+pub const EXIT_NOT_RUNNING: u8 = 3;
+
+/// Looks for a gateway as a client would.
+pub fn probe(options: &ProbeOptions) -> Result<ExitCode, SendFailure> {
+    let Reached { url, secret } = reach::reach(&options.reach)?;
+    let findings = run(probe::probe(&url, secret.as_deref()))??;
+    if options.json {
+        print_json(&findings).map_err(SendFailure::Print)?;
+    } else {
+        writeln!(std::io::stdout(), "{}", found(&findings)).map_err(SendFailure::Print)?;
+    }
+    let answers = findings.openclaw || findings.connected || findings.message;
+    Ok(match findings.access {
+        _ if !findings.listening => ExitCode::from(EXIT_NOT_RUNNING),
+        Access::Accepted if answers => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
+    })
+}
+
+/// The same for people.
+fn found(findings: &Findings) -> String {
+    if !findings.listening {
+        return format!("nobody listens at {}; start a gateway with `openclaw gateway run`", findings.url);
+    }
+    let word = |yes: bool| if yes { "answers" } else { "no answer" };
+    let access = match &findings.access {
+        Access::Accepted if findings.shown => "the token or password is accepted".to_owned(),
+        Access::Accepted => "nobody is asked for a token or password".to_owned(),
+        Access::Refused(reason) if findings.shown => format!("the token or password is refused ({reason})"),
+        Access::Refused(reason) => format!("a token or password is needed ({reason})"),
+        Access::Unknown => "unknown".to_owned(),
+    };
+    let Findings { url, health, openclaw, connected, message, .. } = findings;
+    format!(
+        "listens   {url}\n/health   {}\nopenclaw  {}\nsession   {}\nmessage   {}\naccess    {access}",
+        word(*health),
+        word(*openclaw),
+        word(*connected),
+        word(*message),
+    )
 }

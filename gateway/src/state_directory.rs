@@ -83,6 +83,11 @@ pub fn admin_socket(directory: &Path) -> PathBuf {
     directory.join("gateway.sock")
 }
 
+/// The devices that are paired with a gateway that uses this directory.
+pub fn devices_file(directory: &Path) -> PathBuf {
+    directory.join("devices.json")
+}
+
 /// What an agent of a gateway that uses this directory prints.
 pub fn agent_log(directory: &Path, name: &str) -> PathBuf {
     directory.join("logs").join("agents").join(format!("{name}.log"))

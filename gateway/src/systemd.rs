@@ -22,13 +22,23 @@ pub fn is_there() -> bool {
 
 /// Says that the gateway is up, if there is anybody to be told.
 pub fn ready() {
+    tell(b"READY=1");
+}
+
+/// Says that the gateway goes down, so that nobody takes that for a crash.
+pub fn stopping() {
+    tell(b"STOPPING=1");
+}
+
+fn tell(word: &[u8]) {
     let Some(path) = socket() else { return };
     let address = match path.as_bytes() {
         [b'@', name @ ..] => SocketAddr::from_abstract_name(name),
         _ => SocketAddr::from_pathname(&path),
     };
-    let sent = address.and_then(|address| UnixDatagram::unbound()?.send_to_addr(b"READY=1", &address));
+    let sent = address.and_then(|address| UnixDatagram::unbound()?.send_to_addr(word, &address));
     if let Err(error) = sent {
-        tracing::warn!(%error, socket = %path.display(), "the service manager is not told that the gateway is up");
+        let word = String::from_utf8_lossy(word);
+        tracing::warn!(%error, %word, socket = %path.display(), "the service manager is not told");
     }
 }

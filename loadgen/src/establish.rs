@@ -12,6 +12,7 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::handshake::client::ClientHandshake;
 use tokio_tungstenite::tungstenite::handshake::{HandshakeError, MidHandshake};
 use tokio_tungstenite::tungstenite::http::Uri;
+use tokio_tungstenite::tungstenite::http::header::{AUTHORIZATION, HeaderValue, InvalidHeaderValue};
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error as WebSocketError, WebSocket};
 
@@ -28,9 +29,29 @@ const RETRY_FIRST: Duration = Duration::from_millis(20);
 const RETRY_MAX: Duration = Duration::from_millis(500);
 const HANDSHAKE_READ_BYTES: usize = 4 << 10;
 
+/// Where connections go, and what is shown there.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// As given.
+    pub url: Uri,
+    /// Of its host.
+    pub address: SocketAddr,
+    /// The header with the token.
+    pub authorization: Option<HeaderValue>,
+}
+
+/// The header that shows a token.
+pub fn authorization(token: &str) -> Result<HeaderValue, InvalidHeaderValue> {
+    let mut value = HeaderValue::from_str(&format!("Bearer {token}"))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
 /// Why a connection could not be established in time: the last of perhaps many attempts.
 #[derive(Debug)]
 pub enum EstablishError {
+    /// The token cannot be sent.
+    Token,
     /// No TCP connection, or it broke during the handshake.
     Transport { address: SocketAddr, source: std::io::Error },
     /// The server does not speak WebSocket there.
@@ -42,6 +63,7 @@ pub enum EstablishError {
 impl fmt::Display for EstablishError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Token => write!(formatter, "the token has characters that no header can carry"),
             Self::Transport { address, .. } => {
                 write!(formatter, "cannot connect to {address}; is the server running?")
             }
@@ -58,7 +80,7 @@ impl std::error::Error for EstablishError {
         match self {
             Self::Transport { source, .. } => Some(source),
             Self::Handshake { source, .. } => Some(source),
-            Self::Silent { .. } => None,
+            Self::Token | Self::Silent { .. } => None,
         }
     }
 }
@@ -82,8 +104,7 @@ pub fn codec_config(connection_count: usize) -> WebSocketConfig {
 /// # Errors
 /// The error of the last attempt.
 pub async fn establish(
-    url: &Uri,
-    address: SocketAddr,
+    target: &Target,
     config: WebSocketConfig,
     timeout: Duration,
 ) -> Result<(TcpStream, WebSocket<Duplex>), EstablishError> {
@@ -91,10 +112,10 @@ pub async fn establish(
     let mut pause = RETRY_FIRST;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
-        let error = match tokio::time::timeout(left, attempt(url, address, config)).await {
+        let error = match tokio::time::timeout(left, attempt(target, config)).await {
             Ok(Ok(connection)) => return Ok(connection),
             Ok(Err(error)) => error,
-            Err(_) => EstablishError::Silent { address, waited: timeout },
+            Err(_) => EstablishError::Silent { address: target.address, waited: timeout },
         };
         if Instant::now() + pause >= deadline {
             return Err(error);
@@ -105,15 +126,18 @@ pub async fn establish(
 }
 
 async fn attempt(
-    url: &Uri,
-    address: SocketAddr,
+    target: &Target,
     config: WebSocketConfig,
 ) -> Result<(TcpStream, WebSocket<Duplex>), EstablishError> {
+    let &Target { ref url, address, ref authorization } = target;
     let transport = |source| EstablishError::Transport { address, source };
     let refused = |source| EstablishError::Handshake { url: url.clone(), source };
     let mut stream = TcpStream::connect(address).await.map_err(transport)?;
     stream.set_nodelay(true).map_err(transport)?;
-    let request = url.into_client_request().map_err(refused)?;
+    let mut request = url.into_client_request().map_err(refused)?;
+    if let Some(authorization) = authorization {
+        request.headers_mut().insert(AUTHORIZATION, authorization.clone());
+    }
     let mut handshake = ClientHandshake::start(Duplex::default(), request, Some(config)).map_err(refused)?;
     loop {
         handshake = match handshake.handshake() {

@@ -17,7 +17,7 @@ use tokio::task::{JoinSet, LocalSet};
 
 use crate::connection::{Bell, Connection, Lane};
 use crate::corpus::Corpus;
-use crate::establish::{self, EstablishError};
+use crate::establish::{self, EstablishError, Target};
 use crate::options::{End, Load, Options};
 use crate::schedule::{Pace, Timetable, Wakes, share};
 use crate::tally::{Progress, Tally};
@@ -212,14 +212,20 @@ fn run_thread(
 async fn connect_all(plan: &Plan, indices: &[usize]) -> Result<Vec<Connection>, EstablishError> {
     let options = &plan.options;
     let config = establish::codec_config(options.connections);
+    let authorization = options.token.as_deref().map(establish::authorization).transpose();
+    let target = Target {
+        url: options.url.clone(),
+        address: options.address,
+        authorization: authorization.map_err(|_| EstablishError::Token)?,
+    };
     let mut pending = JoinSet::new();
     for &index in indices {
-        let (url, address, timeout) = (options.url.clone(), options.address, options.connect_timeout);
+        let (target, timeout) = (target.clone(), options.connect_timeout);
         let handshakes = Arc::clone(&plan.handshakes);
         let progress = Arc::clone(&plan.progress);
         pending.spawn_local(async move {
             let _permit = handshakes.acquire_owned().await; // Never closed; without it there is only more haste.
-            let established = establish::establish(&url, address, config, timeout).await;
+            let established = establish::establish(&target, config, timeout).await;
             Progress::add(&progress.connected, u64::from(established.is_ok()));
             (index, established)
         });

@@ -12,6 +12,7 @@ mod process_usage;
 mod report;
 mod schedule;
 mod tally;
+mod token;
 mod wire;
 
 use std::process::ExitCode;
@@ -47,7 +48,7 @@ fn main() -> ExitCode {
             return ExitCode::from(EXIT_USAGE);
         }
     };
-    match run(&options) {
+    match with_token(options).and_then(|options| run(&options)) {
         Ok(summary) if summary.is_success() => ExitCode::SUCCESS,
         Ok(_) => ExitCode::FAILURE,
         Err(error) => {
@@ -57,11 +58,20 @@ fn main() -> ExitCode {
     }
 }
 
+/// Where no token was given, that of the state directory.
+fn with_token(options: Options) -> anyhow::Result<Options> {
+    let token = match options.token {
+        Some(token) => Some(token),
+        None => token::of_configuration(options.state_directory.as_deref(), options.address.port())?,
+    };
+    Ok(Options { token, ..options })
+}
+
 fn run(options: &Options) -> anyhow::Result<Summary> {
     raise_descriptor_limit(options.connections)?;
     let corpus = Corpus::load(options.corpus.as_deref(), options.payload_bytes_max)?;
     let setting = Setting {
-        command: std::env::args().collect(),
+        command: without_token(std::env::args()),
         corpus_messages: corpus.len(),
         corpus_mean_bytes: corpus.mean_bytes(),
     };
@@ -96,6 +106,16 @@ fn run(options: &Options) -> anyhow::Result<Summary> {
         std::fs::write(path, summary.json()).with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(summary)
+}
+
+/// The command line for the figures, which are kept and published.
+fn without_token(arguments: impl Iterator<Item = String>) -> Vec<String> {
+    let mut hide = false;
+    let kept = arguments.map(|argument| {
+        let hidden = std::mem::replace(&mut hide, argument == "--token");
+        if hidden || argument.starts_with("--token=") { "…".to_owned() } else { argument }
+    });
+    kept.collect()
 }
 
 /// Lifts the soft limit of open files to the hard one, and refuses what cannot work.

@@ -64,6 +64,12 @@ pub struct CommandLine {
     /// Server to load. Only ws:// and only this machine: localhost (taken as 127.0.0.1) or a loopback address.
     #[arg(long, value_name = "URL", default_value = "ws://127.0.0.1:18789")]
     url: String,
+    /// Token or password to show. Default: that of `openclaw.json` in the state directory.
+    #[arg(long, value_name = "TEXT", env = "OPENCLAW_GATEWAY_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+    /// Where the gateway keeps its files. Default: `~/.openclaw`, whose token is shown only on its port.
+    #[arg(long, value_name = "DIR", env = "OPENCLAW_STATE_DIR")]
+    state_dir: Option<PathBuf>,
     /// Agent to address. The answer of `echo` is the text that was sent.
     #[arg(long, value_name = "NAME", default_value = "echo")]
     agent: String,
@@ -164,6 +170,10 @@ pub struct Options {
     pub url: Uri,
     /// Where it leads; always loopback.
     pub address: SocketAddr,
+    /// What is shown to it.
+    pub token: Option<String>,
+    /// Where its configuration is, for the token, if that was said.
+    pub state_directory: Option<PathBuf>,
     /// Name of the agent.
     pub agent: String,
     /// At least one.
@@ -302,6 +312,8 @@ impl CommandLine {
         let options = Options {
             url,
             address,
+            token: self.token.filter(|token| !token.is_empty()),
+            state_directory: self.state_dir,
             agent: rules.name("--agent", self.agent, false),
             connections,
             sessions,

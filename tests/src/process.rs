@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use keeper::client::PROGRAM;
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::binary;
@@ -26,6 +26,25 @@ pub struct Gateway {
     state: Arc<TempDir>,
     port: u16,
     log: Option<std::thread::JoinHandle<String>>,
+}
+
+/// Settings that let everybody in, unless they say otherwise: most tests are not about access.
+#[must_use]
+pub fn open_to_all(mut settings: Value) -> Value {
+    let gateway = &mut settings["gateway"];
+    if gateway.get("auth").is_none() {
+        gateway["auth"] = json!({"mode": "none"});
+    }
+    settings
+}
+
+/// Writes the configuration of a state directory, which lets everybody in unless it says otherwise.
+///
+/// # Panics
+/// If that does not work.
+pub fn configure(state: &Path, settings: &Value) {
+    let text = open_to_all(settings.clone()).to_string();
+    std::fs::write(state.join("openclaw.json"), text).expect("the configuration is written");
 }
 
 /// A gateway that did not start, and what it said.
@@ -65,6 +84,9 @@ impl Gateway {
         arguments: &[&str],
     ) -> Result<Self, Box<Refused>> {
         let given = |flag: &str| arguments.contains(&flag);
+        if !given("--config") && !state.path().join("openclaw.json").exists() {
+            configure(state.path(), &json!({}));
+        }
         let free_port: &[&str] = if given("--port") { &[] } else { &["--port", "0"] };
         // Unless a test is about that: its agents end with it, and nobody starts it again.
         let mortal: &[&str] = if given("--restart") || given("--handover-timeout-ms") {
@@ -72,7 +94,7 @@ impl Gateway {
         } else {
             &["--restart", "never", "--handover-timeout-ms", "0"]
         };
-        let mut child = command
+        let mut child = without_secrets(&mut command)
             .args(["gateway", "run", "--state-dir"])
             .arg(state.path())
             .args(free_port)
@@ -170,10 +192,19 @@ impl Drop for Gateway {
     }
 }
 
+/// Takes the variables from a command that would count more than what a test says.
+fn without_secrets(command: &mut Command) -> &mut Command {
+    command.env_remove("OPENCLAW_GATEWAY_TOKEN").env_remove("OPENCLAW_GATEWAY_PASSWORD")
+}
+
 /// A command that asks the gateway of a state directory: `arguments`, then the directory.
 pub fn openclaw(state: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(binary("openclaw"));
-    command.args(arguments).arg("--state-dir").arg(state).env_remove("OPENCLAW_STATE_DIR");
+    without_secrets(&mut command)
+        .args(arguments)
+        .arg("--state-dir")
+        .arg(state)
+        .env_remove("OPENCLAW_STATE_DIR");
     command
 }
 

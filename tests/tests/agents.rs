@@ -15,7 +15,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tests::client::Client;
-use tests::process::{Gateway, asked, openclaw, until};
+use tests::process::{Gateway, asked, configure, openclaw, until};
 use tests::{binary, diary};
 
 /// A state directory with a configuration, and the folder of the agents in it.
@@ -43,7 +43,7 @@ impl Place {
         // What is seen is noted there.
         settings["agents"]["defaults"] = json!({"sandbox": {"workspace": self.folder.path()}});
         let text = settings.to_string().replace("\"COMMAND\"", &command);
-        std::fs::write(self.state().join("openclaw.json"), text).unwrap();
+        configure(self.state(), &serde_json::from_str(&text).unwrap());
     }
 
     fn start(&self, shards: &str) -> Gateway {

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::process::Command;
 
+use serde_json::Value;
 use tests::binary;
 use tests::process::Gateway;
 
@@ -10,6 +11,8 @@ const DOCUMENT: &str = include_str!("../../docs/config.md");
 const SOURCE: &str = concat!(
     include_str!("../../gateway/src/config.rs"),
     include_str!("../../gateway/src/config/agents.rs"),
+    include_str!("../../gateway/src/config/auth.rs"),
+    include_str!("../../adapters/src/access/secret.rs"),
     include_str!("../../gateway/src/config/delivery.rs"),
     include_str!("../../gateway/src/config/supervision.rs"),
     include_str!("../../gateway/src/config/limits.rs"),
@@ -36,35 +39,27 @@ fn table<const N: usize>(header: [&str; N]) -> Vec<[&'static str; N]> {
     rows.map(|line| cells(line).unwrap_or_else(|| panic!("not a row of {header:?}: {line}"))).collect()
 }
 
-/// The keys below the struct `name` of the source, as the file spells them. A field whose type is another
-/// such struct is a section, and a map of them one with names.
-fn keys_of(name: &str, prefix: &str, keys: &mut BTreeSet<String>) {
-    let (attributes, rest) = ["\n", "\npub(super) "]
-        .iter()
-        .find_map(|before| SOURCE.split_once(&format!("{before}struct {name} {{\n")))
-        .expect("the struct is there");
-    let attributes = attributes.rsplit("\n\n").next().unwrap_or_default();
-    assert!(attributes.contains("rename_all = \"camelCase\""), "{name} names its keys in another way");
-    let (body, _) = rest.split_once("\n}").expect("a struct ends");
-    for field in body.lines().map(str::trim).filter(|line| !line.starts_with(['/', '#'])) {
-        let field = field.trim_start_matches("pub(super) ");
-        let (field, kind) = field.trim_end_matches(',').split_once(": ").expect("a field has a type");
-        let key = format!("{prefix}{}", camel_case(field));
-        let map = kind.strip_prefix("BTreeMap<String, ").and_then(|kind| kind.strip_suffix('>'));
-        match map.unwrap_or(kind) {
-            section if section.starts_with("File") => {
-                let names = if map.is_some() { ".<name>." } else { "." };
-                keys_of(section, &format!("{key}{names}"), keys);
-            }
-            _ => assert!(keys.insert(key.clone()), "{key} is there twice"),
+/// The keys below a schema, as the file spells them. An object with keys of its own is a section, and a map of them one
+/// with names.
+fn keys_of(schema: &Value, prefix: &str, keys: &mut BTreeSet<String>) {
+    let Some(properties) = schema["properties"].as_object() else {
+        let named = &schema["additionalProperties"];
+        if named["properties"].is_object() {
+            return keys_of(named, &format!("{prefix}.<name>"), keys);
         }
+        assert!(keys.insert(prefix.to_owned()), "{prefix} is there twice");
+        return;
+    };
+    for (name, schema) in properties {
+        let dot = if prefix.is_empty() { "" } else { "." };
+        keys_of(schema, &format!("{prefix}{dot}{name}"), keys);
     }
 }
 
-fn camel_case(field: &str) -> String {
-    let mut words = field.split('_');
-    let first = words.next().unwrap_or_default().to_owned();
-    words.fold(first, |key, word| key + &word[..1].to_uppercase() + &word[1..])
+/// What `openclaw config schema` prints.
+fn schema() -> Value {
+    let output = Command::new(binary("openclaw")).args(["config", "schema"]).output().expect("it starts");
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
 }
 
 /// A number that the source defines.
@@ -95,9 +90,37 @@ fn flags() -> BTreeSet<(String, String)> {
 #[test]
 fn keys_are_documented() {
     let mut keys = BTreeSet::new();
-    keys_of("FileConfig", "", &mut keys);
+    keys_of(&schema(), "", &mut keys);
     let documented: BTreeSet<_> = table(KEYS).iter().map(|row| row[0].to_owned()).collect();
-    assert_eq!(documented, keys, "docs/config.md (left) and gateway/src/config.rs (right)");
+    assert_eq!(documented, keys, "docs/config.md (left) and openclaw config schema (right)");
+}
+
+/// Every key that a variable of the environment stands in for has a row, and every row such a key.
+#[test]
+fn variables_of_keys_are_documented() {
+    let rows = table(["variable", "key"]);
+    for [variable, key] in &rows {
+        assert!(SOURCE.contains(&format!("(\"{variable}\", \"{key}\")")), "{variable}");
+    }
+    assert_eq!(rows.len(), SOURCE.matches("\", \"gateway.auth.").count());
+}
+
+/// A key whose row has this default and these limits.
+fn check_numbers(key: &str, numbers: &(String, String)) {
+    let rows = table(KEYS);
+    let row = rows.iter().find(|row| row[0] == key).unwrap_or_else(|| panic!("no row {key}"));
+    assert_eq!((row[1], row[3]), (numbers.0.as_str(), numbers.1.as_str()), "{key}");
+}
+
+/// The bounds of secrets and origins are those of the source.
+#[test]
+fn bounds_of_access_are_those_of_the_source() {
+    let bytes = constant("SECRET_BYTES_MAX");
+    let token = format!("{} to {bytes} characters of a bearer token", constant("TOKEN_CHARS_MIN"));
+    check_numbers("gateway.auth.token", &("none".into(), token));
+    check_numbers("gateway.auth.password", &("none".into(), format!("1 to {bytes} bytes, not blank")));
+    let origins = format!("at most {}", constant("ORIGINS_MAX"));
+    check_numbers("gateway.controlUi.allowedOrigins", &("none".into(), origins));
 }
 
 /// A default and limits, as a row of the document has them.
@@ -162,11 +185,7 @@ fn numbers_are_those_of_the_source() {
         ),
         ("supervision.heartbeat.misses", both("MISSES_DEFAULT", 1, "MISSES_MAX")),
     ];
-    let rows = table(KEYS);
-    for (key, numbers) in expected {
-        let row = rows.iter().find(|row| row[0] == key).unwrap_or_else(|| panic!("no row {key}"));
-        assert_eq!((row[1].to_owned(), row[3].to_owned()), numbers, "{key}");
-    }
+    expected.into_iter().for_each(|(key, numbers)| check_numbers(key, &numbers));
     for (name, sentence) in [("AGENTS_MAX", "most {} agents"), ("AGENT_NAME_BYTES_MAX", "1 to {} letters")] {
         let sentence = sentence.replace("{}", &constant(name));
         assert!(DOCUMENT.replace('\n', " ").replace("  ", " ").contains(&sentence), "{sentence}");

@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tests::client::{Client, Received};
-use tests::process::{Gateway, asked, openclaw, processes, send_signal, until};
+use tests::process::{Gateway, asked, configure, openclaw, processes, send_signal, until};
 use tests::{binary, diary};
 
 /// A state directory, and the folder of an agent.
@@ -30,7 +30,7 @@ impl Place {
         let agents = json!({"defaults": {"sandbox": {"workspace": place.folder.path()}}});
         let journal = json!({"segmentMib": 1, "retainMib": 1});
         let settings = json!({"delivery": delivery, "journal": journal, "agents": agents});
-        std::fs::write(place.state().join("openclaw.json"), settings.to_string()).unwrap();
+        configure(place.state(), &settings);
         place
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tests::client::{Client, Received};
-use tests::process::{Gateway, alive, processes, send_signal, until};
+use tests::process::{Gateway, alive, configure, processes, send_signal, until};
 use tests::{binary, workspace};
 
 /// Both runtimes; io_uring only where the kernel allows it, which is said.
@@ -182,7 +182,7 @@ async fn a_killed_agent_is_replaced() {
     let shown = json!([{"source": workspace().join("examples")}]);
     let sandbox = json!({"workspace": folder.path(), "binds": shown});
     let silent = json!({"silent": {"command": ["sh", script], "sandbox": sandbox}});
-    std::fs::write(&config, json!({"agents": {"entries": silent}}).to_string()).unwrap();
+    configure(folder.path(), &json!({"agents": {"entries": silent}}));
     let gateway = Gateway::start(&["--agent", &agent, "--config", config.to_str().unwrap()]).unwrap();
     let mut client = Client::connect(&gateway.url()).await;
     client.say("words", "s", "before", "a").await;
@@ -400,7 +400,7 @@ async fn a_hundred_agents_answer() {
         })
         .collect();
     let config = json!({"agents": {"entries": entries}});
-    std::fs::write(state.path().join("openclaw.json"), config.to_string()).unwrap();
+    configure(state.path(), &config);
     let gateway = Gateway::start_in(Arc::new(state), &[]).unwrap();
     let mut client = Client::connect(&gateway.url()).await;
     for number in 0..100 {

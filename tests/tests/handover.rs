@@ -16,7 +16,9 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tests::client::Client;
-use tests::process::{Gateway, PATIENCE, alive, asked, end_all, openclaw, processes, send_signal, until};
+use tests::process::{
+    Gateway, PATIENCE, alive, asked, configure, end_all, openclaw, processes, send_signal, until,
+};
 use tests::{binary, diary, workspace};
 
 /// A state directory in which one gateway follows the other. Whatever runs there is ended when this is dropped.
@@ -37,7 +39,7 @@ impl Line {
     }
 
     fn configure(&self, config: &Value) {
-        std::fs::write(self.state().join("openclaw.json"), config.to_string()).unwrap();
+        configure(self.state(), config);
     }
 
     fn start(&self, arguments: &[&str]) -> Gateway {
@@ -380,7 +382,7 @@ async fn a_stop_waits_as_long_as_it_is_told() {
     assert!(said.contains("no gateway runs in state directory"), "{said}");
 }
 
-/// A gateway that systemd has started says when it is up, and is not started again by its keeper; without systemd it is.
+/// A gateway that systemd has started says when it is up and when it goes down, and is not started again by its keeper; without systemd it is.
 #[test]
 fn systemd_is_told_and_does_the_restarts() {
     let line = Line::new(&settings());
@@ -390,14 +392,18 @@ fn systemd_is_told_and_does_the_restarts() {
     let mut command = Command::new(binary("openclaw"));
     command.env("NOTIFY_SOCKET", &path).env("INVOCATION_ID", "0123");
     let auto = ["--restart", "auto"];
-    let gateway = Gateway::start_as(command, Arc::clone(&line.state), &auto).unwrap();
-    let mut word = [0; 64];
-    let bytes = manager.recv(&mut word).unwrap();
-    assert_eq!(&word[..bytes], b"READY=1");
+    let mut gateway = Gateway::start_as(command, Arc::clone(&line.state), &auto).unwrap();
+    let heard = || {
+        let mut word = [0; 64];
+        let bytes = manager.recv(&mut word).unwrap();
+        String::from_utf8_lossy(&word[..bytes]).into_owned()
+    };
+    assert_eq!(heard(), "READY=1");
     let status = asked(line.state(), &["gateway", "status"]);
     assert_eq!(status["restartsAfterCrash"], false, "{status}");
     stopped(&line, gateway.process_id(), number(&status["keeperProcessId"]), &line.agents());
-    drop(gateway);
+    assert_eq!(heard(), "STOPPING=1");
+    gateway.wait();
 
     let mut command = Command::new(binary("openclaw"));
     command.env_remove("NOTIFY_SOCKET").env("INVOCATION_ID", "0123");

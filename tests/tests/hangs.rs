@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tests::client::Client;
-use tests::process::{Gateway, alive, asked, send_signal, until};
+use tests::process::{Gateway, alive, asked, configure, send_signal, until};
 use tests::{binary, diary};
 
 /// How long everybody is stopped: ten times the patience with an agent.
@@ -33,7 +33,7 @@ impl Place {
                 "entries": {"slow": {"command": command, "instances": instances}},
             },
         });
-        std::fs::write(state.path().join("openclaw.json"), settings.to_string()).unwrap();
+        configure(state.path(), &settings);
         let gateway = Gateway::start_in(Arc::new(state), &["--shards", "2"]).unwrap();
         Self { gateway, folder }
     }

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tests::binary;
 use tests::client::Client;
-use tests::process::{Gateway, asked, processes, send_signal, until};
+use tests::process::{Gateway, asked, configure, processes, send_signal, until};
 
 /// Whether all of these hold here; says which does not.
 fn holds(features: &[Feature]) -> bool {
@@ -63,7 +63,7 @@ impl Scene {
             "delivery": {"attemptsMax": 1},
             "journal": {"segmentMib": 1, "retainMib": 1},
         });
-        std::fs::write(state.path().join("openclaw.json"), config.to_string()).unwrap();
+        configure(state.path(), &config);
         let scene =
             Self { gateway: Gateway::start_as(command, Arc::clone(&state), &[]).unwrap(), state, mark };
         assert_eq!(text(&scene.ask("hog", "there").await), "there");
@@ -320,7 +320,7 @@ fn what_cannot_hold_is_refused() {
     let start = |limits: &Value, command: Command| {
         let state = Arc::new(tempfile::tempdir().unwrap());
         let config = json!({"agents": {"defaults": {"limits": limits}}});
-        std::fs::write(state.path().join("openclaw.json"), config.to_string()).unwrap();
+        configure(state.path(), &config);
         Gateway::start_as(command, state, &[])
     };
     let plain = || Command::new(binary("openclaw"));

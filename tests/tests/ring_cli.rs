@@ -201,10 +201,11 @@ fn a_watch_ends() {
 fn mistakes_are_named() {
     let gateway = Gateway::start(&["--shards", "1", "--edges", "1"]).unwrap();
     agent(&gateway, "echo");
-    let failure = |output: &Output| {
-        assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let failed = |output: &Output, code: i32| {
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
         String::from_utf8_lossy(&output.stderr).trim_end().to_owned()
     };
+    let failure = |output: &Output| failed(output, 1);
     for command in ["inspect", "watch"] {
         let expected = "openclaw: no ring is named nobody; there are edge-0/shard-0, shard-0/journal, echo";
         assert_eq!(failure(&output(&gateway, &[command, "nobody"])), expected);
@@ -212,7 +213,7 @@ fn mistakes_are_named() {
     let empty = tempfile::tempdir().unwrap();
     let list = |state: &Path| ring(state, &["list"]).output().expect("the command starts");
     let expected = format!("openclaw: no gateway runs in state directory {}; ", empty.path().display());
-    assert!(failure(&list(empty.path())).starts_with(&expected));
+    assert!(failed(&list(empty.path()), 3).starts_with(&expected));
     // Nothing is forbidden to root.
     if !rustix::process::geteuid().is_root() {
         std::fs::set_permissions(empty.path(), PermissionsExt::from_mode(0o000)).unwrap();

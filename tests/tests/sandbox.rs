@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tests::binary;
 use tests::client::Client;
-use tests::process::{Gateway, until};
+use tests::process::{Gateway, configure, until};
 
 const DOCUMENT: &str = include_str!("../../docs/trust-model.md");
 /// The user and group that everything runs as which is not to be root.
@@ -46,7 +46,7 @@ impl Place {
         let probe = json!({"command": [binary("sandbox-probe")], "sandbox": sandbox});
         let words = json!({"command": ["sleep", "infinity"]});
         let settings = json!({"agents": {"entries": {"probe": probe, "other": words}}});
-        std::fs::write(self.state.path().join("openclaw.json"), settings.to_string()).unwrap();
+        configure(self.state.path(), &settings);
         let command = match self.user {
             None => Command::new(binary("openclaw")),
             Some(user) => {
@@ -203,12 +203,12 @@ fn what_is_missing_is_named_or_refused() {
 
     let state = Arc::new(tempfile::tempdir().unwrap());
     let settings = json!({"agents": {"entries": {"echo": {"sandbox": {"require": true}}}}});
-    std::fs::write(state.path().join("openclaw.json"), settings.to_string()).unwrap();
+    configure(state.path(), &settings);
     let refused = Gateway::start_as(without_namespaces(), Arc::clone(&state), &[]).unwrap_err();
     let expected = "agent echo: namespaces (making namespaces: No space left on device";
     assert!(refused.stderr.contains(expected) && !refused.status.success(), "{}", refused.stderr);
 
-    std::fs::write(state.path().join("openclaw.json"), "{}").unwrap();
+    configure(state.path(), &json!({}));
     let mut gateway = Gateway::start_as(without_namespaces(), Arc::clone(&state), &[]).unwrap();
     until("the agent runs", || gateway.agents().into_iter().find(|(name, _)| name == "echo"));
     gateway.signal(rustix::process::Signal::INT);

@@ -161,7 +161,7 @@ fn answer(edge: &Edge, mut request: Request<Incoming>, source: IpAddr, upgrading
         Ok(Place::Page(page)) => match upgrade::authenticate(edge, request.headers(), source) {
             Err(refusal) => refused(refusal),
             Ok(()) => return Answer::Page(page, request.uri().query().unwrap_or_default().to_owned()),
-        }
+        },
         Ok(Place::Health) => json(StatusCode::OK, report(edge)),
         Ok(Place::Live) => json(StatusCode::OK, br#"{"ok":true,"status":"live"}"#.to_vec()),
         Ok(Place::Started) => started(edge),

@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 
 use super::Admin;
 use super::answer::{Acted, AgentRow, Agents, Reloaded};
-use super::order::{Act, Order, Reply};
+use super::order::{Act, Order, ReloadKind, Reply};
 use super::request::{Complaint, ErrorCode};
 use super::shards::fitting;
 
@@ -44,8 +44,8 @@ pub(super) async fn act(admin: &Admin, name: String, act: Act) -> Result<Acted, 
     ask(admin, |reply| Order::Act { name, act, reply }).await
 }
 
-pub(super) async fn reload(admin: &Admin) -> Result<Reloaded, Complaint> {
-    ask(admin, |reply| Order::Reload { reply }).await
+pub(super) async fn reload(admin: &Admin, kind: ReloadKind) -> Result<Reloaded, Complaint> {
+    ask(admin, |reply| Order::Reload { kind, reply }).await
 }
 
 /// Asks the control thread, which answers between two things it waits for.

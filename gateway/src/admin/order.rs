@@ -1,5 +1,6 @@
 //! What connections of the admin socket ask the control thread for, and how it answers.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -46,11 +47,25 @@ pub enum Order {
     },
     /// Read the configuration again.
     Reload {
+        /// To what end.
+        kind: ReloadKind,
         /// The answer: what has changed.
         reply: Reply<Reloaded>,
     },
     /// Something about the life of the gateway itself.
     Lifecycle(LifecycleOrder),
+}
+
+/// To what end the configuration is read again.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ReloadKind {
+    /// What can count at once does.
+    Take,
+    /// Nothing changes: only to know what would.
+    Try {
+        /// Another file than that of the gateway.
+        config: Option<PathBuf>,
+    },
 }
 
 /// To say how the gateway is, or to have it go.

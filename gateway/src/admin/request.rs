@@ -1,5 +1,6 @@
 //! What may be asked: lines in, checked requests out, and every error by name.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use engine::events::{EventMask, EventType};
@@ -10,7 +11,7 @@ use shm_transport::envelope::FailureCode;
 use shm_transport::ports::session_hash;
 
 use super::VERSION;
-use super::order::{Act, LifecycleKind};
+use super::order::{Act, LifecycleKind, ReloadKind};
 
 /// The most dead letters of one answer.
 pub const LETTERS_MAX: usize = 100;
@@ -236,7 +237,7 @@ pub enum Request {
         act: Act,
     },
     /// [`Op::Reload`].
-    Reload,
+    Reload(ReloadKind),
     /// [`Op::GatewayStatus`], [`Op::GatewayStop`], [`Op::GatewayRestart`].
     Lifecycle(LifecycleKind),
 }
@@ -383,7 +384,7 @@ fn read(op: Op, fields: &mut Fields) -> Result<Request, Complaint> {
             act(fields, Act::Quarantine(reason))?
         }
         Op::AgentRelease => act(fields, Act::Release)?,
-        Op::Reload => Request::Reload,
+        Op::Reload => Request::Reload(reload(fields)?),
         Op::GatewayStatus => Request::Lifecycle(LifecycleKind::Status),
         Op::GatewayStop => {
             let timeout_ms = fields.number("timeoutMs")?;
@@ -392,6 +393,16 @@ fn read(op: Op, fields: &mut Fields) -> Result<Request, Complaint> {
         }
         Op::GatewayRestart => Request::Lifecycle(LifecycleKind::Restart),
     })
+}
+
+fn reload(fields: &mut Fields) -> Result<ReloadKind, Complaint> {
+    let (dry_run, config) =
+        (fields.take("dryRun", "true or false")?.unwrap_or(false), fields.text("config")?);
+    match (dry_run, config) {
+        (true, config) => Ok(ReloadKind::Try { config: config.map(PathBuf::from) }),
+        (false, None) => Ok(ReloadKind::Take),
+        (false, Some(_)) => Err(wrong("config", "left out where dryRun is not true")),
+    }
 }
 
 fn act(fields: &mut Fields, act: Act) -> Result<Request, Complaint> {

@@ -113,7 +113,7 @@ async fn answer(write: &mut OwnedWriteHalf, admin: &Admin, request: Request) -> 
         Request::Stats { offset } => say(write, &stats::run(admin, offset).await).await,
         Request::Agents { offset, wanted } => say(write, &agents::list(admin, offset, wanted).await).await,
         Request::Act { name, act } => say(write, &agents::act(admin, name, act).await).await,
-        Request::Reload => say(write, &agents::reload(admin).await).await,
+        Request::Reload(kind) => say(write, &agents::reload(admin, kind).await).await,
         Request::Lifecycle(kind) => {
             // The gateway may go once this is dropped.
             let (answer, _said) = lifecycle::run(admin, kind).await;

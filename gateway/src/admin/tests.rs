@@ -8,7 +8,7 @@ use serde_json::json;
 use shm_transport::envelope::FailureCode;
 use shm_transport::ports::session_hash;
 
-use super::order::{Act, LifecycleKind};
+use super::order::{Act, LifecycleKind, ReloadKind};
 use super::request::{ErrorCode, LETTERS_MAX, Op, Request, Sought, Wanted, Which, parse};
 use super::shards::{ROWS_BYTES_MAX, beginning, fitting};
 
@@ -74,7 +74,10 @@ fn requests_are_read() {
         act(Act::Quarantine("x".into())),
     );
     check(json!({"v": 1, "op": "agent.release", "agent": "a"}), act(Act::Release));
-    check(json!({"v": 1, "op": "reload"}), Request::Reload);
+    check(json!({"v": 1, "op": "reload"}), Request::Reload(ReloadKind::Take));
+    let attempt = |config: Option<&str>| Request::Reload(ReloadKind::Try { config: config.map(Into::into) });
+    check(json!({"v": 1, "op": "reload", "dryRun": true}), attempt(None));
+    check(json!({"v": 1, "op": "reload", "dryRun": true, "config": "/x"}), attempt(Some("/x")));
     let order = |op, kind| check(json!({"v": 1, "op": op}), Request::Lifecycle(kind));
     order("gateway.status", LifecycleKind::Status);
     order("gateway.restart", LifecycleKind::Restart);

@@ -2,24 +2,21 @@
 
 use std::io::Write;
 
-use serde_json::json;
-
-use super::{AskError, Gateway};
+use super::AskError;
 use crate::admin::answer::Reloaded;
-use crate::admin::request::Op;
 use crate::options::ReloadOptions;
 use crate::table::print_json;
 
 pub(super) fn run(options: &ReloadOptions) -> Result<(), AskError> {
-    let mut gateway = Gateway::connect(&options.place)?;
-    let reloaded: Reloaded = gateway.ask(Op::Reload, json!({}))?;
+    let reloaded = super::take_configuration(&options.place)?;
     if options.json {
         return print_json(&reloaded).map_err(AskError::Print);
     }
     writeln!(std::io::stdout(), "{}", text(&reloaded)).map_err(AskError::Print)
 }
 
-fn text(reloaded: &Reloaded) -> String {
+/// The same for people.
+pub fn text(reloaded: &Reloaded) -> String {
     let Reloaded { applied, restart_agents, restart_gateway } = reloaded;
     let mut sections = Vec::new();
     let mut section = |heading: String, keys: &[String]| {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use keeper::control::Limits;
 use keeper::sandbox::spec::SandboxSpec;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::limits::FileLimits;
@@ -23,7 +24,7 @@ const IN_FLIGHT_MAX: u64 = 4096;
 /// the paths of this program and of the log.
 const AGENT_BYTES_MAX: usize = 48 * 1024;
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct FileAgents {
     #[serde(default)]
@@ -33,7 +34,7 @@ pub(super) struct FileAgents {
 }
 
 /// What holds for every agent that does not say otherwise.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct FileDefaults {
     #[serde(default)]
@@ -49,7 +50,7 @@ pub(super) struct Machine<'a> {
     pub(super) state_directory: &'a Path,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct FileAgent {
     /// The program and its arguments; left out for the built-in echo agent.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use engine::core::CoreLimits;
 use engine::retry::Jitter;
 use engine::routing::{Action, Rule};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use shm_transport::envelope::DurabilityClass;
 
@@ -24,7 +25,7 @@ const DEAD_LETTERS_DEFAULT: u64 = 10_000;
 const DEAD_LETTERS_MAX: u64 = 100_000;
 const RULES_MAX: usize = engine::routing::RULES_MAX;
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct FileJournal {
     durability: Option<String>,
@@ -34,7 +35,7 @@ pub(super) struct FileJournal {
     dedup_ids: Option<u64>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct FileDelivery {
     attempts_max: Option<u64>,
@@ -42,7 +43,7 @@ pub(super) struct FileDelivery {
     dead_letters_max: Option<u64>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct FileRouting {
     default: Option<String>,
@@ -50,7 +51,7 @@ pub(super) struct FileRouting {
     rules: Vec<FileRule>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct FileRule {
     channel: Option<String>,

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use engine::heartbeat::HeartbeatLimits;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::range;
@@ -16,7 +17,7 @@ const MISSES_MAX: u64 = 1_000;
 const START_TIMEOUT_DEFAULT_MS: u64 = 30_000;
 const START_TIMEOUT_MAX_MS: u64 = 3_600_000;
 
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct FileHeartbeat {
     interval_ms: Option<u64>,

@@ -1,6 +1,7 @@
 //! What a configuration file says, key by key; and what it takes until a key that has changed counts.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use serde_json::Value;
 
@@ -19,7 +20,7 @@ const LIVE_OF_AGENT: [&str; 9] = [
 /// Keys of an agent that say how many members its pool has, and what shards know of them.
 const FIXED_OF_AGENT: [&str; 3] = ["instances", "maxInstances", "inFlightMax"];
 /// Other keys, and sections, that count as soon as the file is read again.
-const LIVE: [&str; 3] = ["routing", "supervision.fleet", "gateway.drainTimeoutMs"];
+const LIVE: [&str; 4] = ["routing", "supervision.fleet", "gateway.drainTimeoutMs", "gateway.auth"];
 
 /// What it takes until a changed key counts.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -33,8 +34,15 @@ pub enum Effort {
 }
 
 /// The values of a file by their keys, such as `agents.entries.words.inFlightMax`.
-#[derive(Clone, Default, PartialEq, Eq, Debug)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Keys(BTreeMap<Vec<String>, Value>);
+
+/// Among the values are secrets.
+impl fmt::Debug for Keys {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_list().entries(self.0.keys().map(|key| key.join("."))).finish()
+    }
+}
 
 impl Keys {
     /// Those of a file.

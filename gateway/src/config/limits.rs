@@ -6,6 +6,7 @@ use keeper::cgroup::Cgroups;
 use keeper::cgroup::enforcement::{Enforcement, Feature, State};
 use keeper::cgroup::limits::{CPU_MILLICORES_MIN, MEMORY_BYTES_MIN, PROCESSES_MIN};
 use keeper::control::Limits;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{AgentConfig, Config, Standing, range};
@@ -21,7 +22,7 @@ const _: () = assert!(MEMORY_MIN_MIB << 20 == MEMORY_BYTES_MIN, "the keeper's li
 const _: () = assert!(PROCESSES_MIN_COUNT == PROCESSES_MIN as u64, "the keeper's limit");
 const _: () = assert!((CPUS_MIN * 1000.0) as u32 == CPU_MILLICORES_MIN, "the keeper's limit");
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct FileLimits {
     memory_mib: Option<u64>,

@@ -4,11 +4,18 @@ use std::path::Path;
 
 use keeper::control::{KEPT_VARIABLES, Start};
 
+use super::auth::SECRET_VARIABLES;
 use crate::options::RestartChoice;
 use crate::systemd;
 
 /// Variables that say something to a gateway, beside those that everybody gets.
-const OWN_VARIABLES: [&str; 3] = ["OPENCLAW_CONFIG_PATH", "OPENCLAW_STATE_DIR", "OPENCLAW_LOG_LEVEL"];
+const OWN_VARIABLES: [&str; 5] = [
+    "OPENCLAW_CONFIG_PATH",
+    "OPENCLAW_STATE_DIR",
+    "OPENCLAW_LOG_LEVEL",
+    SECRET_VARIABLES[0].0,
+    SECRET_VARIABLES[1].0,
+];
 
 /// The longest text of arguments, directory and variables, as JSON: it travels to the keeper in one message.
 const START_BYTES_MAX: usize = 48 * 1024;

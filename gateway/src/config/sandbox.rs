@@ -8,6 +8,7 @@ use keeper::sandbox::spec::{
 };
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::range;
@@ -22,7 +23,7 @@ const FILE_MAX_MIB: u64 = 1_048_576;
 const OWN_FILES: [&str; 6] =
     ["gateway.lock", "gateway.sock", "journal", "keeper.sock", "logs", "openclaw.json"];
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct FileSandbox {
     mode: Option<String>,
@@ -35,7 +36,7 @@ pub(super) struct FileSandbox {
     limits: FileSandboxLimits,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct FileBind {
     source: PathBuf,
@@ -44,7 +45,7 @@ pub(super) struct FileBind {
     writable: bool,
 }
 
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct FileSandboxLimits {
     open_files: Option<u64>,

@@ -6,6 +6,7 @@ use engine::supervision::fleet::FleetLimits;
 use engine::supervision::pool::PoolLimits;
 use engine::supervision::sickness::SicknessLimits;
 use engine::supervision::{Limits, Patience, RestartPolicy};
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::agents::FileAgent;
@@ -27,7 +28,7 @@ const SICK_WINDOWS_MAX: u64 = 1_000;
 /// The longest window or wait of this file.
 const LONG_MS: u64 = 86_400_000;
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct FileRestart {
     policy: Option<String>,
@@ -35,7 +36,7 @@ pub(super) struct FileRestart {
     window_ms: Option<u64>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct FileSickness {
     error_percent: Option<u64>,
@@ -44,7 +45,7 @@ pub(super) struct FileSickness {
     windows: Option<u64>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct FileSupervision {
     #[serde(default)]
@@ -59,7 +60,7 @@ impl FileSupervision {
     }
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct FileFleet {
     max: Option<u64>,

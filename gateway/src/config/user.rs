@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use keeper::cgroup::enforcement::Enforcement;
 use rustix::process::geteuid;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{ConfigError, limits};
@@ -20,7 +21,7 @@ const USER_MAX: u32 = 4_294_967_294;
 const OWN_ENTRIES: [&str; 3] = ["gateway.lock", "journal", "logs"];
 
 /// The value of the key.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub(super) enum FileUser {
     Number(i64),
@@ -50,7 +51,12 @@ impl Standing {
     /// To be asked for when the process starts.
     pub fn find(options: &RunOptions) -> Result<Self, ConfigError> {
         let directory = state_directory::chosen(options.state_dir.as_deref()).ok_or(ConfigError::NoHome)?;
-        Ok(Self { user: geteuid().as_raw(), limits: limits::enforcement(&directory) })
+        Ok(Self::of(&directory))
+    }
+
+    /// The same for a state directory that is known.
+    pub fn of(state_directory: &Path) -> Self {
+        Self { user: geteuid().as_raw(), limits: limits::enforcement(state_directory) }
     }
 }
 

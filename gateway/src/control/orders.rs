@@ -31,8 +31,8 @@ impl Control {
                     if ending { Err(refused()) } else { self.agents.order(&mut self.parts, &name, act) };
                 let _ = reply.send(done);
             }
-            Order::Reload { reply } => {
-                let _ = reply.send(if ending { Err(refused()) } else { self.reload() });
+            Order::Reload { kind, reply } => {
+                let _ = reply.send(if ending { Err(refused()) } else { self.reload(kind) });
             }
             Order::Lifecycle(order) => return self.obey_lifecycle(order, ending).await,
         }

@@ -9,19 +9,27 @@ use engine::shard::Command;
 use super::Control;
 use super::agents::{Agents, agent_index, description};
 use crate::admin::answer::Reloaded;
+use crate::admin::order::ReloadKind;
 use crate::admin::request::{Complaint, ErrorCode};
-use crate::config::{self, AgentConfig, Config, Effort};
+use crate::config::{self, AgentConfig, Config, Effort, auth};
 use crate::routes;
 
 impl Control {
     /// Reads the configuration again. If anything of it cannot be used, nothing changes.
-    pub(super) fn reload(&mut self) -> Result<Reloaded, Complaint> {
+    pub(super) fn reload(&mut self, kind: ReloadKind) -> Result<Reloaded, Complaint> {
+        let (trial, other_file) = match kind {
+            ReloadKind::Take => (false, None),
+            ReloadKind::Try { config } => (true, config),
+        };
         let invalid = |message: String| {
-            tracing::error!("the configuration is not reloaded: {message}");
+            if !trial {
+                tracing::error!("the configuration is not reloaded: {message}");
+            }
             Complaint::new(ErrorCode::InvalidConfig, message)
         };
-        let next =
-            config::load(&self.parts.options, &self.parts.standing).map_err(|error| invalid(told(&error)))?;
+        let mut options = self.parts.options.clone();
+        options.config = other_file.or(options.config);
+        let next = config::load(&options, &self.parts.standing).map_err(|error| invalid(told(&error)))?;
         let pools = self.agents.kept(&next);
         let agents = self.agents.with(&next, &pools);
         let members: Vec<&AgentConfig> = agents.iter().collect();
@@ -33,6 +41,12 @@ impl Control {
                 routes::list(&errors)
             ))
         })?;
+        let changed = self.config.keys.changed(&next.keys, &pools);
+        let access_changed = changed.keys().any(|key| auth::is_of_access(key));
+        let reloaded = sorted(changed);
+        if trial {
+            return Ok(reloaded);
+        }
         self.routes_version = version;
         let table = Arc::new(table);
         for shard in &self.parts.shards {
@@ -40,17 +54,13 @@ impl Control {
         }
         self.agents.take_over(agents, &next);
         self.drain_timeout = next.drain_timeout;
-        let changed = self.config.keys.changed(&next.keys, &pools);
-        self.config.keys.take_over(&next.keys, &pools);
-        let mut reloaded =
-            Reloaded { applied: Vec::new(), restart_agents: BTreeMap::new(), restart_gateway: Vec::new() };
-        for (key, effort) in changed {
-            match effort {
-                Effort::None => reloaded.applied.push(key),
-                Effort::Agent(pool) => reloaded.restart_agents.entry(pool).or_default().push(key),
-                Effort::Gateway => reloaded.restart_gateway.push(key),
-            }
+        if access_changed {
+            // Whoever was let in by what counted before is not any more.
+            self.parts.access.change(&next.auth.settings);
+            tracing::info!(mode = self.parts.access.mode().name(), "access has changed");
         }
+        config::tell_unsupported(&next.unsupported);
+        self.config.keys.take_over(&next.keys, &pools);
         let Reloaded { applied, restart_agents, restart_gateway } = &reloaded;
         tracing::info!(?applied, ?restart_agents, ?restart_gateway, "the configuration is reloaded");
         let changes =
@@ -58,6 +68,20 @@ impl Control {
         self.agents.bulletin.tell(self.now(), None, Detail::ConfigReloaded { changes });
         Ok(reloaded)
     }
+}
+
+/// Changed keys by what they take.
+fn sorted(changed: BTreeMap<String, Effort>) -> Reloaded {
+    let mut reloaded =
+        Reloaded { applied: Vec::new(), restart_agents: BTreeMap::new(), restart_gateway: Vec::new() };
+    for (key, effort) in changed {
+        match effort {
+            Effort::None => reloaded.applied.push(key),
+            Effort::Agent(pool) => reloaded.restart_agents.entry(pool).or_default().push(key),
+            Effort::Gateway => reloaded.restart_gateway.push(key),
+        }
+    }
+    reloaded
 }
 
 /// An error with its causes.

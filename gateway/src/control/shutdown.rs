@@ -12,6 +12,7 @@ use tokio::io::unix::AsyncFd;
 
 use super::{Control, Wake};
 use crate::edges::EdgeThread;
+use crate::systemd;
 
 /// How long agents may take after they have been told to finish.
 const AGENT_GRACE: Duration = Duration::from_secs(2);
@@ -27,6 +28,7 @@ impl Control {
         self.parts.draining.store(true, Ordering::Relaxed);
         self.parts.phase.send_replace(Phase::Draining);
         let open = self.parts.shared.sum(|stats| &stats.open_turns);
+        systemd::stopping();
         tracing::info!(open, "going down: nothing new is accepted, open messages are answered");
         let end = Instant::now() + self.drain_timeout;
         let drained = loop {
