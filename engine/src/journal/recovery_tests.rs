@@ -117,6 +117,49 @@ fn what_ended_long_ago_is_settled() {
     assert_eq!(settled(0), [1, 1, 3, 3, 3, 5, 5, 6, 6]);
 }
 
+/// A disk that counts how often each segment of the entries is read beyond its header.
+struct Counting<'a> {
+    disk: &'a mut SimulatedDisk,
+    reads: Vec<u64>,
+}
+
+impl Reader for Counting<'_> {
+    fn list(&mut self, part: Part) -> io::Result<Vec<UnusedFile>> {
+        self.disk.list(part)
+    }
+
+    fn read(&mut self, segment: SegmentName, into: &mut [u8]) -> io::Result<usize> {
+        if segment.part == Part::Entries && into.len() > HEADER_PAGE_BYTES {
+            self.reads.push(segment.number);
+        }
+        self.disk.read(segment, into)
+    }
+
+    fn will_read(&mut self, segment: SegmentName) {
+        self.disk.will_read(segment);
+    }
+}
+
+/// Files are large, also those with a single record: none is read to find out what nobody asks for. A row for each number
+/// of segments and of bytes that are retained.
+#[test]
+fn no_file_is_read_in_vain() {
+    for (records, retain_bytes, expected) in [
+        (4, 100, vec![1]),
+        (25, 0, vec![1, 2, 3]),
+        (25, 100, vec![3, 1, 2, 3]),
+        (25, u64::MAX - 1, vec![3, 2, 1, 2, 3]),
+        (25, u64::MAX, vec![1, 2, 3]),
+    ] {
+        let mut rig = Rig::new();
+        rig.messages(records, 100_000, true);
+        rig.settle();
+        let mut disk = Counting { disk: &mut rig.disk, reads: Vec::new() };
+        let report = recover(&mut disk, OPTIONS.log_index, retain_bytes, |_| {}, |_| {}).unwrap();
+        assert_eq!((report.records, disk.reads), (records as u64, expected), "{records}, {retain_bytes}");
+    }
+}
+
 /// A file whose header was lost with the power may hold records of any generation that nobody sees: the next one is
 /// above all of them. Names that were taken are not given again.
 #[test]

@@ -142,7 +142,8 @@ impl Walk {
 }
 
 /// Finds the segments behind which so many bytes of records come. Files may be nearly empty, so it looks into them,
-/// the last first.
+/// the last first; not into the first one, which is behind none. That is the only one of a log that is young, and to read a
+/// file twice takes a good part of the time in which nobody is served.
 fn mark_far(
     segments: &mut [Segment],
     reader: &mut impl Reader,
@@ -151,9 +152,13 @@ fn mark_far(
 ) -> Result<(), RecoverError> {
     let mut behind = Walk::default();
     let mut spare = Vec::new();
-    for segment in segments.iter_mut().rev() {
+    // Nothing is as far as that.
+    if retain_bytes == u64::MAX {
+        return Ok(());
+    }
+    for (index, segment) in segments.iter_mut().enumerate().rev() {
         segment.is_far = behind.bytes >= retain_bytes;
-        if !segment.is_far {
+        if !segment.is_far && index > 0 {
             behind.expected = None;
             let mut records = emptied(spare);
             behind.segment(segment, buffer.fill(reader, segment)?, &mut records);
