@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use redb::{Database, ReadableDatabase, ReadableTable, Table, TableDefinition, WriteTransaction};
+use redb::{Database, ReadableDatabase, ReadableTable, Table, TableDefinition, TableError, WriteTransaction};
 
 use crate::row::{SessionId, SessionRow};
 use crate::store::{Change, Durability, SessionStore, StoreError};
@@ -58,24 +58,24 @@ impl EmbeddedStore {
         Ok(store)
     }
 
-    /// Makes the tables, and tells the format of the file.
+    /// Makes the tables of a new file, and tells the format of any.
     fn prepare(&self) -> Step<u64> {
-        let transaction = self.database.begin_write()?;
-        let found = {
-            let mut meta = transaction.open_table(META)?;
-            let found = meta.get("format")?.map(|found| found.value());
-            if found.is_none() {
-                meta.insert("format", FORMAT_VERSION)?;
+        match self.database.begin_read()?.open_table(META) {
+            Ok(meta) => {
+                let found = meta.get("format")?.map(|found| found.value());
+                return Ok(found.unwrap_or(FORMAT_VERSION));
             }
-            found.unwrap_or(FORMAT_VERSION)
-        };
-        if found <= FORMAT_VERSION {
-            transaction.open_table(SESSIONS)?;
-            transaction.open_table(ROW_IDS)?;
-            transaction.open_table(ROW_STARTS)?;
-            transaction.commit()?;
+            Err(TableError::TableDoesNotExist(_)) => {}
+            Err(error) => return Err(error.into()),
         }
-        Ok(found)
+        let mut transaction = self.database.begin_write()?;
+        transaction.set_quick_repair(true);
+        transaction.open_table(META)?.insert("format", FORMAT_VERSION)?;
+        transaction.open_table(SESSIONS)?;
+        transaction.open_table(ROW_IDS)?;
+        transaction.open_table(ROW_STARTS)?;
+        transaction.commit()?;
+        Ok(FORMAT_VERSION)
     }
 
     fn failed(&self, step: &'static str) -> impl FnOnce(redb::Error) -> StoreError {
@@ -155,11 +155,16 @@ impl SessionStore for EmbeddedStore {
         Ok(())
     }
 
-    fn session(&self, session: SessionId) -> Result<Option<SessionRow>, StoreError> {
-        let session = session.as_u128();
-        let read = || -> Step<_> { Ok(self.database.begin_read()?.open_table(SESSIONS)?.get(session)?) };
-        let found = read().map_err(self.failed("reading"))?;
-        found.map(|bytes| self.row(session, bytes.value())).transpose()
+    fn sessions(&self, sessions: &[SessionId], visit: &mut dyn FnMut(SessionRow)) -> Result<(), StoreError> {
+        let read = || -> Step<_> { Ok(self.database.begin_read()?.open_table(SESSIONS)?) };
+        let table = read().map_err(self.failed("reading"))?;
+        for session in sessions.iter().map(|session| session.as_u128()) {
+            let found = table.get(session).map_err(|error| self.failed("reading")(error.into()))?;
+            if let Some(bytes) = found {
+                visit(self.row(session, bytes.value())?);
+            }
+        }
+        Ok(())
     }
 
     fn row_number(&self, session: SessionId, id: &str) -> Result<Option<u64>, StoreError> {

@@ -64,14 +64,6 @@ pub struct Page<T> {
     pub visited: usize,
 }
 
-impl<T> Page<T> {
-    /// The same page with something else for each session; `None` leaves it out.
-    pub(crate) fn map<U>(self, each: impl FnMut(T) -> Option<U>) -> Page<U> {
-        let Self { sessions, total, next_offset, visited } = self;
-        Page { sessions: sessions.into_iter().filter_map(each).collect(), total, next_offset, visited }
-    }
-}
-
 #[derive(Debug)]
 struct Entry {
     key: Arc<str>,

@@ -143,6 +143,7 @@ pub fn open(agents: &AgentsDirectory, store: &dyn SessionStore) -> Result<(Index
         report: OpenReport::default(),
         changes: Vec::new(),
         waiting: HashSet::new(),
+        flushed: false,
     };
     for (row, found) in suspects {
         repair.known(row, &found)?;
@@ -157,7 +158,10 @@ pub fn open(agents: &AgentsDirectory, store: &dyn SessionStore) -> Result<(Index
             repair.unknown(agent, found)?;
         }
     }
-    store.apply(&repair.changes, Durability::Disk)?;
+    // A start that has nothing to repair writes nothing.
+    if repair.flushed || !repair.changes.is_empty() {
+        store.apply(&repair.changes, Durability::Disk)?;
+    }
     Ok((repair.index, repair.report))
 }
 
@@ -177,6 +181,8 @@ struct Repair<'a> {
     changes: Vec<Change>,
     /// Ids of rows among the changes.
     waiting: HashSet<(SessionId, String)>,
+    /// Whether some are in the store, but not on the disk.
+    flushed: bool,
 }
 
 impl Repair<'_> {
@@ -318,6 +324,7 @@ impl Repair<'_> {
 
     fn flush(&mut self) -> Result<(), WriteError> {
         self.store.apply(&self.changes, Durability::Memory)?;
+        self.flushed = true;
         self.changes.clear();
         self.waiting.clear();
         Ok(())

@@ -82,28 +82,26 @@ impl Resident {
 
     /// A session.
     pub fn row(&self, session: SessionId) -> Result<Option<Arc<SessionRow>>, StoreError> {
-        load(&mut self.held(), &*self.store, session)
+        let mut held = self.held();
+        if !held.index.has(session) {
+            return Ok(None);
+        }
+        Ok(load(&mut held, &*self.store, &[session])?.pop())
     }
 
     /// The session with that key.
     pub fn with_key(&self, key: &str) -> Result<Option<Arc<SessionRow>>, StoreError> {
         let mut held = self.held();
         let Some(session) = held.index.with_key(key) else { return Ok(None) };
-        load(&mut held, &*self.store, session)
+        Ok(load(&mut held, &*self.store, &[session])?.pop())
     }
 
     /// A page of sessions.
     pub fn list(&self, query: &Query) -> Result<Page<Arc<SessionRow>>, StoreError> {
         let mut held = self.held();
-        let page = held.index.list(query);
-        let mut failed = None;
-        let page = page.map(|session| {
-            load(&mut held, &*self.store, session).unwrap_or_else(|error| {
-                failed = Some(error);
-                None
-            })
-        });
-        failed.map_or(Ok(page), Err)
+        let Page { sessions, total, next_offset, visited } = held.index.list(query);
+        let rows = load(&mut held, &*self.store, &sessions)?;
+        Ok(Page { sessions: rows, total, next_offset, visited })
     }
 
     /// These rows are about to be stored.
@@ -135,23 +133,27 @@ impl Resident {
     }
 }
 
+/// Rows of sessions, in the order of the sessions: those that are not in memory with one question to the store.
 fn load(
     held: &mut Held,
     store: &dyn SessionStore,
-    session: SessionId,
-) -> Result<Option<Arc<SessionRow>>, StoreError> {
-    if !held.index.has(session) {
-        return Ok(None);
+    sessions: &[SessionId],
+) -> Result<Vec<Arc<SessionRow>>, StoreError> {
+    let Held { cache, pending, .. } = held;
+    let mut rows = HashMap::new();
+    let mut missing = Vec::new();
+    for session in sessions {
+        match pending.get(session).map(Arc::clone).or_else(|| cache.get(*session)) {
+            Some(row) => drop(rows.insert(*session, row)),
+            None => missing.push(*session),
+        }
     }
-    if let Some(row) = held.pending.get(&session) {
-        return Ok(Some(Arc::clone(row)));
+    if !missing.is_empty() {
+        store.sessions(&missing, &mut |row| {
+            let row = Arc::new(row);
+            cache.put(Arc::clone(&row));
+            rows.insert(row.session_id, row);
+        })?;
     }
-    if let Some(row) = held.cache.get(session) {
-        return Ok(Some(row));
-    }
-    let row = store.session(session)?.map(Arc::new);
-    if let Some(row) = &row {
-        held.cache.put(Arc::clone(row));
-    }
-    Ok(row)
+    Ok(sessions.iter().filter_map(|session| rows.remove(session)).collect())
 }

@@ -94,8 +94,15 @@ pub trait SessionStore: Send + Sync + std::fmt::Debug {
     /// Shows every session, in no order.
     fn each(&self, visit: &mut dyn FnMut(SessionRow)) -> Result<(), StoreError>;
 
+    /// Shows those of these sessions that there are, in no order.
+    fn sessions(&self, sessions: &[SessionId], visit: &mut dyn FnMut(SessionRow)) -> Result<(), StoreError>;
+
     /// A session.
-    fn session(&self, session: SessionId) -> Result<Option<SessionRow>, StoreError>;
+    fn session(&self, session: SessionId) -> Result<Option<SessionRow>, StoreError> {
+        let mut found = None;
+        self.sessions(&[session], &mut |row| found = Some(row))?;
+        Ok(found)
+    }
 
     /// The number of the row with that id.
     fn row_number(&self, session: SessionId, id: &str) -> Result<Option<u64>, StoreError>;

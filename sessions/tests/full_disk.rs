@@ -64,8 +64,8 @@ impl SessionStore for Failing {
         self.store.each(visit)
     }
 
-    fn session(&self, session: SessionId) -> Result<Option<SessionRow>, StoreError> {
-        self.store.session(session)
+    fn sessions(&self, sessions: &[SessionId], visit: &mut dyn FnMut(SessionRow)) -> Result<(), StoreError> {
+        self.store.sessions(sessions, visit)
     }
 
     fn row_number(&self, session: SessionId, id: &str) -> Result<Option<u64>, StoreError> {
