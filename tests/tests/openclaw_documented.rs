@@ -6,7 +6,7 @@ use adapters::access::{devices, limiter};
 use adapters::openclaw::event::EventName;
 use adapters::openclaw::method::{Method, Need, Server};
 use adapters::openclaw::params::{self, rules};
-use adapters::openclaw::{conversation, run, runs, session_key, turn};
+use adapters::openclaw::{conversation, run, session_key, turn};
 
 const DOCUMENT: &str = include_str!("../../docs/openclaw-protocol.md");
 
@@ -55,7 +55,6 @@ fn events_are_documented() {
 fn limits_are_documented() {
     let window = grouped(limiter::WINDOW_MS);
     let waiting = format!("{}, for {} ms", devices::PENDING_MAX, grouped(devices::PENDING_MS_MAX));
-    let remembered = format!("{}, for {} ms", grouped(runs::ENDED_MAX), grouped(runs::ENDED_MS_MAX));
     let expected = [
         ("a frame before `hello-ok`", format!("{} bytes", grouped(conversation::PRE_AUTH_BYTES_MAX))),
         ("time until `hello-ok`", format!("{} ms", grouped(conversation::HANDSHAKE_MS_MAX))),
@@ -74,8 +73,6 @@ fn limits_are_documented() {
         ("fields of an object of parameters", params::FIELDS_MAX.to_string()),
         ("a list in parameters, where the schema has no limit", rules::LIST_MAX.to_string()),
         ("time between two deltas of a run", format!("{} ms", run::DELTA_INTERVAL_MS)),
-        ("runs that go on", grouped(runs::LIVE_MAX)),
-        ("runs that are remembered", remembered),
         ("paired devices", grouped(devices::PAIRED_MAX)),
         ("devices that wait", waiting),
     ];
