@@ -1,6 +1,8 @@
-//! Compares `docs/openclaw-protocol.md` with the code: methods, events and limits.
+//! Compares `docs/openclaw-protocol.md` with the code: methods, events, limits, and the tests that it names.
 
 use std::fmt::Display;
+use std::fs;
+use std::path::Path;
 
 use adapters::access::{devices, limiter};
 use adapters::openclaw::event::EventName;
@@ -78,6 +80,32 @@ fn limits_are_documented() {
     ];
     let documented: Vec<_> = rows("Limits").into_iter().map(|row| (row[0], row[1].to_owned())).collect();
     assert_eq!(documented, expected);
+}
+
+/// Every test that the page names is there. By looking for it in the sources of the crate.
+#[test]
+fn rules_are_held_by_tests() {
+    let mut source = String::new();
+    read_all(&tests::workspace().join("adapters/src"), &mut source);
+    let rows = rows("Rules that come from incidents of the incumbent");
+    let named: Vec<&str> = rows.iter().flat_map(|row| row[1].split(", ")).collect();
+    assert!(named.len() > rows.len(), "one row names two");
+    for name in named {
+        let test = format!("#[test]\nfn {}() {{", name.trim_matches('`'));
+        let indented = test.replace("\n", "\n    ");
+        assert!(source.contains(&test) || source.contains(&indented), "{name} is no test");
+    }
+}
+
+fn read_all(folder: &Path, source: &mut String) {
+    for entry in fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            read_all(&path, source);
+        } else {
+            source.push_str(&fs::read_to_string(&path).expect("a source file"));
+        }
+    }
 }
 
 /// With a comma between thousands.
