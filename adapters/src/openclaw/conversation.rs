@@ -39,7 +39,7 @@ pub const HANDSHAKE_MS_MAX: u64 = 5_000;
 /// Errors that a client may cause in a second.
 pub const ERRORS_MAX: u32 = 20;
 /// The second that they are counted in.
-const ERRORS_WINDOW_MS: u64 = 1_000;
+pub const ERRORS_WINDOW_MS: u64 = 1_000;
 /// Calls that a client may not make, one after the other, until it is closed.
 pub const UNAUTHORIZED_MAX: u32 = 10;
 /// Sessions that a client may subscribe to.
