@@ -13,8 +13,9 @@ use super::{EdgeOptions, Phase};
 use crate::openclaw::backend::Outcome;
 use crate::openclaw::conversation::{Conversation, Heard};
 use crate::openclaw::event::EventName;
-use crate::openclaw::frame;
 use crate::openclaw::surroundings::{self, Limits, Surroundings};
+use crate::openclaw::{devices, frame};
+use crate::refusal::CloseReason;
 
 /// Streams of live text that wait for one client.
 const PENDING_MAX: usize = 8;
@@ -25,8 +26,16 @@ const PENDING_BYTES_MAX: usize = 64 * 1024;
 const ATTACHMENT_SHARE: (u64, u64) = (2, 3);
 
 /// The events that edges send.
-pub const EVENTS: &[EventName] =
-    &[EventName::ConnectChallenge, EventName::Tick, EventName::Agent, EventName::Chat, EventName::Shutdown];
+pub const EVENTS: &[EventName] = &[
+    EventName::ConnectChallenge,
+    EventName::Tick,
+    EventName::Agent,
+    EventName::Chat,
+    EventName::Shutdown,
+    EventName::DevicePairRequested,
+    EventName::DevicePairResolved,
+    EventName::DevicePairChanged,
+];
 
 /// An OpenClaw client.
 #[derive(Debug)]
@@ -69,14 +78,13 @@ pub fn submit(edge: &Rc<Edge>, connection: &Connection, text: &str, now_ms: u64)
     let mut out = std::mem::take(&mut edge.scratch.borrow_mut().json);
     out.clear();
     let surroundings = surroundings(edge, connection);
+    let mut news = None;
     let heard = match connection.state.borrow_mut().operator() {
         Some(operator) => {
             let (access, peer) = (&edge.shared.access, &connection.peer);
             let conversation = &mut operator.conversation;
             let heard = conversation.hear(text, peer, access, &surroundings, now_ms, &mut out);
-            if let Some(news) = conversation.take_news() {
-                tracing::info!(source = %peer.source, ?news, "a device was paired, or asks for it");
-            }
+            news = conversation.take_news();
             heard
         }
         None => Heard::Answered,
@@ -85,6 +93,12 @@ pub fn submit(edge: &Rc<Edge>, connection: &Connection, text: &str, now_ms: u64)
         edge.enqueue(&mut connection.state.borrow_mut(), &out);
     }
     edge.scratch.borrow_mut().json = out;
+    if let Some(news) = news {
+        tracing::info!(source = %connection.peer.source, ?news, "a device was paired, or asks for it");
+        let (name, payload) = devices::event(&news, now_ms);
+        events::publish(edge, Event::plain(name, payload.to_string().into_bytes()));
+        edge.wake_dirty();
+    }
     match heard {
         Heard::Answered => Submitted::Taken,
         Heard::Welcomed => {
@@ -258,6 +272,16 @@ pub fn tick(edge: &Edge, state: &mut ConnectionState, now: Instant, event: &Arc<
     if due {
         show(edge, state, event);
     }
+}
+
+/// Tells a client that the gateway goes down. Gives the reason that its connection ends with.
+pub fn say_goodbye(edge: &Edge, state: &mut ConnectionState) -> CloseReason {
+    if state.operator().is_none() {
+        return CloseReason::GoingAway;
+    }
+    let payload = br#"{"reason":"the gateway is shutting down"}"#.to_vec();
+    show(edge, state, &Arc::new(Event::plain(EventName::Shutdown, payload)));
+    CloseReason::ServiceRestart
 }
 
 fn state_is_open(operator: &Operator) -> bool {

@@ -17,7 +17,7 @@ use super::client::{Entrance, Speech};
 use super::mailbox::Mail;
 use super::runs::RunTable;
 use super::turns::Turn;
-use super::{EdgeError, EdgeOptions, EdgeShared, EdgeStats, Phase, decide};
+use super::{EdgeError, EdgeOptions, EdgeShared, EdgeStats, Phase, decide, operator};
 use crate::openclaw::conversation::Conversation;
 use crate::refusal::CloseReason;
 
@@ -152,7 +152,10 @@ impl Edge {
     pub fn set_phase(&self, phase: Phase) {
         self.phase.set(phase);
         if phase == Phase::Closing {
-            self.each(|connection| self.end(&connection, CloseReason::GoingAway));
+            self.each(|connection| {
+                let reason = operator::say_goodbye(self, &mut connection.state.borrow_mut());
+                self.end(&connection, reason);
+            });
             self.gone.notify_one();
         }
     }

@@ -6,6 +6,13 @@ use serde_json::json;
 use super::run::{Ending, Run};
 use crate::refusal::RpcError;
 
+/// The most runs that go on, on all edges together.
+pub const LIVE_MAX: usize = 10_000;
+/// The most ended runs that are remembered.
+pub const ENDED_MAX: usize = 1_000;
+/// How long an ended run is remembered.
+pub const ENDED_MS_MAX: u64 = 300_000;
+
 /// How a run ended, and when.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Ended {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use adapters::edge::EdgeOptions;
+use adapters::edge::{EdgeOptions, Phase};
 use adapters::openclaw::backend::{Answer, Backend, OwnedCall};
 use adapters::openclaw::event::StateVersion;
 use adapters::openclaw::method::{Method, MethodSet};
@@ -354,6 +354,23 @@ fn ticks_come_and_secrets_end() {
         end => Some(end),
     });
     assert_eq!(closed, Frame::Close(4001));
+}
+
+/// While the gateway drains nothing new begins, and before its connection ends a client is told why. By draining and
+/// closing it.
+#[test]
+fn the_end_is_told() {
+    let gateway = start(1);
+    let mut client = Operator::connect(gateway.address, &[]);
+    gateway.phase.send_replace(Phase::Draining);
+    until("draining", || {
+        let refused = client.send("k", "x");
+        (refused["error"]["code"] == "UNAVAILABLE").then_some(())
+    });
+    gateway.phase.send_replace(Phase::Closing);
+    let shutdown = until("shutdown", || Some(client.frame()).filter(|frame| frame["event"] == "shutdown"));
+    assert_eq!(shutdown["payload"], json!({"reason":"the gateway is shutting down"}));
+    assert_eq!(client.raw.next(), Frame::Close(1012));
 }
 
 #[derive(Debug)]

@@ -7,21 +7,15 @@
 //! | not known | a new run | a new run |
 //!
 //! The engine knows more than this table: what a gateway has accepted before it restarted is found again by its
-//! journal. A run is remembered for [`KEPT_MS`] after its end, so that a client that asks again gets the same answer and
+//! journal. A run is remembered for [`ENDED_MS_MAX`] after its end, so that a client that asks again gets the same answer and
 //! no second run.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::openclaw::backend::Answer;
-use crate::openclaw::runs::Ended;
+use crate::openclaw::runs::{ENDED_MAX, ENDED_MS_MAX, Ended, LIVE_MAX};
 
-/// The most runs that are not over.
-pub const RUNS_MAX: usize = 4096;
-/// How long a run is remembered after its end.
-pub const KEPT_MS: u64 = 300_000;
-/// The most runs that are over and remembered.
-pub const KEPT_MAX: usize = 1000;
 /// The most calls that wait for one run.
 pub const WAITERS_MAX: usize = 64;
 
@@ -143,7 +137,7 @@ impl RunBoard {
                 State::Over(ended) => Begun::Over(Arc::clone(ended)),
             };
         }
-        if inner.runs.len() - inner.over.len() >= RUNS_MAX {
+        if inner.runs.len() - inner.over.len() >= LIVE_MAX {
             return Begun::Full;
         }
         let state = State::InFlight { owner, waiters: Vec::new() };
@@ -172,7 +166,7 @@ impl RunBoard {
             return Vec::new();
         };
         inner.over.push_back((ended_ms, Arc::clone(run)));
-        if inner.over.len() > KEPT_MAX {
+        if inner.over.len() > ENDED_MAX {
             inner.forget_oldest();
         }
         waiters.into_iter().map(|(_, waiter)| waiter).collect()
@@ -220,7 +214,8 @@ impl RunBoard {
 
 impl Inner {
     fn forget_old(&mut self, now_ms: u64) {
-        while self.over.front().is_some_and(|&(ended_ms, _)| now_ms.saturating_sub(ended_ms) > KEPT_MS) {
+        while self.over.front().is_some_and(|&(ended_ms, _)| now_ms.saturating_sub(ended_ms) >= ENDED_MS_MAX)
+        {
             self.forget_oldest();
         }
     }
@@ -256,8 +251,8 @@ mod tests {
         assert_eq!(board.in_flight(Some("other"), None), []);
         board.end(&run, ended(10));
         assert_eq!(board.in_flight(Some("s"), None), []);
-        assert_eq!(begin(1, 10 + KEPT_MS), Begun::Over(ended(10)));
-        assert_eq!(begin(2, 11 + KEPT_MS), Begun::New);
+        assert_eq!(begin(1, 9 + ENDED_MS_MAX), Begun::Over(ended(10)));
+        assert_eq!(begin(2, 10 + ENDED_MS_MAX), Begun::New);
     }
 
     /// Neither runs that are open nor runs that are over grow without limit. By filling both.
@@ -266,14 +261,14 @@ mod tests {
         let board = RunBoard::default();
         let name = |number: usize| Arc::<str>::from(number.to_string());
         let begin = |number| board.begin(&name(number), "s", 0, OWNER, 0);
-        for number in 0..RUNS_MAX {
+        for number in 0..LIVE_MAX {
             assert_eq!(begin(number), Begun::New);
         }
-        assert_eq!(begin(RUNS_MAX), Begun::Full);
-        for number in 0..=KEPT_MAX {
+        assert_eq!(begin(LIVE_MAX), Begun::Full);
+        for number in 0..=ENDED_MAX {
             board.end(&name(number), ended(0));
         }
-        assert_eq!(board.lock().runs.len(), RUNS_MAX - 1);
+        assert_eq!(board.lock().runs.len(), LIVE_MAX - 1);
         assert_eq!(begin(0), Begun::New);
         assert_eq!(begin(1), Begun::Over(ended(0)));
     }
