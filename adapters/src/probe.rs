@@ -62,7 +62,7 @@ struct Frame {
     #[serde(default)]
     content: Value,
     #[serde(default)]
-    error: Value,
+    payload: Value,
 }
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
@@ -125,7 +125,7 @@ async fn talk(socket: &mut Socket, findings: &mut Findings) {
         findings.message = true;
         let of = |from: &Value, name: &str| from.get(name).and_then(Value::as_str).map(str::to_owned);
         let said =
-            |name: &str| of(&frame.content, name).or_else(|| of(&frame.error, name)).unwrap_or_default();
+            |name: &str| of(&frame.content, name).or_else(|| of(&frame.payload, name)).unwrap_or_default();
         let code = said("code").to_ascii_lowercase();
         findings.access = if code.contains("auth") || code == "rate_limited" {
             Access::Refused(said("message"))
@@ -212,6 +212,8 @@ mod tests {
         };
         check(&[], Some(INVALID), (false, false, true), Access::Accepted).await;
         check(&[CHALLENGE], Some(INVALID), (true, false, true), Access::Accepted).await;
+        let driver = r#"{"type":"error","payload":{"code":"unauthorized","message":"no"}}"#;
+        check(&[], Some(driver), (false, false, true), Access::Refused("no".into())).await;
         check(&[CHALLENGE, r#"{"type":"connected"}"#], Some(INVALID), (true, true, true), Access::Accepted)
             .await;
         let refused = Access::Refused("a token is needed".into());

@@ -23,6 +23,7 @@ mod user;
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -51,6 +52,8 @@ pub use user::{Account, Standing};
 
 /// Default port, that of every OpenClaw gateway.
 const PORT_DEFAULT: u16 = 18789;
+/// The longest configuration file: room for thousands of agents.
+const FILE_BYTES_MAX: u64 = 8 * 1024 * 1024;
 const SHARDS_MAX: u64 = 64;
 const EDGES_MAX: u64 = 16;
 const DRAIN_TIMEOUT_DEFAULT_MS: u64 = 5_000;
@@ -207,11 +210,24 @@ pub fn load(options: &RunOptions, standing: &Standing) -> Result<Config, ConfigE
 
 /// The text of a configuration file, and what it says.
 pub fn read(path: &Path) -> Result<(String, Document), ConfigError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    let text = text(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
     let document =
         Document::parse(&text).map_err(|source| ConfigError::Parse { path: path.to_owned(), source })?;
     Ok((text, document))
+}
+
+/// The text of a file, unless it is so long that it is none of ours. A pipe would have to be waited for.
+fn text(path: &Path) -> std::io::Result<String> {
+    let other = |what: String| std::io::Error::new(std::io::ErrorKind::InvalidData, what);
+    if !path.metadata()?.is_file() {
+        return Err(other("it is no file".into()));
+    }
+    let mut text = String::new();
+    std::fs::File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > FILE_BYTES_MAX {
+        return Err(other(format!("it has more than {FILE_BYTES_MAX} bytes")));
+    }
+    Ok(text)
 }
 
 /// What a file is checked with.
@@ -438,6 +454,21 @@ mod tests {
                 "agents.entries.none.command",
             ]
         );
+    }
+
+    /// What is no file, and what is too long to be a configuration, is not read.
+    #[test]
+    fn only_files_are_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let cause = |path: &Path| match read(path).unwrap_err() {
+            ConfigError::Read { source, .. } => source.to_string(),
+            other => panic!("{other}"),
+        };
+        assert_eq!(cause(folder.path()), "it is no file");
+        assert_eq!(cause(Path::new("/dev/zero")), "it is no file");
+        let file = folder.path().join("long");
+        std::fs::File::create(&file).unwrap().set_len(FILE_BYTES_MAX + 1).unwrap();
+        assert_eq!(cause(&file), "it has more than 8388608 bytes");
     }
 
     /// A program that is not there, and an unknown key, are named, beside whatever else is wrong.

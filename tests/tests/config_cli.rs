@@ -273,6 +273,7 @@ fn a_running_gateway_takes_a_new_token() {
     gateway.wait();
     let log = gateway.log();
     assert_eq!(log.matches("access has changed").count(), 2, "{log}");
+    assert_eq!(log.matches("access has changed mode=\"none\"").count(), 1, "{log}");
     assert!(log.contains("the configuration is not reloaded"), "{log}");
     assert!(!log.contains(&old) && !log.contains(&new), "{log}");
 }
@@ -319,7 +320,8 @@ fn a_gateway_is_found() {
     assert!(health["agents"].is_array(), "{health}");
     assert_eq!(said(&run(state.path(), &["send", "--agent", "echo", "hello"])), "hello");
     let url = gateway.url();
-    said(&run(state.path(), &["gateway", "stop"]));
+    let ended = asked(state.path(), &["gateway", "stop"]);
+    assert_eq!(ended["processId"], gateway.process_id());
     gateway.wait();
     let (code, _) = refused(state.path(), &["gateway", "probe", "--url", &url]);
     assert_eq!(code, Some(3));

@@ -72,6 +72,10 @@ pub(super) fn stop(options: &StopOptions) -> Result<(), AskError> {
         return Err(AskError::Stays { process_id: status.process_id, waited: patience });
     }
     let took = begin.elapsed().as_secs_f64();
+    if options.json {
+        let ended = json!({"processId": status.process_id, "tookMs": took * 1000.0});
+        return print_json(&ended).map_err(AskError::Print);
+    }
     writeln!(std::io::stdout(), "gateway {} ended in {took:.2} s, and so did its agents", status.process_id)
         .map_err(AskError::Print)
 }

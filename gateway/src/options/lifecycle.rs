@@ -32,6 +32,9 @@ pub struct StopOptions {
     /// How long to wait for replies that are on their way. Default: as the gateway is configured.
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(..=600_000))]
     pub timeout_ms: Option<u64>,
+    /// Print `{"processId", "tookMs"}` as JSON.
+    #[arg(long)]
+    pub json: bool,
     /// Which gateway.
     #[command(flatten)]
     pub place: Place,
