@@ -102,6 +102,81 @@ impl<'a> Refusal<'a> {
     }
 }
 
+/// What kind of error a response of the OpenClaw protocol carries.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RpcCode {
+    /// The request is wrong, or its sender is not who it should be.
+    InvalidRequest,
+    /// The request may succeed later, or elsewhere.
+    Unavailable,
+    /// The client lacks a scope.
+    Forbidden,
+    /// The device is not paired.
+    NotPaired,
+}
+
+impl RpcCode {
+    /// Its name on the wire.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::InvalidRequest => "INVALID_REQUEST",
+            Self::Unavailable => "UNAVAILABLE",
+            Self::Forbidden => "FORBIDDEN",
+            Self::NotPaired => "NOT_PAIRED",
+        }
+    }
+}
+
+/// The error of a response of the OpenClaw protocol.
+#[derive(Clone, PartialEq, Debug)]
+pub struct RpcError {
+    /// What kind of error, for programs.
+    pub code: RpcCode,
+    /// What went wrong, for people.
+    pub message: Cow<'static, str>,
+    /// More of it, for programs.
+    pub details: Option<serde_json::Value>,
+    /// Whether the same request may succeed later.
+    pub retryable: bool,
+    /// When another try makes sense, if that is known.
+    pub retry_after_ms: Option<u64>,
+}
+
+impl RpcError {
+    /// An error that is final and has no details.
+    pub fn new(code: RpcCode, message: impl Into<Cow<'static, str>>) -> Self {
+        Self { code, message: message.into(), details: None, retryable: false, retry_after_ms: None }
+    }
+
+    /// The request is wrong.
+    pub fn invalid(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(RpcCode::InvalidRequest, message)
+    }
+
+    /// The request may succeed later.
+    pub fn unavailable(message: impl Into<Cow<'static, str>>) -> Self {
+        Self { retryable: true, ..Self::new(RpcCode::Unavailable, message) }
+    }
+
+    /// With details for programs.
+    pub fn with_details(self, details: serde_json::Value) -> Self {
+        Self { details: Some(details), ..self }
+    }
+
+    /// A refusal by the engine. `details.code` is the name that the other dialects know it by.
+    pub fn of_failure(code: FailureCode, text: &str, retry_after_ms: u32) -> Self {
+        let retryable = Code::Failure(code).retryable();
+        let kind = if retryable { RpcCode::Unavailable } else { RpcCode::InvalidRequest };
+        Self {
+            code: kind,
+            message: Cow::Owned(text.to_owned()),
+            details: Some(serde_json::json!({ "code": code.name() })),
+            retryable,
+            retry_after_ms: (retry_after_ms > 0).then_some(u64::from(retry_after_ms)),
+        }
+    }
+}
+
 /// Why an HTTP request is refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum HttpRefusal {
@@ -177,6 +252,28 @@ pub enum CloseReason {
     TooLarge,
     /// It reads more slowly than its replies come.
     SlowReader,
+    /// OpenClaw: the first frame is no valid `connect`.
+    BadHandshake,
+    /// OpenClaw: the client speaks no version that the gateway does.
+    ProtocolMismatch,
+    /// OpenClaw: it was not let in.
+    Unauthorized,
+    /// OpenClaw: its device is not paired.
+    PairingRequired,
+    /// OpenClaw: a frame before the handshake is larger than any handshake.
+    TooLargeBeforeLogin,
+    /// OpenClaw: it was not let in in time.
+    HandshakeTimeout,
+    /// OpenClaw: it calls again and again what it may not.
+    RepeatedUnauthorized,
+    /// OpenClaw: it reads more slowly than its events come.
+    SlowConsumer,
+    /// OpenClaw: the gateway is not ready yet.
+    Starting,
+    /// OpenClaw: the gateway goes down, and comes back.
+    ServiceRestart,
+    /// What the client was let in by does not hold any more.
+    AuthChanged,
 }
 
 impl CloseReason {
@@ -192,6 +289,17 @@ impl CloseReason {
             Self::Silent => Some((1008, "pings were not answered")),
             Self::TooLarge => Some((1009, "the message is larger than allowed")),
             Self::SlowReader => Some((1013, "replies were not read fast enough")),
+            Self::BadHandshake => Some((1008, "invalid handshake")),
+            Self::ProtocolMismatch => Some((1002, "protocol mismatch")),
+            Self::Unauthorized => Some((1008, "unauthorized")),
+            Self::PairingRequired => Some((1008, "pairing required")),
+            Self::TooLargeBeforeLogin => Some((1009, "preauth payload too large")),
+            Self::HandshakeTimeout => Some((1008, "handshake timeout")),
+            Self::RepeatedUnauthorized => Some((1008, "repeated unauthorized calls")),
+            Self::SlowConsumer => Some((1008, "slow consumer")),
+            Self::Starting => Some((1013, "gateway starting")),
+            Self::ServiceRestart => Some((1012, "service restart")),
+            Self::AuthChanged => Some((4001, "gateway auth changed")),
         }
     }
 }

@@ -211,7 +211,8 @@ fn string(raw: &str) -> Option<Cow<'_, str>> {
 }
 
 /// Whether arrays and objects are nested deeper than [`DEPTH_MAX`], valid JSON or not.
-fn too_deep(bytes: &[u8]) -> bool {
+/// Before anything is parsed, so that no parser recurses deeper.
+pub(crate) fn too_deep(bytes: &[u8]) -> bool {
     // Most frames have fewer brackets than that in total, and counting is quick: short runs, so that the
     // counts fit into bytes and are added up many at a time.
     let opening: usize = bytes

@@ -108,7 +108,8 @@ fn finish(out: &mut Vec<u8>, now_ms: u64) {
     out.push(b'}');
 }
 
-fn write_number(out: &mut Vec<u8>, mut number: u64) {
+/// Appends a JSON number.
+pub(crate) fn write_number(out: &mut Vec<u8>, mut number: u64) {
     let mut digits = [0u8; 20];
     let mut at = digits.len();
     loop {

@@ -1,0 +1,85 @@
+//! Deciding about devices: who may, and what it does to their live connections.
+
+use super::devices::{DevicesError, Issued, Paired, Pending};
+use super::scopes::Scopes;
+use super::{Access, Identity, Role, State};
+
+impl Access {
+    /// Devices that wait for a decision, and those that are paired.
+    pub fn devices(&self, now_ms: u64) -> (Vec<Pending>, Vec<Paired>) {
+        let mut state = self.lock();
+        let pending = state.devices.pending(now_ms).cloned().collect();
+        (pending, state.devices.paired().to_vec())
+    }
+
+    /// Lets a device in. Nobody hands out what he does not have.
+    pub fn approve_device(
+        &self,
+        request_id: &str,
+        approver: &Identity,
+        now_ms: u64,
+    ) -> Result<Pending, DevicesError> {
+        let mut state = self.lock();
+        if let Some(pending) = state.devices.request(request_id) {
+            has_all(approver, pending.wish.scopes)?;
+        }
+        let pending = state.devices.take(request_id, now_ms)?;
+        state.devices.pair(pending.wish.clone(), now_ms)?;
+        Ok(pending)
+    }
+
+    /// Does not let a device in.
+    pub fn reject_device(&self, request_id: &str, now_ms: u64) -> Result<Pending, DevicesError> {
+        self.lock().devices.take(request_id, now_ms)
+    }
+
+    /// Lets a device out, and closes its connections.
+    pub fn remove_device(&self, id: &str) -> Result<(), DevicesError> {
+        let mut state = self.lock();
+        state.devices.remove(id)?;
+        self.close(&mut state, id);
+        Ok(())
+    }
+
+    /// Calls a device otherwise.
+    pub fn rename_device(&self, id: &str, label: &str) -> Result<(), DevicesError> {
+        self.lock().devices.rename(id, label)
+    }
+
+    /// Gives a device a new token, and closes what was let in by the old one. Nobody gets a token for more than he may
+    /// do himself.
+    pub fn rotate_token(
+        &self,
+        id: &str,
+        role: Role,
+        scopes: Option<Scopes>,
+        asker: &Identity,
+        now_ms: u64,
+    ) -> Result<Issued, DevicesError> {
+        let mut state = self.lock();
+        if let Some(grant) = state.devices.find(id).and_then(|device| device.grant(role)) {
+            has_all(asker, scopes.map_or(grant.scopes, |scopes| grant.scopes.narrowed_to(scopes)))?;
+        }
+        let issued = state.devices.issue(id, role, scopes, now_ms)?;
+        self.close(&mut state, id);
+        Ok(issued)
+    }
+
+    /// Takes a role and its token from a device, and closes its connections.
+    pub fn revoke_token(&self, id: &str, role: Role) -> Result<(), DevicesError> {
+        let mut state = self.lock();
+        state.devices.revoke(id, role)?;
+        self.close(&mut state, id);
+        Ok(())
+    }
+
+    fn close(&self, state: &mut State, id: &str) {
+        let generation = self.advance();
+        state.devices.close(id, generation);
+    }
+}
+
+fn has_all(asker: &Identity, scopes: Scopes) -> Result<(), DevicesError> {
+    let missing = scopes.iter().find(|&scope| !asker.scopes.allow(scope));
+    missing.map_or(Ok(()), |scope| Err(DevicesError::MissingScope(scope)))
+}

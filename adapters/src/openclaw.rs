@@ -1,0 +1,19 @@
+//! The OpenClaw gateway protocol, version 4, without its sockets: text in, text out, time as an argument.
+//!
+//! | module | decides |
+//! |---|---|
+//! | [`conversation`] | what the frames of one connection mean, in the order they come |
+//! | [`method`] | which methods there are, who serves them, and who may call them |
+//! | [`params`] | what the parameters of requests must be |
+//! | [`event`] | which events there are, and who may see them |
+//! | [`surroundings`] | what a connection has to know of its gateway |
+//! | [`frame`] | how responses and events are written |
+//! | [`backend`] | what the gateway does for clients without an agent |
+
+pub mod backend;
+pub mod conversation;
+pub mod event;
+pub mod frame;
+pub mod method;
+pub mod params;
+pub mod surroundings;
