@@ -6,6 +6,7 @@
 //! | [`method`] | which methods there are, who serves them, and who may call them |
 //! | [`params`] | what the parameters of requests must be |
 //! | [`event`] | which events there are, and who may see them |
+//! | [`presence`] | who is connected |
 //! | [`surroundings`] | what a connection has to know of its gateway |
 //! | [`frame`] | how responses and events are written |
 //! | [`backend`] | what the gateway does for clients without an agent |
@@ -16,4 +17,5 @@ pub mod event;
 pub mod frame;
 pub mod method;
 pub mod params;
+pub mod presence;
 pub mod surroundings;
