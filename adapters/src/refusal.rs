@@ -1,8 +1,12 @@
 //! How a refusal looks to a client: the only mapping from outcomes to error codes, HTTP statuses and close codes.
 
+mod rpc;
+
 use std::borrow::Cow;
 
 use shm_transport::envelope::FailureCode;
+
+pub use self::rpc::{RpcCode, RpcError, of_login};
 
 /// Why a frame of a client gets an error frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -99,81 +103,6 @@ impl<'a> Refusal<'a> {
     /// The refusal of a message that comes while the gateway goes down, or does not survive it.
     pub fn shutting_down() -> Self {
         Self::new(Code::Failure(FailureCode::ShuttingDown), "the gateway is shutting down")
-    }
-}
-
-/// What kind of error a response of the OpenClaw protocol carries.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum RpcCode {
-    /// The request is wrong, or its sender is not who it should be.
-    InvalidRequest,
-    /// The request may succeed later, or elsewhere.
-    Unavailable,
-    /// The client lacks a scope.
-    Forbidden,
-    /// The device is not paired.
-    NotPaired,
-}
-
-impl RpcCode {
-    /// Its name on the wire.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::InvalidRequest => "INVALID_REQUEST",
-            Self::Unavailable => "UNAVAILABLE",
-            Self::Forbidden => "FORBIDDEN",
-            Self::NotPaired => "NOT_PAIRED",
-        }
-    }
-}
-
-/// The error of a response of the OpenClaw protocol.
-#[derive(Clone, PartialEq, Debug)]
-pub struct RpcError {
-    /// What kind of error, for programs.
-    pub code: RpcCode,
-    /// What went wrong, for people.
-    pub message: Cow<'static, str>,
-    /// More of it, for programs.
-    pub details: Option<serde_json::Value>,
-    /// Whether the same request may succeed later.
-    pub retryable: bool,
-    /// When another try makes sense, if that is known.
-    pub retry_after_ms: Option<u64>,
-}
-
-impl RpcError {
-    /// An error that is final and has no details.
-    pub fn new(code: RpcCode, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { code, message: message.into(), details: None, retryable: false, retry_after_ms: None }
-    }
-
-    /// The request is wrong.
-    pub fn invalid(message: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(RpcCode::InvalidRequest, message)
-    }
-
-    /// The request may succeed later.
-    pub fn unavailable(message: impl Into<Cow<'static, str>>) -> Self {
-        Self { retryable: true, ..Self::new(RpcCode::Unavailable, message) }
-    }
-
-    /// With details for programs.
-    pub fn with_details(self, details: serde_json::Value) -> Self {
-        Self { details: Some(details), ..self }
-    }
-
-    /// A refusal by the engine. `details.code` is the name that the other dialects know it by.
-    pub fn of_failure(code: FailureCode, text: &str, retry_after_ms: u32) -> Self {
-        let retryable = Code::Failure(code).retryable();
-        let kind = if retryable { RpcCode::Unavailable } else { RpcCode::InvalidRequest };
-        Self {
-            code: kind,
-            message: Cow::Owned(text.to_owned()),
-            details: Some(serde_json::json!({ "code": code.name() })),
-            retryable,
-            retry_after_ms: (retry_after_ms > 0).then_some(u64::from(retry_after_ms)),
-        }
     }
 }
 

@@ -230,15 +230,15 @@ impl Devices {
         self.pending.iter()
     }
 
-    /// Has somebody decide on a wish. The same wish has one name as long as it waits.
-    pub(super) fn ask(&mut self, wish: Wish, now_ms: u64) -> Result<Pending, DevicesError> {
+    /// Has somebody decide on a wish. The same wish has one name as long as it waits. True: it is a new one.
+    pub(super) fn ask(&mut self, wish: Wish, now_ms: u64) -> Result<(Pending, bool), DevicesError> {
         self.expire(now_ms);
         let same = |waiting: &Pending| waiting.wish.id == wish.id && waiting.wish.role == wish.role;
         // Whoever decides sees what is asked for now, and no wish is approved that has changed since it was shown.
         if let Some(known) =
             self.pending.iter().find(|waiting| same(waiting) && waiting.wish.scopes == wish.scopes)
         {
-            return Ok(known.clone());
+            return Ok((known.clone(), false));
         }
         self.pending.retain(|waiting| !same(waiting));
         if self.pending.len() >= PENDING_MAX {
@@ -246,7 +246,7 @@ impl Devices {
         }
         let pending = Pending { request_id: random_hex::<16>()?, wish, asked_at_ms: now_ms };
         self.pending.push_back(pending.clone());
-        Ok(pending)
+        Ok((pending, true))
     }
 
     fn expire(&mut self, now_ms: u64) {

@@ -119,6 +119,8 @@ pub enum LoginRefusal {
         pending: Box<Pending>,
         /// Why.
         reason: PairingReason,
+        /// It has not asked for the same before.
+        is_new: bool,
     },
     /// The devices cannot be changed.
     #[error(transparent)]
@@ -251,10 +253,8 @@ impl Access {
             let is_paired_by_secret =
                 credential == Credential::Shared && role == Role::Operator && peer.is_direct_loopback();
             if !is_paired_by_secret {
-                return Err(LoginRefusal::Pairing {
-                    pending: Box::new(state.devices.ask(wish, now_ms)?),
-                    reason,
-                });
+                let (pending, is_new) = state.devices.ask(wish, now_ms)?;
+                return Err(LoginRefusal::Pairing { pending: Box::new(pending), reason, is_new });
             }
             state.devices.pair(wish.clone(), now_ms)?;
             news = Some(PairingNews::PairedBySecret(wish));

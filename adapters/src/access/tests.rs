@@ -256,7 +256,9 @@ fn pairing_is_never_silent() {
     let again = access.log_in(&login(&near), &HERE, NOW_MS).expect("paired before");
     assert_eq!((again.news, again.issued), (None, None), "told once");
 
-    let Err(LoginRefusal::Pairing { pending, reason }) = access.log_in(&login(&far), &AWAY, NOW_MS) else {
+    let Err(LoginRefusal::Pairing { pending, reason, is_new: true }) =
+        access.log_in(&login(&far), &AWAY, NOW_MS)
+    else {
         panic!("let in from elsewhere");
     };
     assert_eq!((reason, access.devices(NOW_MS).0.len()), (PairingReason::NotPaired, 1));

@@ -210,8 +210,8 @@ fn string(raw: &str) -> Option<Cow<'_, str>> {
     Some(Cow::Borrowed(inner))
 }
 
-/// Whether arrays and objects are nested deeper than [`DEPTH_MAX`], valid JSON or not.
-/// Before anything is parsed, so that no parser recurses deeper.
+/// Whether arrays and objects are nested deeper than [`DEPTH_MAX`], valid JSON or not. Asked before
+/// anything is parsed, so that no parser recurses deeper.
 pub(crate) fn too_deep(bytes: &[u8]) -> bool {
     // Most frames have fewer brackets than that in total, and counting is quick: short runs, so that the
     // counts fit into bytes and are added up many at a time.

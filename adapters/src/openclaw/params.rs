@@ -107,30 +107,47 @@ impl<'a> Params<'a> {
             .map_err(|faults| format!("invalid {} params: {faults}", method.name()))
     }
 
+    /// The fields of an object, each there once, not looked into yet.
+    pub(super) fn parse(json: &'a str) -> Result<Self, serde_json::Error> {
+        serde_json::from_str(json)
+    }
+
+    /// What is wrong with these fields, if anything.
+    pub(super) fn check(&self, rules: &[Field]) -> Result<(), String> {
+        let mut faults = Faults::default();
+        self.check_at(rules, "", &mut faults);
+        if faults.sentences.is_empty() { Ok(()) } else { Err(faults.sentences.join("; ")) }
+    }
+
     fn read_at(json: &'a str, rules: &[Field], path: &str, faults: &mut Faults) -> Option<Self> {
         if !json.trim_ascii_start().starts_with('{') {
             faults.add(path, "must be object");
             return None;
         }
-        let params: Self = match serde_json::from_str(json) {
-            Ok(params) => params,
+        match Self::parse(json) {
+            Ok(params) => {
+                params.check_at(rules, path, faults);
+                Some(params)
+            }
             Err(error) => {
                 faults.add(path, &reason(&error));
-                return None;
+                None
             }
-        };
+        }
+    }
+
+    fn check_at(&self, rules: &[Field], path: &str, faults: &mut Faults) {
         for rule in rules.iter().filter(|rule| rule.presence == Presence::Required) {
-            if params.raw(rule.name).is_none() {
+            if self.raw(rule.name).is_none() {
                 faults.add(path, &format!("must have required property '{}'", rule.name));
             }
         }
-        for (name, value) in &params.fields {
+        for (name, value) in &self.fields {
             match rules.iter().find(|rule| rule.name == name) {
                 Some(rule) => check(value, &rule.kind, &format!("{path}/{name}"), faults),
                 None => faults.add_unexpected(path, name),
             }
         }
-        Some(params)
     }
 
     /// A field as it came.
@@ -277,7 +294,7 @@ pub(super) fn string(json: &str) -> Option<Cow<'_, str>> {
 }
 
 /// Without the position: it would count from where the object begins, not the frame.
-fn reason(error: &serde_json::Error) -> String {
+pub(super) fn reason(error: &serde_json::Error) -> String {
     let sentence = error.to_string();
     sentence.split(" at line ").next().unwrap_or_default().to_owned()
 }

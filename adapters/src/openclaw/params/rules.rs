@@ -15,10 +15,15 @@ pub const LIST_MAX: usize = 256;
 /// The longest name, key or id, where the incumbent names no limit.
 pub const NAME_CHARS_MAX: usize = 4_096;
 
+/// The longest id of a request.
+pub const ID_CHARS_MAX: usize = 256;
+
 /// Any string.
 pub const TEXT: Kind = text(0, usize::MAX);
 /// A string that is not empty.
 pub const NAME: Kind = text(1, NAME_CHARS_MAX);
+/// A string that is not empty, as long as a frame may be.
+const SAID: Kind = text(1, usize::MAX);
 /// From zero on.
 pub const COUNT: Kind = whole(0, WHOLE_MAX);
 const POSITIVE: Kind = whole(1, WHOLE_MAX);
@@ -102,7 +107,7 @@ pub const CLIENT_MODES: &[&str] = &["webchat", "cli", "ui", "backend", "node", "
 /// A request frame.
 pub const REQUEST: &[Field] = &[
     must("type", OneOf(&["req"])),
-    must("id", text(1, 256)),
+    must("id", text(1, ID_CHARS_MAX)),
     must("method", text(1, 128)),
     may("params", Any),
     may("traceparent", text(0, 128)),
@@ -169,7 +174,7 @@ tables! {
         must "sessionKey": NAME, may "agentId": NAME, may "runId": NAME, may "preserveSideRuns": FLAG,
     }
     AGENT {
-        must "message": NAME, may "agentId": NAME, admin "provider": TEXT, may "model": TEXT, may "to": TEXT,
+        must "message": SAID, may "agentId": NAME, admin "provider": TEXT, may "model": TEXT, may "to": TEXT,
         may "replyTo": TEXT, may "sessionId": TEXT, may "sessionKey": TEXT,
         may "expectedExistingSessionId": NAME, may "thinking": TEXT, may "deliver": FLAG,
         may "attachments": list(&Any, LIST_MAX), may "channel": TEXT, may "replyChannel": TEXT,
@@ -209,7 +214,7 @@ tables! {
         may "maxBytes": whole(1024, WHOLE_MAX),
     }
     CHAT_INJECT {
-        must "sessionKey": NAME, may "agentId": NAME, must "message": NAME, may "label": text(0, 100),
+        must "sessionKey": NAME, may "agentId": NAME, must "message": SAID, may "label": text(0, 100),
     }
     SESSIONS_LIST {
         may "limit": POSITIVE, may "offset": COUNT, may "activeMinutes": POSITIVE,
@@ -315,15 +320,15 @@ tables! {
         may "refresh": FLAG, may "view": OneOf(&["default", "configured", "provider-config", "all"]),
     }
     CONFIG_SET {
-        must "raw": NAME, may "baseHash": NAME,
+        must "raw": SAID, may "baseHash": NAME,
     }
     CONFIG_PATCH {
-        must "raw": NAME, may "baseHash": NAME, may "sessionKey": TEXT,
+        must "raw": SAID, may "baseHash": NAME, may "sessionKey": TEXT,
         may "deliveryContext": DELIVERY_CONTEXT, may "note": TEXT, may "restartDelayMs": COUNT,
         may "replacePaths": list(&NAME, 256),
     }
     CONFIG_APPLY {
-        must "raw": NAME, may "baseHash": NAME, may "sessionKey": TEXT,
+        must "raw": SAID, may "baseHash": NAME, may "sessionKey": TEXT,
         may "deliveryContext": DELIVERY_CONTEXT, may "note": TEXT, may "restartDelayMs": COUNT,
     }
     CONFIG_SCHEMA_LOOKUP {
