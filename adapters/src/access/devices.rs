@@ -299,11 +299,11 @@ impl Devices {
     }
 
     /// Calls a device otherwise.
-    pub(super) fn rename(&mut self, id: &str, label: &str) -> Result<(), DevicesError> {
+    pub(super) fn rename(&mut self, id: &str, label: &str) -> Result<DeviceId, DevicesError> {
         let label = Some(label.to_owned());
         self.change(id, |device| {
             device.label = label;
-            Ok(())
+            Ok(device.id.clone())
         })
     }
 
@@ -314,24 +314,25 @@ impl Devices {
         role: Role,
         scopes: Option<Scopes>,
         now_ms: u64,
-    ) -> Result<Issued, DevicesError> {
+    ) -> Result<(DeviceId, Issued), DevicesError> {
         let token = random_hex::<TOKEN_BYTES>()?;
         let sha256 = sha256_hex(token.as_bytes());
-        let scopes = self.change(id, |device| {
+        let (id, scopes) = self.change(id, |device| {
             let grant = grant_of(device, role)?;
             grant.scopes = scopes.map_or(grant.scopes, |scopes| grant.scopes.narrowed_to(scopes));
             (grant.token_sha256, grant.issued_at_ms) = (Some(sha256), now_ms);
-            Ok(grant.scopes)
+            let scopes = grant.scopes;
+            Ok((device.id.clone(), scopes))
         })?;
-        Ok(Issued { token, scopes, issued_at_ms: now_ms })
+        Ok((id, Issued { token, scopes, issued_at_ms: now_ms }))
     }
 
     /// Takes the token of a device in a role from it, and with it the role.
-    pub(super) fn revoke(&mut self, id: &str, role: Role) -> Result<(), DevicesError> {
+    pub(super) fn revoke(&mut self, id: &str, role: Role) -> Result<DeviceId, DevicesError> {
         self.change(id, |device| {
             grant_of(device, role)?;
             device.grants.retain(|grant| grant.role != role);
-            Ok(())
+            Ok(device.id.clone())
         })
     }
 
@@ -363,13 +364,13 @@ impl Devices {
     }
 
     /// Connections of this device from before `generation` do not hold any more.
-    pub(super) fn close(&mut self, id: &str, generation: u64) {
+    pub(super) fn close(&mut self, id: DeviceId, generation: u64) {
         if self.closed.len() >= CLOSED_MAX
             && let Some((_, oldest)) = self.closed.pop_front()
         {
             self.closed_before = oldest;
         }
-        self.closed.push_back((DeviceId(id.to_owned()), generation));
+        self.closed.push_back((id, generation));
     }
 }
 

@@ -266,7 +266,8 @@ impl Access {
         // it from each other.
         let issued = (!has_token && credential == Credential::Shared)
             .then(|| state.devices.issue(id.as_str(), role, None, now_ms))
-            .transpose()?;
+            .transpose()?
+            .map(|(_, issued)| issued);
         let scopes = approved.narrowed_to(login.wanted);
         let identity = Identity { role, scopes, device: Some(id), generation: self.generation() };
         Ok(Admission { identity, issued, news })

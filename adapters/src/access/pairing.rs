@@ -1,6 +1,6 @@
 //! Deciding about devices: who may, and what it does to their live connections.
 
-use super::devices::{DevicesError, Issued, Paired, Pending};
+use super::devices::{DeviceId, DevicesError, Issued, Paired, Pending};
 use super::scopes::Scopes;
 use super::{Access, Identity, Role, State};
 
@@ -34,15 +34,14 @@ impl Access {
     }
 
     /// Lets a device out, and closes its connections.
-    pub fn remove_device(&self, id: &str) -> Result<(), DevicesError> {
+    pub fn remove_device(&self, id: &str) -> Result<DeviceId, DevicesError> {
         let mut state = self.lock();
-        state.devices.remove(id)?;
-        self.close(&mut state, id);
-        Ok(())
+        let id = state.devices.remove(id)?;
+        Ok(self.close(&mut state, id))
     }
 
     /// Calls a device otherwise.
-    pub fn rename_device(&self, id: &str, label: &str) -> Result<(), DevicesError> {
+    pub fn rename_device(&self, id: &str, label: &str) -> Result<DeviceId, DevicesError> {
         self.lock().devices.rename(id, label)
     }
 
@@ -55,27 +54,26 @@ impl Access {
         scopes: Option<Scopes>,
         asker: &Identity,
         now_ms: u64,
-    ) -> Result<Issued, DevicesError> {
+    ) -> Result<(DeviceId, Issued), DevicesError> {
         let mut state = self.lock();
         if let Some(grant) = state.devices.find(id).and_then(|device| device.grant(role)) {
             has_all(asker, scopes.map_or(grant.scopes, |scopes| grant.scopes.narrowed_to(scopes)))?;
         }
-        let issued = state.devices.issue(id, role, scopes, now_ms)?;
-        self.close(&mut state, id);
-        Ok(issued)
+        let (id, issued) = state.devices.issue(id, role, scopes, now_ms)?;
+        Ok((self.close(&mut state, id), issued))
     }
 
     /// Takes a role and its token from a device, and closes its connections.
-    pub fn revoke_token(&self, id: &str, role: Role) -> Result<(), DevicesError> {
+    pub fn revoke_token(&self, id: &str, role: Role) -> Result<DeviceId, DevicesError> {
         let mut state = self.lock();
-        state.devices.revoke(id, role)?;
-        self.close(&mut state, id);
-        Ok(())
+        let id = state.devices.revoke(id, role)?;
+        Ok(self.close(&mut state, id))
     }
 
-    fn close(&self, state: &mut State, id: &str) {
+    fn close(&self, state: &mut State, id: DeviceId) -> DeviceId {
         let generation = self.advance();
-        state.devices.close(id, generation);
+        state.devices.close(id.clone(), generation);
+        id
     }
 }
 
