@@ -34,9 +34,11 @@ use crate::control::{Control, ControlError, Parts};
 use crate::edges::{self, EdgeStartError};
 use crate::health::{AgentBoard, HealthSource};
 use crate::journal::{self, JournalStartError, RunningJournal};
+use crate::log::file::LogPlace;
+use crate::log::{FlushOnDrop, Log};
 use crate::options::RunOptions;
 use crate::routes;
-use crate::state_directory::{StateDirectory, StateDirectoryError, admin_socket};
+use crate::state_directory::{StateDirectory, StateDirectoryError, admin_socket, gateway_log};
 use crate::systemd;
 
 /// Capacity of the rings between threads. Not pre-faulted: an idle one costs a few pages.
@@ -120,11 +122,12 @@ fn sentences(lines: &[String]) -> String {
 
 /// Runs the gateway until it is told to end.
 pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
-    start_logging(&options.log_level)?;
-    end_on_panic();
+    let log = start_log(&options.log_level)?;
+    let _flush = FlushOnDrop(log.clone());
     let config = config::load(options)?;
     config::limits::report(&config);
     let state = StateDirectory::open(&config.state_directory)?;
+    let _log_place = open_log_file(&log, &state);
     let chosen = driver::choose(config.runtime)?;
     let executable = std::env::current_exe().map_err(GatewayError::OwnPath)?;
     let Beginning { mut keeper, listener, address, left, succession } = begin(&config, &executable, &state)?;
@@ -365,25 +368,31 @@ fn announce(address: SocketAddr, config: &Config, chosen: &Chosen, executable: &
     tracing::info!(%address, runtime = chosen.runtime.name(), reason = %chosen.reason, "gateway started");
 }
 
-fn start_logging(level: &str) -> Result<(), GatewayError> {
-    let filter = tracing_subscriber::EnvFilter::try_new(level)
-        .map_err(|_| GatewayError::LogLevel { level: level.to_owned() })?;
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        // Said on standard error, too: where that is closed, it would end the gateway.
-        .log_internal_errors(false)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-        .init();
-    Ok(())
+fn start_log(level: &str) -> Result<Log, GatewayError> {
+    let log = Log::start(level).map_err(|_| GatewayError::LogLevel { level: level.to_owned() })?;
+    end_on_panic(log.clone());
+    Ok(log)
+}
+
+/// A gateway without a log file works all the same: its log is on standard error, too.
+fn open_log_file(log: &Log, state: &StateDirectory) -> Option<Arc<LogPlace>> {
+    let path = gateway_log(state.path());
+    match log.open_file(&path) {
+        Ok(place) => Some(place),
+        Err(error) => {
+            tracing::warn!(path = %path.display(), %error, "the log is on standard error only");
+            None
+        }
+    }
 }
 
 /// A thread that panics takes the process with it: a gateway that lost a shard or an edge must not go on
 /// as if nothing were missing. The keeper sees the end and cleans up.
-fn end_on_panic() {
+fn end_on_panic(log: Log) {
     let print = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         print(panic);
+        log.flush();
         std::process::exit(101);
     }));
 }

@@ -10,6 +10,7 @@ mod edges;
 mod gateway;
 mod health;
 mod journal;
+mod log;
 mod options;
 mod pages;
 mod process_usage;
