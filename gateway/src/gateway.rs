@@ -10,8 +10,11 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use adapters::access::devices::Devices;
+use adapters::access::{Access, AccessSettings, AuthMode, NoRandomNumbers};
 use adapters::edge::pages::PageDesk;
 use adapters::edge::{EdgeShared, Phase};
+use adapters::openclaw::presence::Presence;
 use engine::core::{AgentDefinition, CoreSetting, ShardCore};
 use engine::driver::{self, Chosen, DriverError, ShardHandle, StartOptions};
 use engine::event::{AgentIndex, InstanceId, ShardIndex};
@@ -38,6 +41,8 @@ use crate::log::file::LogPlace;
 use crate::log::{FlushOnDrop, Log};
 use crate::options::RunOptions;
 use crate::routes;
+use crate::rpc::status::own_entry;
+use crate::rpc::{self, Rpc};
 use crate::state_directory::{StateDirectory, StateDirectoryError, admin_socket, gateway_log};
 use crate::systemd;
 
@@ -108,6 +113,9 @@ pub enum GatewayError {
     /// The admin socket cannot be made.
     #[error(transparent)]
     Admin(#[from] AdminSocketError),
+    /// Clients cannot be told from each other.
+    #[error(transparent)]
+    Access(#[from] NoRandomNumbers),
     /// An edge thread cannot be started.
     #[error(transparent)]
     Edges(#[from] EdgeStartError),
@@ -127,7 +135,7 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
     let config = config::load(options)?;
     config::limits::report(&config);
     let state = StateDirectory::open(&config.state_directory)?;
-    let _log_place = open_log_file(&log, &state);
+    let log_place = open_log_file(&log, &state);
     let chosen = driver::choose(config.runtime)?;
     let executable = std::env::current_exe().map_err(GatewayError::OwnPath)?;
     let Beginning { mut keeper, listener, address, left, succession } = begin(&config, &executable, &state)?;
@@ -153,13 +161,19 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
 
     let agents = Arc::new(AgentBoard::default());
     let draining = Arc::new(AtomicBool::new(false));
-    let source = HealthSource {
+    let source = Arc::new(HealthSource {
         started: Instant::now(),
         runtime: chosen.runtime.name(),
         shards: shards.iter().map(|shard| Arc::clone(shard.counters())).collect(),
         agents: Arc::clone(&agents),
         draining: Arc::clone(&draining),
-    };
+    });
+    let everybody = AccessSettings::new(AuthMode::None, None)
+        .unwrap_or_else(|error| unreachable!("nobody is asked for a secret: {error}"));
+    let access = Arc::new(Access::new(&everybody, Devices::in_memory())?);
+    let presence = Arc::new(Presence::new(own_entry(address)));
+    let rpc_sources = rpc::Sources { health: Arc::clone(&source), access, presence, log, log_place };
+    let (_backend, rpc) = Rpc::open(&config, rpc_sources);
     let (desk, pages) = PageDesk::open();
     let shared = Arc::new(EdgeShared::new(edge_count, Box::new(move || source.report()), desk));
     let (phase, phase_seen) = watch::channel(Phase::Running);
@@ -180,6 +194,7 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
         edges,
         shared,
         pages: Some(pages),
+        rpc: Some(rpc),
         runtime: chosen.runtime.name(),
         phase,
         agents,

@@ -16,6 +16,7 @@ mod pages;
 mod process_usage;
 mod ring;
 mod routes;
+mod rpc;
 mod send;
 mod state_directory;
 mod systemd;
