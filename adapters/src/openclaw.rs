@@ -7,6 +7,7 @@
 //! | [`method`] | which methods there are, who serves them, and who may call them |
 //! | [`params`] | what the parameters of requests must be |
 //! | [`event`] | which events there are, and who may see them |
+//! | [`presence`] | who is connected |
 //! | [`turn`] | requests that are turns of agents, or about them |
 //! | [`run`] | one run of an agent, and the events that it becomes |
 //! | [`runs`] | what clients are answered about runs |
@@ -25,6 +26,7 @@ pub mod frame;
 mod hello;
 pub mod method;
 pub mod params;
+pub mod presence;
 pub mod run;
 pub mod runs;
 pub mod session_key;

@@ -47,6 +47,7 @@ use crate::edges::EdgeThread;
 use crate::health::AgentBoard;
 use crate::options::RunOptions;
 use crate::pages;
+use crate::rpc;
 use crate::state_directory::StateDirectory;
 use adoption::Adoptions;
 use agents::Agents;
@@ -103,6 +104,8 @@ pub struct Parts {
     pub shared: Arc<EdgeShared>,
     /// Pages that clients of the edges want; taken when they are served.
     pub pages: Option<mpsc::Receiver<PageRequest>>,
+    /// What OpenClaw clients want to know of the gateway; taken when it is served.
+    pub rpc: Option<rpc::Unserved>,
     /// What drives the shards.
     pub runtime: &'static str,
     /// What the edges are to do.
@@ -192,6 +195,9 @@ impl Control {
             self.order_sender.clone(),
         ));
         self.parts.admin.serve(Arc::clone(&admin)).map_err(ControlError::Start)?;
+        if let Some(rpc) = self.parts.rpc.take() {
+            tokio::spawn(rpc.serve(Arc::clone(&admin)));
+        }
         self.serve_pages(admin);
         self.agents.start_all(&mut self.parts, adoptions);
         let result = loop {

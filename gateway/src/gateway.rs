@@ -1,6 +1,5 @@
 //! The role `gateway run`: puts everything together, runs it, and takes it apart again.
 
-use std::collections::BTreeSet;
 use std::hash::{BuildHasher, RandomState};
 use std::io::{IsTerminal, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -11,10 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use adapters::access::devices::{Devices, DevicesError};
-use adapters::access::{Access, NoRandomNumbers};
-use adapters::edge::pages::PageDesk;
-use adapters::edge::{About, EdgeShared, Phase};
+use adapters::edge::Phase;
 use engine::core::{AgentDefinition, CoreSetting, ShardCore};
 use engine::driver::{self, Chosen, DriverError, ShardHandle, StartOptions};
 use engine::event::{AgentIndex, InstanceId, ShardIndex};
@@ -36,12 +32,14 @@ use crate::control::adoption::{CLIENTS, Inheritance};
 use crate::control::handover::Succession;
 use crate::control::{Control, ControlError, Parts};
 use crate::edges::{self, EdgeStartError};
+use crate::front::{Front, FrontError};
 use crate::health::{AgentBoard, HealthSource};
 use crate::journal::{self, JournalStartError, RunningJournal};
+use crate::log::{FlushOnDrop, Log};
 use crate::options::RunOptions;
 use crate::privileges::{self, PrivilegeError};
 use crate::routes;
-use crate::state_directory::{self, StateDirectory, StateDirectoryError, admin_socket, devices_file};
+use crate::state_directory::{self, StateDirectory, StateDirectoryError, admin_socket};
 use crate::systemd;
 
 /// Capacity of the rings between threads. Not pre-faulted: an idle one costs a few pages.
@@ -61,12 +59,9 @@ pub enum GatewayError {
     /// The first configuration cannot be written.
     #[error(transparent)]
     FirstConfig(#[from] FileError),
-    /// The devices that are paired cannot be read.
+    /// Clients cannot be served.
     #[error(transparent)]
-    Devices(#[from] DevicesError),
-    /// Clients cannot be told from each other.
-    #[error(transparent)]
-    Access(#[from] NoRandomNumbers),
+    Front(#[from] FrontError),
     /// The state directory cannot be used.
     #[error(transparent)]
     StateDirectory(#[from] StateDirectoryError),
@@ -137,8 +132,8 @@ fn sentences(lines: &[String]) -> String {
 
 /// Runs the gateway until it is told to end.
 pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
-    start_logging(&options.log_level)?;
-    end_on_panic();
+    let log = start_log(&options.log_level)?;
+    let _flush = FlushOnDrop(log.clone());
     let standing = Standing::find(options)?;
     begin_configuration(options)?;
     let config = config::load(options, &standing)?;
@@ -166,18 +161,15 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
 
     let agents = Arc::new(AgentBoard::default());
     let draining = Arc::new(AtomicBool::new(false));
-    let source = HealthSource {
+    let source = Arc::new(HealthSource {
         started: Instant::now(),
         runtime: chosen.runtime.name(),
         shards: shards.iter().map(|shard| Arc::clone(shard.counters())).collect(),
         agents: Arc::clone(&agents),
         draining: Arc::clone(&draining),
-    };
+    });
     let run = run_number();
-    let (desk, pages) = PageDesk::open();
-    let access = Arc::new(Access::new(&config.auth.settings, Devices::open(&devices_file(state.path()))?)?);
-    let shared = EdgeShared::new(config.edge_count, Box::new(move || source.report()), Arc::clone(&access));
-    let shared = Arc::new(shared.with_pages(desk).with_about(about(&config, run)));
+    let Front { access, shared, pages, rpc } = Front::open(&config, &state, address, log, source, run)?;
     let (phase, phase_seen) = watch::channel(Phase::Running);
     let edges = edges::start(&listener, ports.edges, &shared, &phase_seen, run)?;
     drop(listener);
@@ -198,6 +190,7 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
         edges,
         shared,
         pages: Some(pages),
+        rpc: Some(rpc),
         runtime: chosen.runtime.name(),
         phase,
         agents,
@@ -427,48 +420,19 @@ fn link(address: SocketAddr, config: &Config) -> String {
     format!("\n  link     {}", config.auth.link(address))
 }
 
-fn start_logging(level: &str) -> Result<(), GatewayError> {
-    let filter = tracing_subscriber::EnvFilter::try_new(level)
-        .map_err(|_| GatewayError::LogLevel { level: level.to_owned() })?;
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        // Said on standard error, too: where that is closed, it would end the gateway.
-        .log_internal_errors(false)
-        .with_writer(std::io::stderr)
-        // https://no-color.org: any value that is not empty.
-        .with_ansi(
-            std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty()),
-        )
-        .init();
-    Ok(())
+fn start_log(level: &str) -> Result<Log, GatewayError> {
+    let log = Log::start(level).map_err(|_| GatewayError::LogLevel { level: level.to_owned() })?;
+    end_on_panic(log.clone());
+    Ok(log)
 }
 
 /// A thread that panics takes the process with it: a gateway that lost a shard or an edge must not go on
 /// as if nothing were missing. The keeper sees the end and cleans up.
-fn end_on_panic() {
+fn end_on_panic(log: Log) {
     let print = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         print(panic);
+        log.flush();
         std::process::exit(101);
     }));
-}
-
-/// What clients are told of this gateway.
-fn about(config: &Config, run: u64) -> About {
-    let default_agent = default_agent(config).to_owned();
-    About { default_agent, ..About::new(env!("CARGO_PKG_VERSION"), &format!("{run:016x}"), &[]) }
-}
-
-/// The agent that OpenClaw clients mean where they name none: that of the routes; else the only one that is configured;
-/// else the built-in one.
-fn default_agent(config: &Config) -> &str {
-    if let Some(agent) = &config.routing.default {
-        return agent;
-    }
-    let pools = config.agents.iter().map(|agent| agent.pool.as_str());
-    let configured: BTreeSet<_> = pools.filter(|&pool| pool != config::ECHO_AGENT).collect();
-    match configured.len() {
-        1 => configured.into_iter().next().unwrap_or(config::ECHO_AGENT),
-        _ => config::ECHO_AGENT,
-    }
 }

@@ -65,20 +65,31 @@ pub struct HealthSource {
 }
 
 impl HealthSource {
-    /// As of now. Reads counters and one file of /proc; never waits for a shard.
-    pub fn report(&self) -> HealthReport {
+    /// What all shards together have counted.
+    pub fn counters(&self) -> Counters {
         let mut sum = Counters::default();
         for shard in &self.shards {
             sum += shard.read();
         }
+        sum
+    }
+
+    /// In one word.
+    pub fn status(&self) -> HealthStatus {
         // Relaxed: a single flag, and nobody relies on when exactly it is seen.
         let draining = self.draining.load(std::sync::atomic::Ordering::Relaxed);
-        let status = match (self.agents.worst_journal(), draining) {
+        match (self.agents.worst_journal(), draining) {
             (JournalState::Failed, _) => HealthStatus::Failed,
             (_, true) => HealthStatus::Draining,
             (JournalState::Full, false) => HealthStatus::Full,
             (JournalState::Writing, false) => HealthStatus::Healthy,
-        };
+        }
+    }
+
+    /// As of now. Reads counters and one file of /proc; never waits for a shard.
+    pub fn report(&self) -> HealthReport {
+        let sum = self.counters();
+        let status = self.status();
         HealthReport {
             ok: status == HealthStatus::Healthy,
             status,

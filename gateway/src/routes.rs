@@ -3,8 +3,10 @@
 use engine::event::AgentIndex;
 use engine::routing::{AgentSpec, RoutingTable, RuleError};
 
-use crate::config::{AgentConfig, RoutingConfig};
+use crate::config::{AgentConfig, ECHO_AGENT, RoutingConfig};
 
+/// How clients of the OpenClaw protocol call the agent that is meant where none is named.
+const MAIN_AGENT: &str = "main";
 /// The version of the table that a gateway starts with.
 pub const VERSION_FIRST: u64 = 1;
 
@@ -28,6 +30,15 @@ pub fn table(
         })
         .collect();
     RoutingTable::build(version, &specs, &routing.rules, routing.default.as_deref())
+}
+
+/// Whom clients of the OpenClaw protocol mean that name no agent: the default of routing, else `main`, else the first
+/// that is not built in.
+pub fn default_agent<'a>(agents: &'a [AgentConfig], routing: &'a RoutingConfig) -> &'a str {
+    let pools = || agents.iter().map(|agent| agent.pool.as_str());
+    let named = routing.default.as_deref().or_else(|| pools().find(|pool| *pool == MAIN_AGENT));
+    let own = named.or_else(|| pools().find(|pool| *pool != ECHO_AGENT));
+    own.or_else(|| pools().next()).unwrap_or(ECHO_AGENT)
 }
 
 /// All that is wrong, a line each.

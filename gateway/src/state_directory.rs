@@ -88,6 +88,11 @@ pub fn devices_file(directory: &Path) -> PathBuf {
     directory.join("devices.json")
 }
 
+/// What a gateway that uses this directory has to say.
+pub fn gateway_log(directory: &Path) -> PathBuf {
+    directory.join("logs").join("gateway.log")
+}
+
 /// What an agent of a gateway that uses this directory prints.
 pub fn agent_log(directory: &Path, name: &str) -> PathBuf {
     directory.join("logs").join("agents").join(format!("{name}.log"))

@@ -40,6 +40,13 @@ pub async fn all(admin: &Admin, wanted: Vec<(Field, String)>) -> Result<Vec<Agen
     Ok(rows.collect())
 }
 
+/// All agents as they are configured, whatever they do.
+pub async fn described(admin: &Admin) -> Result<Vec<AgentRow>, Complaint> {
+    let rows: Vec<(AgentIndex, AgentRow)> =
+        ask(admin, |reply| Order::List { wanted: Vec::new(), reply }).await?;
+    Ok(rows.into_iter().map(|(_, row)| row).collect())
+}
+
 pub(super) async fn act(admin: &Admin, name: String, act: Act) -> Result<Acted, Complaint> {
     ask(admin, |reply| Order::Act { name, act, reply }).await
 }

@@ -395,7 +395,7 @@ tables! {
         may "probe": FLAG,
     }
     STATUS {
-        may "includeChannelSummary": FLAG,
+        may "includeChannelSummary": FLAG, may "includeCliProjection": FLAG,
     }
 }
 

@@ -1,0 +1,94 @@
+//! What clients meet: who is let in, what the edges share, and where what they ask of the gateway itself arrives.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use adapters::access::devices::{Devices, DevicesError};
+use adapters::access::{Access, NoRandomNumbers};
+use adapters::edge::pages::{PageDesk, PageRequest};
+use adapters::edge::{About, EdgeShared};
+use adapters::openclaw::presence::Presence;
+use tokio::sync::mpsc;
+
+use crate::config::Config;
+use crate::health::HealthSource;
+use crate::log::Log;
+use crate::log::file::LogPlace;
+use crate::routes;
+use crate::rpc::status::own_entry;
+use crate::rpc::{Rpc, Sources, Unserved};
+use crate::state_directory::{StateDirectory, devices_file, gateway_log};
+
+/// Why clients cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum FrontError {
+    /// The devices that are paired cannot be read.
+    #[error(transparent)]
+    Devices(#[from] DevicesError),
+    /// Clients cannot be told from each other.
+    #[error(transparent)]
+    Access(#[from] NoRandomNumbers),
+}
+
+/// The side of the gateway that clients meet.
+#[derive(Debug)]
+pub struct Front {
+    /// Who is let in. Arc: the edges ask it, the control thread changes it.
+    pub access: Arc<Access>,
+    /// What the edges share. Arc: each edge has it, and the control thread looks at it.
+    pub shared: Arc<EdgeShared>,
+    /// Pages that are wanted.
+    pub pages: mpsc::Receiver<PageRequest>,
+    /// Calls of OpenClaw clients that wait for the control thread.
+    pub rpc: Unserved,
+}
+
+impl Front {
+    /// For a gateway that listens at this address, in the run of this number.
+    pub fn open(
+        config: &Config,
+        state: &StateDirectory,
+        address: SocketAddr,
+        log: Log,
+        health: Arc<HealthSource>,
+        run: u64,
+    ) -> Result<Self, FrontError> {
+        let devices = Devices::open(&devices_file(state.path()))?;
+        let access = Arc::new(Access::new(&config.auth.settings, devices)?);
+        let presence = Arc::new(Presence::new(own_entry(address)));
+        let log_place = open_log_file(&log, state);
+        let sources = Sources {
+            health: Arc::clone(&health),
+            access: Arc::clone(&access),
+            presence: Arc::clone(&presence),
+            log,
+            log_place,
+        };
+        let (backend, rpc) = Rpc::open(config, sources);
+        let (desk, pages) = PageDesk::open();
+        let shared =
+            EdgeShared::new(config.edge_count, Box::new(move || health.report()), Arc::clone(&access))
+                .with_pages(desk)
+                .with_backend(backend)
+                .with_about(about(config, run));
+        Ok(Self { access, shared: Arc::new(shared), pages, rpc })
+    }
+}
+
+/// A gateway without a log file works all the same: its log is on standard error, too.
+fn open_log_file(log: &Log, state: &StateDirectory) -> Option<Arc<LogPlace>> {
+    let path = gateway_log(state.path());
+    match log.open_file(&path) {
+        Ok(place) => Some(place),
+        Err(error) => {
+            tracing::warn!(path = %path.display(), %error, "the log is on standard error only");
+            None
+        }
+    }
+}
+
+/// What clients are told of this gateway.
+fn about(config: &Config, run: u64) -> About {
+    let default_agent = routes::default_agent(&config.agents, &config.routing).to_owned();
+    About { default_agent, ..About::new(env!("CARGO_PKG_VERSION"), &format!("{run:016x}"), &[]) }
+}

@@ -1,0 +1,93 @@
+//! The log: text on standard error for people, JSON lines in a file for programs. Nobody waits for either.
+//!
+//! | module | decides |
+//! |---|---|
+//! | [`sink`] | what happens to lines that come faster than they can be written |
+//! | [`file`] | where lines lie, and how much of them is kept |
+//! | [`format`] | what a line of the file says |
+//! | [`tail`] | which lines somebody gets who follows the file |
+
+pub mod file;
+mod format;
+mod sink;
+pub mod tail;
+
+use std::io::{self, IsTerminal};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use self::file::{LogFile, LogPlace};
+use self::sink::Sink;
+
+/// How long the end of the process waits until its last lines are written.
+const FLUSH_PATIENCE: Duration = Duration::from_secs(1);
+
+/// The log of this process.
+#[derive(Clone, Debug)]
+pub struct Log {
+    text: Sink,
+    json: Sink,
+}
+
+impl Log {
+    /// From now on this process has a log on standard error. Lines for the file wait until it is there.
+    pub fn start(level: &str) -> Result<Self, ParseError> {
+        let filter = EnvFilter::try_new(level)?;
+        let log = Self { text: Sink::new(format::dropped_text), json: Sink::new(format::dropped_json) };
+        let text = tracing_subscriber::fmt::layer()
+            // Said on standard error, too: where that is closed, it would end the gateway.
+            .log_internal_errors(false)
+            .with_writer(log.text.clone())
+            .with_ansi(io::stderr().is_terminal());
+        let json = tracing_subscriber::fmt::layer()
+            .log_internal_errors(false)
+            .event_format(format::JsonLine)
+            .with_writer(log.json.clone());
+        tracing_subscriber::registry().with(filter).with(text).with(json).init();
+        if let Err(error) = log.text.write_to("log-text", io::stderr()) {
+            // There is no other place to say it.
+            eprintln!("openclaw: no thread writes the log: {error}");
+        }
+        Ok(log)
+    }
+
+    /// A log that nobody writes to.
+    #[cfg(test)]
+    pub fn detached() -> Self {
+        Self { text: Sink::new(format::dropped_text), json: Sink::new(format::dropped_json) }
+    }
+
+    /// Has lines written to this file, too. Says where they can be read.
+    pub fn open_file(&self, path: &Path) -> io::Result<Arc<LogPlace>> {
+        let (file, place) = LogFile::open(path, file::FILE_BYTES_MAX)?;
+        self.json.write_to("log-file", file)?;
+        Ok(place)
+    }
+
+    /// Lines that nobody will read, since they came faster than they could be written.
+    pub fn dropped(&self) -> u64 {
+        self.text.dropped() + self.json.dropped()
+    }
+
+    /// Waits until what was said is written, but not for long.
+    pub fn flush(&self) {
+        self.json.flush(FLUSH_PATIENCE);
+        self.text.flush(FLUSH_PATIENCE);
+    }
+}
+
+/// Sees to it that the last lines are written when it is dropped.
+#[derive(Debug)]
+pub struct FlushOnDrop(pub Log);
+
+impl Drop for FlushOnDrop {
+    fn drop(&mut self) {
+        self.0.flush();
+    }
+}
