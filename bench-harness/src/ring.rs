@@ -240,6 +240,14 @@ pub fn calibrate() -> io::Result<Option<f64>> {
     pinned.join().unwrap_or_else(|_| Err(io::Error::other("the calibration panicked")))
 }
 
+/// The same for a run whose own figures need no two CPUs: where they are too crowded for it, that is said, and the run goes on.
+pub fn calibrate_if_possible() -> Option<f64> {
+    calibrate().unwrap_or_else(|error| {
+        println!("calibration: not measured ({error}); do not compare these figures with another run");
+        None
+    })
+}
+
 /// The median of the calibrations of a run, with a warning where they differ too much to compare runs by.
 fn over_the_run(calibrations_ns: &mut [f64]) -> Option<f64> {
     let median = median(calibrations_ns);

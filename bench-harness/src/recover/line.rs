@@ -168,13 +168,14 @@ impl Line {
 
 impl Drop for Line {
     fn drop(&mut self) {
-        // As a rule they have ended. The keeper first, so that nobody is started again; its agents die with it.
-        for process in [self.keeper, self.gateway] {
-            if is_of(process, &self.state)
-                && let Some(process) = i32::try_from(process).ok().and_then(Pid::from_raw)
-            {
-                let _ = kill_process(process, Signal::KILL); // It may just have ended.
-            }
+        // As a rule they have ended. None of them is to start another one meanwhile, so they stop first.
+        let ours = [self.keeper, self.gateway].into_iter().filter(|&process| is_of(process, &self.state));
+        let all: Vec<_> = ours.flat_map(|process| children(process).into_iter().chain([process])).collect();
+        for signal in [Signal::STOP, Signal::KILL] {
+            let named = all.iter().filter_map(|&process| Pid::from_raw(i32::try_from(process).ok()?));
+            named.for_each(|process| {
+                let _ = kill_process(process, signal); // It may just have ended.
+            });
         }
         let _ = self.child.wait(); // Its exit status says nothing new.
         let _ = io::stdout().flush(); // Progress, for who looks on.
@@ -185,6 +186,13 @@ impl Drop for Line {
 fn is_of(process: u32, state: &Path) -> bool {
     let arguments = std::fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
     String::from_utf8_lossy(&arguments).contains(&*state.to_string_lossy())
+}
+
+/// The processes that a process of one thread, or the first thread of a process, has started.
+fn children(process: u32) -> Vec<u32> {
+    let text =
+        std::fs::read_to_string(format!("/proc/{process}/task/{process}/children")).unwrap_or_default();
+    text.split_whitespace().filter_map(|child| child.parse().ok()).collect()
 }
 
 /// Default settings, with so many agents.
