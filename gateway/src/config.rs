@@ -32,6 +32,7 @@ pub use keys::{Effort, Keys};
 pub use restart::Restart;
 pub use sandbox::with_host;
 use supervision::FileSupervision;
+pub use supervision::{AgentLife, InstancesPer};
 
 /// Default port, that of every OpenClaw gateway.
 const PORT_DEFAULT: u16 = 18789;

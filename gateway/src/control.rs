@@ -7,6 +7,7 @@
 mod acts;
 pub mod adoption;
 mod agents;
+mod conversations;
 pub mod handover;
 mod lifecycle;
 mod orders;

@@ -2,6 +2,8 @@
 
 #[path = "handover/book.rs"]
 mod book;
+#[path = "handover/conversations.rs"]
+mod conversations;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader};

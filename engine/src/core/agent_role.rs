@@ -13,7 +13,7 @@ use super::agents::{Claimed, Ended, Standing, load};
 use super::mesh::{GIVEN_BACK_DIED, GIVEN_BACK_UNAVAILABLE};
 use super::turns;
 use super::{Effects, ShardCore};
-use crate::event::{AgentIndex, Effect, InstanceId};
+use crate::event::{AgentIndex, Effect, InstanceId, Tenure};
 use crate::time::Moment;
 use shm_transport::record::Poison;
 
@@ -115,6 +115,9 @@ impl ShardCore {
             self.give_back(now, agent, (turn, attempt), GIVEN_BACK_DIED, &text, effects);
         }
         self.tell_heard(agent, effects);
+        if self.agents.has_lost_its_session(agent) {
+            effects(Effect::AgentTenure { agent, tenure: Tenure::Lost });
+        }
         effects(Effect::AgentAdopted { instance });
         self.agent_answered(now, agent, effects);
     }
@@ -167,6 +170,7 @@ impl ShardCore {
         if let Some(why) = self.unavailable.get_mut(agent.0 as usize) {
             *why = Some(detail.into());
         }
+        self.conversations.vacate(agent);
         if self.home(agent) != self.setting.shard {
             return;
         }

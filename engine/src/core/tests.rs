@@ -1,6 +1,7 @@
 //! Rules of the core, one at a time. Random schedules are in the simulation.
 
 mod adoption;
+mod conversations;
 mod dead_letters;
 mod delivery;
 mod drain;
@@ -17,7 +18,7 @@ use shm_transport::envelope::{
 use shm_transport::ports::session_hash_in;
 
 use super::{AgentDefinition, CoreLimits, CoreSetting, ShardCore};
-use crate::event::{AgentIndex, EdgeIndex, Effect, Input, InstanceId, Recovered, ShardIndex};
+use crate::event::{AgentIndex, EdgeIndex, Effect, Input, InstanceId, Recovered, ShardIndex, Tenure};
 use crate::journal::entry::{Entry, EntryKind, JournalState, Progress};
 use crate::routing::{AgentSpec, RoutingTable};
 use crate::time::Moment;
@@ -34,6 +35,7 @@ enum Seen {
     Ready(InstanceId),
     Fenced(InstanceId),
     Adopted(InstanceId),
+    Tenure(AgentIndex, Tenure),
     Released(InstanceId, u64),
 }
 
@@ -61,8 +63,12 @@ impl Packet {
     }
 }
 
+/// The agents of a core, and who gets what.
+type Parts = (Arc<[AgentDefinition]>, Arc<RoutingTable>);
+
 struct Bench {
     core: ShardCore,
+    parts: Parts,
     shard_count: u8,
     now: Moment,
     /// What the journal was given.
@@ -75,9 +81,11 @@ struct Bench {
     hands: BTreeMap<u64, (u32, u32)>,
 }
 
-fn definitions(shard_count: u8) -> (Arc<[AgentDefinition]>, Arc<RoutingTable>) {
+/// Two agents, each alone.
+fn definitions(shard_count: u8) -> Parts {
     let names = ["echo", "other"];
-    let definitions = names.map(|name| AgentDefinition { name: name.into(), in_flight_max: 2 });
+    let definitions =
+        names.map(|name| AgentDefinition { name: name.into(), in_flight_max: 2, conversation_pool: None });
     let spec = |(name, index): (&&str, u32)| AgentSpec::alone(AgentIndex(index), name, shard_count);
     let specs: Vec<_> = names.iter().zip(0..).map(spec).collect();
     (definitions.into(), Arc::new(RoutingTable::build(1, &specs, &[], None).unwrap()))
@@ -85,7 +93,11 @@ fn definitions(shard_count: u8) -> (Arc<[AgentDefinition]>, Arc<RoutingTable>) {
 
 impl Bench {
     fn new(limits: CoreLimits, shard: u8, shard_count: u8) -> Self {
-        let (definitions, routes) = definitions(shard_count);
+        Self::of(definitions(shard_count), limits, shard, shard_count)
+    }
+
+    fn of(parts: Parts, limits: CoreLimits, shard: u8, shard_count: u8) -> Self {
+        let (definitions, routes) = parts.clone();
         let setting = CoreSetting {
             shard: ShardIndex(shard),
             shard_count,
@@ -97,6 +109,7 @@ impl Bench {
         core.on(Moment::ZERO, Input::RecoveryEnds, &mut |_| {});
         Self {
             core,
+            parts,
             shard_count,
             now: Moment::ZERO,
             log: Vec::new(),
@@ -147,6 +160,7 @@ impl Bench {
             Effect::Journal { entry, body } if entry.kind != EntryKind::Trim => {
                 log.push((entry, Packet::new(Route::default(), body)));
             }
+            Effect::AgentTenure { agent, tenure } => seen.push(Seen::Tenure(agent, tenure)),
             Effect::AgentAdopted { instance } => seen.push(Seen::Adopted(instance)),
             Effect::Release { instance, until } => seen.push(Seen::Released(instance, until)),
             Effect::Journal { .. } | Effect::Event(_) => {}
@@ -241,7 +255,7 @@ impl Bench {
         is_settled: impl Fn(&Entry) -> bool,
     ) -> (Self, Vec<Seen>) {
         let mut next = Self::new(limits, 0, self.shard_count);
-        let (definitions, routes) = definitions(self.shard_count);
+        let (definitions, routes) = self.parts.clone();
         let setting = CoreSetting {
             shard: ShardIndex(0),
             shard_count: self.shard_count,

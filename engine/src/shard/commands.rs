@@ -9,7 +9,7 @@ use shm_transport::record::Poison;
 
 use crate::core::ShardCore;
 use crate::dead_letters::Selection;
-use crate::event::{AgentIndex, Input, InstanceId, ShardIndex};
+use crate::event::{AgentIndex, Input, InstanceId, ShardIndex, Tenant, Tenure};
 use crate::events::{Event, EventMask};
 use crate::journal::entry::JournalState;
 use crate::routing::RoutingTable;
@@ -58,6 +58,10 @@ pub enum AgentWord {
         /// If others take what is for it: why it does not, as a sentence. Else that waits for its next incarnation.
         others: Option<String>,
     },
+    /// It serves one session at a time and has no process: it is started for the next one.
+    Rests,
+    /// Whom it serves.
+    Serves(Tenant),
     /// What waits for it is routed anew: others have less to do.
     Share,
     /// It drains and has had its time: it is told to finish with turns in its hands.
@@ -71,6 +75,8 @@ impl AgentWord {
             Self::Unavailable(detail) => Input::AgentUnavailable { agent, detail },
             Self::Expected => Input::AgentExpected { agent },
             Self::Drain { others } => Input::AgentDraining { agent, others: others.as_deref() },
+            Self::Rests => Input::AgentRests { agent },
+            &Self::Serves(tenant) => Input::AgentServes { agent, tenant },
             Self::Share => Input::ShareAgent { agent },
             Self::Finish => Input::FinishAgent { agent },
         }
@@ -169,6 +175,13 @@ pub enum Notice {
     AgentAdopted {
         /// Which incarnation.
         instance: InstanceId,
+    },
+    /// An agent that serves one session at a time begins to serve one, or ends it.
+    AgentTenure {
+        /// Which agent.
+        agent: AgentIndex,
+        /// What has become of it.
+        tenure: Tenure,
     },
     /// An agent broke the rules of its ring, and is not listened to any more.
     AgentFenced {

@@ -61,6 +61,7 @@ impl Outputs {
             Effect::AgentReady { instance, software } => {
                 self.notify(Notice::AgentReady { instance, software: software.to_owned() });
             }
+            Effect::AgentTenure { agent, tenure } => self.notify(Notice::AgentTenure { agent, tenure }),
             Effect::AgentAdopted { instance } => self.notify(Notice::AgentAdopted { instance }),
             Effect::Release { instance, until } => self.releases.push((instance, until)),
             Effect::Fence { instance, poison } => self.fenced.push((instance, poison)),

@@ -59,6 +59,7 @@ pub(super) struct FileAgent {
     pub(super) working_directory: Option<PathBuf>,
     pub(super) in_flight_max: Option<u64>,
     pub(super) instances: Option<u64>,
+    pub(super) instances_per: Option<String>,
     pub(super) start_timeout_ms: Option<u64>,
     #[serde(default)]
     pub(super) limits: FileLimits,

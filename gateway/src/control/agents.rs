@@ -13,7 +13,7 @@ use engine::registry::{Description, Registry};
 use engine::shard::{AgentWord, Command, Notice};
 use engine::supervision::fleet::{Fleet, Grant};
 use engine::supervision::sickness::Sickness;
-use engine::supervision::{Event, InvalidTransition, State, Supervisor};
+use engine::supervision::{Action, Event, InvalidTransition, State, Supervisor};
 use engine::time::Moment;
 use keeper::control::{Cause, Exit, Request, Usage};
 use shm_transport::record::Poison;
@@ -25,7 +25,7 @@ use super::pools::Pools;
 use super::processes::{describe, link_limits, spawn_request};
 use super::rolling::Rolling;
 use crate::admin::bulletin::Bulletin;
-use crate::config::{AgentConfig, Config};
+use crate::config::{AgentConfig, Config, InstancesPer};
 
 const SIGKILL: i32 = 9;
 /// Why a member that its pool has not started takes no messages.
@@ -37,9 +37,9 @@ pub(super) struct Agent {
     pub(super) supervisor: Supervisor,
     /// The incarnation that was asked for last, until it is known to be dead.
     pub(super) current: Option<InstanceId>,
-    /// When the supervisor wants to hear [`Event::Due`].
     /// What of its sandbox is not enforced, as it was logged last.
     not_enforced: Vec<String>,
+    /// When the supervisor wants to hear [`Event::Due`].
     pub(super) due: Option<Moment>,
     /// Whether that moment is its place among the restarts of the fleet.
     granted: bool,
@@ -308,6 +308,7 @@ impl Agents {
                     kill(parts, instance);
                 }
             }
+            &Notice::AgentTenure { agent, tenure } => self.tenure(parts, agent, tenure),
             &Notice::AgentHung { instance, silent } => self.hung(parts, instance, silent),
             &Notice::AgentMute { instance, waited } => self.mute(parts, instance, waited),
             &Notice::Journal { shard, state } => {
@@ -379,7 +380,14 @@ impl Agents {
             Event::Ended { cause, .. } | Event::SpawnFailed(cause) => Some(cause.clone()),
             _ => None,
         };
-        let action = agent.supervisor.on(now, event)?;
+        let mut action = agent.supervisor.on(now, event)?;
+        if agent.config.life.per == InstancesPer::Conversation
+            && action == Action::Refuse(None)
+            && matches!(agent.supervisor.state(), State::Terminated { .. })
+        {
+            // It is not started again for its session, but for the next one.
+            action = agent.supervisor.on(now, Event::Rest)?;
+        }
         (agent.due, agent.granted) = (None, false);
         if let Some(cause) = &cause {
             agent.cause = Some(cause.clone());

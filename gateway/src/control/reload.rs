@@ -10,7 +10,7 @@ use super::Control;
 use super::agents::{Agents, agent_index, description};
 use crate::admin::answer::Reloaded;
 use crate::admin::request::{Complaint, ErrorCode};
-use crate::config::{self, AgentConfig, Config, Effort};
+use crate::config::{self, AgentConfig, Config, Effort, InstancesPer};
 use crate::routes;
 
 impl Control {
@@ -66,12 +66,12 @@ fn told(error: &dyn std::error::Error) -> String {
 }
 
 impl Agents {
-    /// The pools of this gateway that another configuration has too, with the same members.
+    /// The pools of this gateway that another configuration has too, with the same members for the same.
     fn kept(&self, next: &Config) -> BTreeSet<String> {
         let names = |agents: &mut dyn Iterator<Item = &AgentConfig>| {
-            let mut pools = BTreeMap::<String, Vec<String>>::new();
+            let mut pools = BTreeMap::<String, Vec<(String, InstancesPer)>>::new();
             for agent in agents {
-                pools.entry(agent.pool.clone()).or_default().push(agent.name.clone());
+                pools.entry(agent.pool.clone()).or_default().push((agent.name.clone(), agent.life.per));
             }
             pools
         };

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Agents;
 use crate::core::ShardCore;
-use crate::event::{AgentIndex, Effect, InstanceId};
+use crate::event::{AgentIndex, Effect, InstanceId, Tenant};
 use crate::supervision::sickness::Outcomes;
 use crate::time::Moment;
 
@@ -54,6 +54,8 @@ pub struct AgentLoad {
     pub oldest_wait: Duration,
     /// What its incarnation has ended.
     pub outcomes: Outcomes,
+    /// Whom it serves.
+    pub tenant: Tenant,
 }
 
 impl Agents {
@@ -65,6 +67,7 @@ impl Agents {
             queued: agent.queue.len(),
             oldest_wait: agent.queue.oldest_wait(now),
             outcomes: agent.done.0,
+            tenant: agent.tenant,
         })
     }
 }
