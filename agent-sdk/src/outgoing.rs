@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use shm_transport::envelope::{Body, Content, Route};
 use shm_transport::link::{SendError, Sender};
 
+use crate::agent::hello;
 use crate::heartbeat::Heartbeat;
 use crate::outbox::ReplyError;
 
@@ -85,7 +86,8 @@ impl Outgoing {
         Ok(())
     }
 
-    /// Says which turns are being worked on, each with its attempt and the bytes of its message, and makes it visible.
+    /// Says which turns are being worked on, each with its attempt and the bytes of its message, then hello, since who asks
+    /// has not heard that; and makes it visible.
     pub(crate) fn answer_roll_call(
         &mut self,
         roll_call: u64,
@@ -102,6 +104,7 @@ impl Outgoing {
                 sent => sent.map_err(|error| self.refused(&error, &route))?,
             }
         }
+        self.send(&Route::default(), &hello())?;
         self.drain()
     }
 

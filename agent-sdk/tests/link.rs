@@ -221,7 +221,11 @@ fn call_roll(engine: &mut Link, roll_call: u64) {
 fn answer(engine: &mut Link) -> (Vec<(Kind, u64, u32)>, Vec<(u64, u64, u32)>, Option<Route>) {
     let mut seen = replies(engine);
     let from = seen.iter().position(|(kind, ..)| *kind == Kind::Working).unwrap_or(seen.len());
-    let mut working: Vec<_> = seen.drain(from..).map(|(_, route, _)| route).collect();
+    let mut answer: Vec<_> = seen.drain(from..).collect();
+    if let Some((last, ..)) = answer.pop() {
+        assert_eq!(last, Kind::Hello, "who asks has not heard it");
+    }
+    let mut working: Vec<_> = answer.into_iter().map(|(_, route, _)| route).collect();
     let last = working.pop();
     // In any order.
     working.sort_unstable_by_key(|route| route.turn);
