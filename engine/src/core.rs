@@ -45,6 +45,7 @@ mod release;
 pub mod replies;
 mod respond;
 mod setting;
+mod skills;
 pub mod turns;
 
 #[cfg(test)]
@@ -79,6 +80,7 @@ pub use log::LogLimits;
 use release::Releases;
 use replies::Replies;
 pub use setting::{AgentDefinition, CoreLimits, CoreSetting};
+use skills::Skills;
 use turns::{Listener, State, Turns};
 
 /// Where effects go: a closure of the driver or of the simulator.
@@ -143,6 +145,7 @@ pub struct ShardCore {
     rotation: u32,
     breakers: AgentBreakers,
     conversations: Conversations,
+    skills: Skills,
     ids: DedupWindow,
     replies: Replies,
     dead: DeadLetters,
@@ -191,6 +194,7 @@ impl ShardCore {
             rotation: 0,
             breakers: AgentBreakers::new(limits.breaker, definitions.len()),
             conversations: Conversations::default(),
+            skills: Skills::default(),
             ids: DedupWindow::new(limits.dedup, setting.seed),
             replies: Replies::new(limits.reply_bytes_max),
             dead: DeadLetters::new(limits.dead_letters),
@@ -239,6 +243,9 @@ impl ShardCore {
             }
             Input::AgentExpected { agent } => self.agent_expected(agent),
             Input::AgentDraining { agent, others } => self.agent_draining(now, agent, others, effects),
+            Input::SkillEnded { instance, call, outcome, output } => {
+                self.skill_ended(instance, call, outcome, output, effects);
+            }
             Input::AgentRests { agent } => self.agent_rests(now, agent, effects),
             Input::AgentServes { agent, tenant } => self.agent_serves(agent, tenant),
             Input::ShareAgent { agent } => self.agent_shares(now, agent, effects),

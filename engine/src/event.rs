@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use shm_transport::envelope::{Body, Message, Route};
+use shm_transport::envelope::{Body, Message, Route, SkillOutcome};
 use shm_transport::record::Poison;
 
 use crate::dead_letters::Selection;
@@ -155,6 +155,17 @@ pub enum Input<'a> {
         /// Whom.
         tenant: Tenant,
     },
+    /// What has come of a skill that an agent of this shard has asked for.
+    SkillEnded {
+        /// Which incarnation has asked.
+        instance: InstanceId,
+        /// Its number for it.
+        call: u64,
+        /// What has come of it.
+        outcome: SkillOutcome,
+        /// What the skill has said, or a sentence.
+        output: &'a str,
+    },
     /// What waits for an agent of this shard is routed anew: others have less to do.
     ShareAgent {
         /// Which agent.
@@ -279,6 +290,17 @@ pub enum Effect<'a> {
     AgentAdopted {
         /// Which incarnation.
         instance: InstanceId,
+    },
+    /// An agent asks for a skill. [`Input::SkillEnded`] answers.
+    Skill {
+        /// Which incarnation.
+        instance: InstanceId,
+        /// Its number for it.
+        call: u64,
+        /// The name of the skill.
+        skill: &'a str,
+        /// What it is to read.
+        input: &'a str,
     },
     /// An agent that serves one session at a time begins to serve one, or ends it.
     AgentTenure {

@@ -10,8 +10,10 @@ mod keys;
 pub mod limits;
 pub mod restart;
 mod sandbox;
+mod skills;
 mod supervision;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -31,6 +33,7 @@ use delivery::{FileDelivery, FileJournal, FileRouting};
 pub use keys::{Effort, Keys};
 pub use restart::Restart;
 pub use sandbox::with_host;
+use skills::FileSkills;
 use supervision::FileSupervision;
 pub use supervision::{AgentLife, InstancesPer};
 
@@ -61,6 +64,8 @@ struct FileConfig {
     routing: FileRouting,
     #[serde(default)]
     supervision: FileSupervision,
+    #[serde(default)]
+    skills: FileSkills,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -102,6 +107,8 @@ pub struct Config {
     pub handover_timeout: Duration,
     /// The agents; their order is their number.
     pub agents: Vec<AgentConfig>,
+    /// The names of all skills.
+    pub skills: BTreeSet<String>,
     /// The journal and delivery.
     pub delivery: DeliveryConfig,
     /// Who gets what.
@@ -211,7 +218,8 @@ fn validate(
     range(&mut broken, "gateway.handoverTimeoutMs", handover, 0, HANDOVER_TIMEOUT_MAX_MS);
     let runtime = runtime(&mut broken, options.runtime, file.engine.runtime.as_deref());
     let around = Machine { cores, state_directory: &state_directory };
-    let agents = agents::check(&mut broken, file.agents, &options.agent, around);
+    let mut agents = agents::check(&mut broken, file.agents, &options.agent, around);
+    let skills = skills::check(&mut broken, file.skills, &mut agents, &state_directory);
     let delivery = delivery::check(&mut broken, &file.journal, &file.delivery);
     let heartbeat = heartbeat::check(&mut broken, file.supervision.heartbeat());
     let routing = delivery::check_routing(&mut broken, file.routing, &agents);
@@ -229,6 +237,7 @@ fn validate(
         restart,
         handover_timeout: Duration::from_millis(handover),
         agents,
+        skills,
         delivery,
         routing,
         heartbeat,

@@ -155,7 +155,13 @@ impl Scene {
                 Ok(unexpected @ (Notice::AgentHung { .. } | Notice::AgentMute { .. })) => {
                     panic!("{unexpected:?}")
                 }
-                Ok(Notice::AgentReady { .. } | Notice::AgentAdopted { .. } | Notice::Journal { .. }) => {}
+                Ok(
+                    Notice::AgentReady { .. }
+                    | Notice::AgentAdopted { .. }
+                    | Notice::AgentTenure { .. }
+                    | Notice::Skill { .. }
+                    | Notice::Journal { .. },
+                ) => {}
                 Err(_) => assert!(Instant::now() < deadline, "instance {instance} is not fenced"),
             }
             std::thread::yield_now();

@@ -338,6 +338,8 @@ fn apply(
         // Nothing that a client is told.
         Opened::Message(_)
         | Opened::Hello(_)
+        | Opened::Skill(_)
+        | Opened::SkillResult(_)
         | Opened::Stop
         | Opened::Cancel
         | Opened::Journaled

@@ -31,6 +31,7 @@ impl ShardCore {
             Opened::End(_) => Some(Ended::Answered),
             Opened::Failure(_) => Some(Ended::Failed),
             Opened::Hello(hello) => return effects(load::ready(instance, &hello.software)),
+            Opened::Skill(asked) => return self.skill_asked(instance, message.route.origin, asked, effects),
             Opened::Working => return self.roll_answered(now, instance, message.route, effects),
             Opened::Message(_)
             | Opened::Accepted
@@ -38,6 +39,7 @@ impl ShardCore {
             | Opened::Cancel
             | Opened::Journaled
             | Opened::RollCall
+            | Opened::SkillResult(_)
             | Opened::Kept => return Self::fence(instance, message, effects),
         };
         let Route { turn, attempt, sequence, .. } = message.route;
@@ -148,6 +150,7 @@ impl ShardCore {
         detail: &str,
         effects: &mut Effects<'_>,
     ) {
+        self.forget_skills(agent);
         let lost = self.agents.down(agent);
         if !lost.is_empty() {
             let name = &self.definitions[agent.0 as usize].name;

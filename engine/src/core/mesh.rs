@@ -81,7 +81,13 @@ impl ShardCore {
                 }
             }
             Opened::Kept => self.words_kept(shard, turn, effects),
-            Opened::Accepted | Opened::Hello(_) | Opened::Stop | Opened::Journaled | Opened::RollCall => {
+            Opened::Accepted
+            | Opened::Hello(_)
+            | Opened::Stop
+            | Opened::Journaled
+            | Opened::RollCall
+            | Opened::Skill(_)
+            | Opened::SkillResult(_) => {
                 self.counters.invalid_internal += 1;
             }
         }

@@ -6,6 +6,7 @@ mod dead_letters;
 mod delivery;
 mod drain;
 mod recovery;
+mod skills;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,7 +14,8 @@ use std::sync::Arc;
 use rkyv::util::AlignedVec;
 use shm_transport::envelope::{
     BlockV1, Body, Content, Encoder, EndV1, FLAG_NO_REPLY, FailureCode, FailureV1, HelloV1, Kind, Message,
-    MessageV2, Opened, Priority, Route,
+    MessageV2, Opened, Priority, Route, SKILL_BYTES_MAX, SKILL_NAME_BYTES_MAX, SKILLS_AT_ONCE_MAX,
+    SkillOutcome, SkillResultV1, SkillV1,
 };
 use shm_transport::ports::session_hash_in;
 
@@ -36,6 +38,7 @@ enum Seen {
     Fenced(InstanceId),
     Adopted(InstanceId),
     Tenure(AgentIndex, Tenure),
+    Skill(InstanceId, u64),
     Released(InstanceId, u64),
 }
 
@@ -160,6 +163,7 @@ impl Bench {
             Effect::Journal { entry, body } if entry.kind != EntryKind::Trim => {
                 log.push((entry, Packet::new(Route::default(), body)));
             }
+            Effect::Skill { instance, call, .. } => seen.push(Seen::Skill(instance, call)),
             Effect::AgentTenure { agent, tenure } => seen.push(Seen::Tenure(agent, tenure)),
             Effect::AgentAdopted { instance } => seen.push(Seen::Adopted(instance)),
             Effect::Release { instance, until } => seen.push(Seen::Released(instance, until)),
@@ -207,6 +211,8 @@ impl Bench {
             Kind::RollCall => Packet::new(route, Body::ROLL_CALL),
             Kind::Working => Packet::new(route, Body::WORKING),
             Kind::Kept => Packet::new(route, Body::KEPT),
+            Kind::Skill => Packet::of(route, &SkillV1::default()),
+            Kind::SkillResult => Packet::of(route, &SkillResultV1::default()),
         };
         self.on(Input::FromAgent { instance: FIRST, message: packet.message() })
     }
@@ -389,7 +395,7 @@ fn agents_are_not_believed() {
     let turn = turn_of(&bench.message("a", 1, |_| {}));
     assert_eq!(bench.agent_says(Kind::End, turn + 1), []);
     let strange = [Kind::Message, Kind::Accepted, Kind::Stop, Kind::Cancel, Kind::Journaled];
-    for kind in strange.into_iter().chain([Kind::RollCall, Kind::Working, Kind::Kept]) {
+    for kind in strange.into_iter().chain([Kind::RollCall, Kind::Working, Kind::Kept, Kind::SkillResult]) {
         assert_eq!(bench.agent_says(kind, turn), [Seen::Fenced(FIRST)]);
     }
     assert_eq!(bench.agent_says(Kind::Hello, turn), [Seen::Ready(FIRST)]);

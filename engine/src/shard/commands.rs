@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use shm_transport::envelope::SkillOutcome;
 use shm_transport::link::Link;
 use shm_transport::record::Poison;
 
@@ -135,6 +136,17 @@ pub enum Command {
         /// What.
         word: AgentWord,
     },
+    /// What has come of a skill that an agent of this shard has asked for.
+    SkillEnded {
+        /// Which incarnation has asked.
+        instance: InstanceId,
+        /// Its number for it.
+        call: u64,
+        /// What has come of it.
+        outcome: SkillOutcome,
+        /// What the skill has said, or a sentence.
+        output: String,
+    },
     /// Another table says from now on who gets what.
     // Arc: all shards read one table.
     Routes(Arc<RoutingTable>),
@@ -175,6 +187,17 @@ pub enum Notice {
     AgentAdopted {
         /// Which incarnation.
         instance: InstanceId,
+    },
+    /// An agent asks for a skill. [`Command::SkillEnded`] answers.
+    Skill {
+        /// Which incarnation.
+        instance: InstanceId,
+        /// Its number for it.
+        call: u64,
+        /// The name of the skill.
+        skill: String,
+        /// What it is to read.
+        input: String,
     },
     /// An agent that serves one session at a time begins to serve one, or ends it.
     AgentTenure {

@@ -1,6 +1,7 @@
 //! A shard between its rings, without a thread.
 
 mod beats;
+mod skills;
 
 use std::time::Duration;
 

@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use super::limits::FileLimits;
 use super::sandbox::{self, FileSandbox, Surroundings, program_refused};
+use super::skills::SkillCommand;
 use super::supervision::{self, AgentLife, FileRestart, FileSickness};
 use super::{heartbeat, range};
 
@@ -116,6 +117,8 @@ pub struct AgentConfig {
     pub sandbox: Option<SandboxSpec>,
     /// How it is looked after.
     pub life: AgentLife,
+    /// The skills that it may ask for, by name.
+    pub skill_commands: BTreeMap<String, SkillCommand>,
 }
 
 /// The agents of the file and of the flags, and the built-in one.
@@ -205,6 +208,7 @@ fn check_agent(
         limits,
         sandbox,
         life,
+        skill_commands: BTreeMap::new(),
     };
     if members <= 1 {
         return vec![member];

@@ -19,7 +19,7 @@ const LIVE_OF_AGENT: [&str; 9] = [
 /// Keys of an agent that say how many members its pool has, and what shards know of them.
 const FIXED_OF_AGENT: [&str; 4] = ["instances", "instancesPer", "maxInstances", "inFlightMax"];
 /// Other keys, and sections, that count as soon as the file is read again.
-const LIVE: [&str; 3] = ["routing", "supervision.fleet", "gateway.drainTimeoutMs"];
+const LIVE: [&str; 4] = ["routing", "skills", "supervision.fleet", "gateway.drainTimeoutMs"];
 
 /// What it takes until a changed key counts.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]

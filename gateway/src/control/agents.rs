@@ -24,6 +24,7 @@ use super::adoption::Leaving;
 use super::pools::Pools;
 use super::processes::{describe, link_limits, spawn_request};
 use super::rolling::Rolling;
+use super::skills::Skills;
 use crate::admin::bulletin::Bulletin;
 use crate::config::{AgentConfig, Config, InstancesPer};
 
@@ -61,7 +62,7 @@ pub(super) struct Agents {
     pub(super) by_instance: HashMap<InstanceId, usize>,
     /// Why we end those that are not dead yet.
     ended_for: HashMap<InstanceId, String>,
-    next_instance: u64,
+    pub(super) next_instance: u64,
     /// Those of the gateway before that do not go on.
     pub(super) leaving: Leaving,
     /// How many go on from the gateway before.
@@ -72,6 +73,7 @@ pub(super) struct Agents {
     pub(super) fleet: Fleet,
     pub(super) pools: Pools,
     pub(super) rolling: Vec<Rolling>,
+    pub(super) skills: Skills,
     // Arc: connections of the admin socket listen.
     pub(super) bulletin: Arc<Bulletin>,
 }
@@ -119,6 +121,7 @@ impl Agents {
             fleet: Fleet::new(config.fleet),
             pools: Pools::new(&config.agents, now),
             rolling: Vec::new(),
+            skills: Skills::new(config.skills.clone()),
             bulletin: Arc::default(),
         }
     }
@@ -131,6 +134,7 @@ impl Agents {
             .chain(self.pools.next_look())
             .chain(self.next_roll())
             .chain(self.leaving.next_due())
+            .chain(self.skills.next_due())
             .min()
     }
 
@@ -171,6 +175,7 @@ impl Agents {
             self.agents[index].due = None;
             self.on(parts, index, Event::Due);
         }
+        self.skills_due(parts);
         self.roll(parts);
         self.look_at_loads(parts);
         self.publish(parts);
@@ -238,6 +243,9 @@ impl Agents {
     }
 
     pub(super) fn spawn_failed(&mut self, parts: &mut Parts, instance: u64, reason: String) {
+        if self.skills.has(InstanceId(instance)) {
+            return self.skill_not_started(parts, InstanceId(instance), reason);
+        }
         let Some(index) = self.forget(InstanceId(instance)) else { return };
         self.on(parts, index, Event::SpawnFailed(reason));
         self.roll(parts);
@@ -253,6 +261,9 @@ impl Agents {
         usage: Usage,
     ) {
         let instance = InstanceId(instance);
+        if self.skills.has(instance) {
+            return self.skill_died(parts, instance, exit, cause);
+        }
         if let Some(next) = self.leaving.gone(instance) {
             self.on(parts, next, Event::Start);
             return self.publish(parts);
@@ -307,6 +318,9 @@ impl Agents {
                     }
                     kill(parts, instance);
                 }
+            }
+            Notice::Skill { instance, call, skill, input } => {
+                self.skill_asked(parts, *instance, *call, (skill, input));
             }
             &Notice::AgentTenure { agent, tenure } => self.tenure(parts, agent, tenure),
             &Notice::AgentHung { instance, silent } => self.hung(parts, instance, silent),

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use engine::event::InstanceId;
+use engine::shard::SKILL_BACKLOG_BYTES_MAX;
 use keeper::control::{Cause, Exit, Spawn};
 use shm_transport::link::{Limits, MESSAGE_BYTES_MAX};
 
@@ -13,8 +14,8 @@ use crate::state_directory::StateDirectory;
 const INSTANCES_PER: &str = "OPENCLAW_INSTANCES_PER";
 /// Bytes of the ring to an agent, and of the one back.
 const AGENT_RING_BYTES: u64 = 64 * 1024;
-/// What may wait for room in the ring to an agent: its credit, and one message beyond.
-const AGENT_BACKLOG_BYTES_MAX: usize = MESSAGE_BYTES_MAX + 16 * 1024 * 1024;
+/// What may wait for room in the ring to an agent: its credit, one message beyond, and answers of skills.
+const AGENT_BACKLOG_BYTES_MAX: usize = SKILL_BACKLOG_BYTES_MAX + MESSAGE_BYTES_MAX + 16 * 1024 * 1024;
 
 /// The limits of the link to an agent.
 pub(super) fn link_limits() -> Limits {

@@ -38,6 +38,7 @@ impl Control {
             shard.tell(Command::Routes(Arc::clone(&table)));
         }
         self.agents.take_over(agents, &next);
+        self.agents.skills.set_known(next.skills.clone());
         self.drain_timeout = next.drain_timeout;
         let changed = self.config.keys.changed(&next.keys, &pools);
         self.config.keys.take_over(&next.keys, &pools);

@@ -322,7 +322,10 @@ impl World {
                     workers.release(agent, until);
                 }
             }
-            Effect::AgentReady { .. } | Effect::AgentTenure { .. } | Effect::Event(..) => {}
+            Effect::AgentReady { .. }
+            | Effect::AgentTenure { .. }
+            | Effect::Skill { .. }
+            | Effect::Event(..) => {}
         });
     }
 

@@ -6,7 +6,7 @@ use tests::process::{alive, send_signal};
 use super::*;
 
 /// An agent with that much room; its answers name its process, which a sandbox would not tell.
-fn per_conversation(keys: Value) -> Place {
+fn per_conversation(keys: &Value) -> Place {
     let mut agent = json!({"command": "COMMAND", "instancesPer": "conversation", "sandbox": {"mode": "off"}});
     agent.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
     Place::new(&json!({"agents": {"entries": {"words": agent}}}))
@@ -34,7 +34,7 @@ fn running(place: &Place) -> usize {
 /// no other; nothing runs before the first message.
 #[tokio::test]
 async fn each_conversation_has_a_process() {
-    let place = per_conversation(json!({"maxInstances": 12}));
+    let place = per_conversation(&json!({"maxInstances": 12}));
     let gateway = place.start("2");
     assert_eq!(running(&place), 0);
     let mut client = Client::connect(&gateway.url()).await;
@@ -58,7 +58,7 @@ async fn each_conversation_has_a_process() {
 /// that goes on.
 #[tokio::test]
 async fn quiet_conversations_make_room() {
-    let place = per_conversation(json!({"maxInstances": 2, "idleTimeoutMs": 1000}));
+    let place = per_conversation(&json!({"maxInstances": 2, "idleTimeoutMs": 1000}));
     let gateway = place.start("2");
     let mut client = Client::connect(&gateway.url()).await;
     // They have something to do for as long as the test wants.
@@ -89,7 +89,7 @@ async fn quiet_conversations_make_room() {
 /// A spare waits for the next conversation, which gets it; another one takes its place.
 #[tokio::test]
 async fn spares_are_taken() {
-    let place = per_conversation(json!({"maxInstances": 3, "spares": 1}));
+    let place = per_conversation(&json!({"maxInstances": 3, "spares": 1}));
     let gateway = place.start("1");
     let mut client = Client::connect(&gateway.url()).await;
     let mut known = Vec::new();
@@ -117,7 +117,7 @@ fn parent(process: u32) -> u64 {
 /// A process that is killed with a message in hand is replaced for its conversation only, which gets the answer.
 #[tokio::test]
 async fn the_next_process_of_a_conversation_answers() {
-    let place = per_conversation(json!({"maxInstances": 2}));
+    let place = per_conversation(&json!({"maxInstances": 2}));
     let gateway = place.start("2");
     let mut client = Client::connect(&gateway.url()).await;
     let (other, _) = ask(&mut client, "other", "1").await;

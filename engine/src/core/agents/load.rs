@@ -59,6 +59,16 @@ pub struct AgentLoad {
 }
 
 impl Agents {
+    /// Whether that incarnation is the one of its agent.
+    pub fn is_attached(&self, instance: InstanceId) -> bool {
+        self.by_instance.contains_key(&instance.0)
+    }
+
+    /// The incarnation of an agent that is attached.
+    pub fn instance_of(&self, index: AgentIndex) -> Option<InstanceId> {
+        self.agents.get(index.0 as usize)?.instance()
+    }
+
     fn load_of(&self, now: Moment, index: AgentIndex) -> Option<AgentLoad> {
         let agent = self.agents.get(index.0 as usize)?;
         Some(AgentLoad {
