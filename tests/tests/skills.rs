@@ -167,6 +167,32 @@ async fn skills_see_no_more_than_their_agent() {
     assert!(!first.contains("OPENCLAW_AGENT_NAME"), "{first}");
 }
 
+/// A configuration that is read again counts for skills at once, and for the sandbox of an agent with its next process: until
+/// then a skill that would see more than that process does is refused.
+#[tokio::test]
+async fn a_skill_is_no_wider_than_the_process_that_asks() {
+    let place = Place::new(|_| json!({"network": {"command": ["readlink", "/proc/self/ns/net"]}}));
+    let file = place.state.path().join("openclaw.json");
+    let host = std::fs::read_to_string(&file).unwrap();
+    let mut settings: Value = serde_json::from_str(&host).unwrap();
+    settings["agents"]["entries"]["asks"]["sandbox"]["network"] = json!("none");
+    std::fs::write(&file, settings.to_string()).unwrap();
+    let gateway = place.start(&["--shards", "1"]);
+    let mut client = Client::connect(&gateway.url()).await;
+    let own = std::fs::read_link("/proc/self/ns/net").unwrap();
+    let alone = ask(&mut client, "s", "network").await;
+    assert!(alone.starts_with("net:[") && alone.trim_end() != own.to_str().unwrap(), "{alone}");
+
+    std::fs::write(&file, host).unwrap();
+    asked(place.state.path(), &["gateway", "reload"]);
+    let refused = ask(&mut client, "s", "network").await;
+    let text = "network of its sandbox is wider than that of the agent's process: restart the agent";
+    assert_eq!(refused, format!("too_wide: {text}"));
+    let output = openclaw(place.state.path(), &["agent", "restart", "asks", "--wait"]).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(ask(&mut client, "s", "network").await.trim_end(), own.to_str().unwrap());
+}
+
 /// A skill dies with its agent, with all that it has started.
 #[tokio::test]
 async fn skills_die_with_their_agent() {

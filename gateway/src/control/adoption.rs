@@ -196,6 +196,7 @@ impl Agents {
         let now = parts.clock.now();
         let agent = &mut self.agents[index];
         agent.current = Some(instance);
+        agent.sandbox.clone_from(&agent.config.sandbox);
         agent.supervisor = Supervisor::running(agent.config.life.patience);
         let start_timeout = agent.config.start_timeout;
         tracing::info!(agent = agent.config.name, process_id, "agent goes on");

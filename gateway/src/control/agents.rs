@@ -16,6 +16,7 @@ use engine::supervision::sickness::Sickness;
 use engine::supervision::{Action, Event, InvalidTransition, State, Supervisor};
 use engine::time::Moment;
 use keeper::control::{Cause, Exit, Request, Usage};
+use keeper::sandbox::spec::SandboxSpec;
 use shm_transport::record::Poison;
 use shm_transport::segment::attach_engine;
 
@@ -48,6 +49,8 @@ pub(super) struct Agent {
     pub(super) holds: bool,
     /// Its process and since when it runs, while it does.
     pub(super) process: Option<(u32, Moment)>,
+    /// What that process may see and do, which may differ from what the next one may.
+    pub(super) sandbox: Option<SandboxSpec>,
     /// Whether it has said hello.
     pub(super) ready: bool,
     /// What it ended of last.
@@ -104,6 +107,7 @@ impl Agents {
             granted: false,
             holds: false,
             process: None,
+            sandbox: None,
             ready: false,
             cause: None,
             sickness: Sickness::default(),
@@ -417,6 +421,7 @@ impl Agents {
         self.next_instance += 1;
         let agent = &mut self.agents[index];
         agent.current = Some(instance);
+        agent.sandbox.clone_from(&agent.config.sandbox);
         self.by_instance.insert(instance, index);
         let request = spawn_request(&agent.config, &parts.executable, &parts.state, instance);
         self.started += 1;

@@ -12,6 +12,7 @@ use engine::event::InstanceId;
 use engine::shard::Command;
 use engine::time::Moment;
 use keeper::control::{Cause, Exit, Skill};
+use keeper::sandbox::spec::NotNarrower;
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
 use shm_transport::envelope::{SKILL_BYTES_MAX, SkillOutcome};
@@ -127,6 +128,14 @@ impl Agents {
                 (SkillOutcome::UnknownSkill, format!("no skill is named \"{name}\""))
             });
         };
+        if let Some(outer) = &self.agents[index].sandbox
+            && let Err(NotNarrower { field }) = outer.narrow(&skill.sandbox)
+        {
+            let text = format!(
+                "{field} of its sandbox is wider than that of the agent's process: restart the agent"
+            );
+            return Err((SkillOutcome::TooWide, text));
+        }
         let not_started = |reason: String| (SkillOutcome::NotStarted, reason);
         if !parts.keeper.starts_skills() {
             let reason = "the keeper is of an older build; stop the gateway and start it again";

@@ -346,6 +346,8 @@ named! {
     Lost = 8 "lost",
     /// Its output is no text.
     NotText = 9 "not_text",
+    /// Its sandbox is wider than that of the agent's process.
+    TooWide = 10 "too_wide",
     }
 }
 
