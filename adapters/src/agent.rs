@@ -6,6 +6,7 @@
 //! | `stdio` | a command that speaks JSON lines on its standard input and output |
 
 mod complaints;
+mod desk;
 mod echo;
 #[cfg(test)]
 mod fixture;

@@ -60,6 +60,14 @@ pub enum AttachError {
     },
 }
 
+/// What an agent says first, to each gateway.
+pub(crate) fn hello() -> HelloV1 {
+    HelloV1 {
+        process_id: std::process::id(),
+        software: concat!("agent-sdk/", env!("CARGO_PKG_VERSION")).to_owned(),
+    }
+}
+
 /// An agent that is attached to its gateway and has said hello.
 #[derive(Debug)]
 pub struct Agent {
@@ -95,11 +103,7 @@ impl Agent {
             Ok(heartbeat) => heartbeat,
             Err(source) => return Err(AttachError::Heartbeat { name, source }),
         };
-        let hello = HelloV1 {
-            process_id: std::process::id(),
-            software: concat!("agent-sdk/", env!("CARGO_PKG_VERSION")).to_owned(),
-        };
-        let sent = sender.send(&Route::default(), &hello).and_then(|()| sender.flush());
+        let sent = sender.send(&Route::default(), &hello()).and_then(|()| sender.flush());
         if let Err(source) = sent {
             return Err(AttachError::Hello { name, source });
         }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use shm_transport::envelope::{ArchivedMessageV2, CONTENT_JSON, Opened, Route};
+use shm_transport::envelope::{ArchivedMessageV2, CONTENT_JSON, Opened, Route, SkillOutcome};
 use shm_transport::link::Receiver;
 use shm_transport::record::Poison;
 
@@ -32,7 +32,8 @@ pub enum ReceiveError {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[must_use]
 pub enum Received {
-    /// That many messages were handed over; none if all that came is in [`Inbox::cancelled`].
+    /// That many messages were handed over; none if all that came is in [`Inbox::cancelled`] or
+    /// [`Inbox::skill_results`].
     Messages(usize),
     /// Nothing came within the time.
     Idle,
@@ -123,6 +124,19 @@ pub struct Inbox {
     stopped: bool,
     /// Turns cancelled in the last batch. At most [`BATCH_RECORDS_MAX`].
     cancelled: Vec<u64>,
+    /// Skills answered in the last batch. At most as many as may be under way.
+    skill_results: Vec<SkillResult>,
+}
+
+/// What has come of a skill.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SkillResult {
+    /// The number that it was asked for under.
+    pub call: u64,
+    /// What has come of it.
+    pub outcome: SkillOutcome,
+    /// What it has written to its standard output if it is done, else a sentence that names the reason.
+    pub output: String,
 }
 
 impl Inbox {
@@ -138,7 +152,15 @@ impl Inbox {
             spin_max,
             stopped: false,
             cancelled: Vec::new(),
+            skill_results: Vec::new(),
         }
+    }
+
+    /// What the last [`Self::receive`] was told of skills that were asked for with [`crate::Outbox::ask_skill`].
+    ///
+    /// A gateway that has taken over from another knows nothing of them: they end with [`SkillOutcome::Lost`].
+    pub fn skill_results(&self) -> &[SkillResult] {
+        &self.skill_results
     }
 
     /// The turns that the last [`Self::receive`] was told nobody waits for any more, by [`TurnId::turn`].
@@ -171,7 +193,7 @@ impl Inbox {
             // Before the look at the ring: who sees the mark sees all that was published before it.
             let closed = self.stopped || self.receiver.peer_closed();
             let messages = self.batch(&mut each)?;
-            if messages > 0 || !self.cancelled.is_empty() {
+            if messages > 0 || !self.cancelled.is_empty() || !self.skill_results.is_empty() {
                 self.spin = self.spin_max;
                 return Ok(Received::Messages(messages));
             }
@@ -193,8 +215,9 @@ impl Inbox {
         let mut handed = 0;
         let mut poison = None;
         let mut answered = Ok(());
-        let Self { stopped, cancelled, outgoing, received, .. } = self;
+        let Self { stopped, cancelled, outgoing, received, skill_results, .. } = self;
         cancelled.clear();
+        skill_results.clear();
         if !received.is_empty() {
             outgoing.take_ended(|ended| forget(received, ended));
         }
@@ -212,6 +235,17 @@ impl Inbox {
                 outgoing.take_ended(|ended| forget(received, ended));
                 let working = received.iter().map(|(&turn, &(attempt, bytes))| (turn, attempt, bytes));
                 answered = outgoing.answer_roll_call(message.route.session, working);
+                skill_results.extend(outgoing.give_up_skills().into_iter().map(lost));
+            }
+            Opened::SkillResult(result) => {
+                let call = message.route.origin;
+                if outgoing.lock().take_skill(call) {
+                    // A gateway of a later build may know more outcomes.
+                    let outcome = SkillOutcome::from_number(result.outcome.to_native());
+                    let outcome = outcome.unwrap_or(SkillOutcome::NotStarted);
+                    let output = result.output.as_str().to_owned();
+                    skill_results.push(SkillResult { call, outcome, output });
+                }
             }
             // Nothing a gateway says to an agent.
             _ => poison = Some(Poison::Kind { kind: message.kind().number() }),
@@ -223,6 +257,11 @@ impl Inbox {
             None => Ok(handed),
         }
     }
+}
+
+fn lost(call: u64) -> SkillResult {
+    let output = "the gateway that was asked for it is gone".to_owned();
+    SkillResult { call, outcome: SkillOutcome::Lost, output }
 }
 
 /// A turn has been ended, unless it has been received again since.

@@ -20,7 +20,7 @@ mod outbox;
 mod outgoing;
 
 pub use agent::{Agent, AttachError};
-pub use inbox::{Inbox, ReceiveError, Received, Turn, TurnId};
+pub use inbox::{Inbox, ReceiveError, Received, SkillResult, Turn, TurnId};
 pub use inherited::Inherited;
 pub use outbox::{Outbox, ReplyError};
-pub use shm_transport::envelope::{BlockType, FailureCode};
+pub use shm_transport::envelope::{BlockType, FailureCode, SkillOutcome};

@@ -1,6 +1,6 @@
 //! The sending half of an agent: blocks, the end of a reply, failures.
 
-use shm_transport::envelope::{BlockType, BorrowedBlock, BorrowedEnd, FailureCode, FailureV1};
+use shm_transport::envelope::{BlockType, BorrowedBlock, BorrowedEnd, FailureCode, FailureV1, SkillV1};
 use shm_transport::record::Poison;
 
 use crate::TurnId;
@@ -62,6 +62,13 @@ impl Outbox {
     pub fn fail(&mut self, id: &TurnId, code: FailureCode, text: &str) -> Result<(), ReplyError> {
         let failure = FailureV1 { code: code as u16, retry_after_ms: 0, text: text.to_owned() };
         self.outgoing.lock().end(&id.route, &failure)
+    }
+
+    /// Asks for a skill: a command of the gateway's configuration that is run once, with `input` as its standard input.
+    /// `call` is a number that no other skill under way has. The answer comes with [`crate::Inbox::skill_results`].
+    pub fn ask_skill(&mut self, call: u64, skill: &str, input: &str) -> Result<(), ReplyError> {
+        let asked = SkillV1 { skill: skill.to_owned(), input: input.to_owned() };
+        self.outgoing.lock().skill(call, &asked)
     }
 
     /// Makes everything visible to the gateway, and wakes it if it sleeps. Waits for room where it must.

@@ -4,13 +4,14 @@
 //! turns the agent has received and not ended. The answer has to stand behind everything said before, and must not wait
 //! until the outbox has something to say; so both use one sender, behind a lock that is taken for one word at a time.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use shm_transport::envelope::{Body, Content, Route};
+use shm_transport::envelope::{Body, Content, Route, SkillV1};
 use shm_transport::link::{SendError, Sender};
 
+use crate::agent::hello;
 use crate::heartbeat::Heartbeat;
 use crate::outbox::ReplyError;
 
@@ -27,6 +28,8 @@ pub(crate) struct Outgoing {
     blocks: HashMap<u64, (u32, u32)>,
     /// Turns and attempts that have been ended, and that the inbox has not taken note of.
     ended: Vec<(u64, u32)>,
+    /// Skills that were asked for and not answered.
+    skills: BTreeSet<u64>,
     /// Beats until both directions are gone.
     _heartbeat: Heartbeat,
 }
@@ -38,8 +41,8 @@ pub(crate) struct Shared(Arc<Mutex<Outgoing>>);
 
 impl Shared {
     pub(crate) fn new(sender: Sender, heartbeat: Heartbeat) -> Self {
-        let (blocks, ended) = (HashMap::new(), Vec::new());
-        Self(Arc::new(Mutex::new(Outgoing { sender, blocks, ended, _heartbeat: heartbeat })))
+        let (blocks, ended, skills) = (HashMap::new(), Vec::new(), BTreeSet::new());
+        Self(Arc::new(Mutex::new(Outgoing { sender, blocks, ended, skills, _heartbeat: heartbeat })))
     }
 
     /// Waits for a word of the other direction, also while that waits for room.
@@ -85,7 +88,25 @@ impl Outgoing {
         Ok(())
     }
 
-    /// Says which turns are being worked on, each with its attempt and the bytes of its message, and makes it visible.
+    /// Asks for a skill.
+    pub(crate) fn skill(&mut self, call: u64, asked: &SkillV1) -> Result<(), ReplyError> {
+        self.send(&Route { origin: call, ..Route::default() }, asked)?;
+        self.skills.insert(call);
+        Ok(())
+    }
+
+    /// A skill has been answered. `false`: it had been given up.
+    pub(crate) fn take_skill(&mut self, call: u64) -> bool {
+        self.skills.remove(&call)
+    }
+
+    /// Gives up all skills that have not been answered: who was asked is gone.
+    pub(crate) fn give_up_skills(&mut self) -> BTreeSet<u64> {
+        std::mem::take(&mut self.skills)
+    }
+
+    /// Says which turns are being worked on, each with its attempt and the bytes of its message, then hello, since who asks
+    /// has not heard that; and makes it visible.
     pub(crate) fn answer_roll_call(
         &mut self,
         roll_call: u64,
@@ -102,6 +123,7 @@ impl Outgoing {
                 sent => sent.map_err(|error| self.refused(&error, &route))?,
             }
         }
+        self.send(&Route::default(), &hello())?;
         self.drain()
     }
 

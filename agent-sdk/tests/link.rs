@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use agent_sdk::{Agent, AttachError, BlockType, FailureCode, Inherited, Received};
-use shm_transport::envelope::{Body, Kind, MessageV2, Opened, Route};
+use agent_sdk::{Agent, AttachError, BlockType, FailureCode, Inherited, Received, SkillOutcome, SkillResult};
+use shm_transport::envelope::{Body, Kind, MessageV2, Opened, Route, SkillResultV1};
 use shm_transport::layout::{ConfigPage, Geometry};
 use shm_transport::link::{Limits, Link};
 use shm_transport::segment::Segment;
@@ -221,7 +221,11 @@ fn call_roll(engine: &mut Link, roll_call: u64) {
 fn answer(engine: &mut Link) -> (Vec<(Kind, u64, u32)>, Vec<(u64, u64, u32)>, Option<Route>) {
     let mut seen = replies(engine);
     let from = seen.iter().position(|(kind, ..)| *kind == Kind::Working).unwrap_or(seen.len());
-    let mut working: Vec<_> = seen.drain(from..).map(|(_, route, _)| route).collect();
+    let mut answer: Vec<_> = seen.drain(from..).collect();
+    if let Some((last, ..)) = answer.pop() {
+        assert_eq!(last, Kind::Hello, "who asks has not heard it");
+    }
+    let mut working: Vec<_> = answer.into_iter().map(|(_, route, _)| route).collect();
     let last = working.pop();
     // In any order.
     working.sort_unstable_by_key(|route| route.turn);
@@ -287,6 +291,53 @@ fn a_roll_call_is_answered_in_the_middle_of_work() {
     assert_eq!((working, last.is_some()), (vec![(43, 10, 2), (44, 10, 2)], true));
     drop(orders);
     worker.join().unwrap();
+}
+
+/// What a skill has said comes under the number that it was asked for under, once, and does not wait for a message. What a
+/// gateway that is gone was asked is lost, and a late answer to it is passed over.
+#[test]
+fn skills_are_answered_or_lost() {
+    let (held, inherited) = held(65_536);
+    let mut engine = held.engine();
+    let (mut inbox, mut outbox) = Agent::attach_to(inherited).unwrap().split();
+    outbox.ask_skill(7, "count", "two words").unwrap();
+    outbox.ask_skill(8, "count", "").unwrap();
+    outbox.flush().unwrap();
+    let mut asked = Vec::new();
+    let each = |message: shm_transport::envelope::Message<'_>| {
+        if let Opened::Skill(skill) = message.open() {
+            asked.push((message.route.origin, skill.skill.to_string(), skill.input.to_string()));
+        }
+    };
+    engine.receiver.receive(1000, each).unwrap();
+    engine.receiver.release();
+    assert_eq!(asked, [(7, "count".into(), "two words".into()), (8, "count".into(), String::new())]);
+
+    let answer = |engine: &mut Link, call, output: &str| {
+        let result = SkillResultV1 { outcome: SkillOutcome::Done as u16, output: output.into() };
+        engine.sender.send(&Route { origin: call, ..Route::default() }, &result).unwrap();
+        engine.sender.flush().unwrap();
+    };
+    let receive = |inbox: &mut agent_sdk::Inbox| {
+        let received = inbox.receive(Duration::ZERO, |_| panic!("no message was sent")).unwrap();
+        (received, inbox.skill_results().to_vec())
+    };
+    answer(&mut engine, 7, "2");
+    answer(&mut engine, 7, "again");
+    answer(&mut engine, 9, "nobody asked");
+    let done = SkillResult { call: 7, outcome: SkillOutcome::Done, output: "2".into() };
+    assert_eq!(receive(&mut inbox), (Received::Messages(0), vec![done]));
+    assert_eq!(receive(&mut inbox), (Received::Idle, vec![]));
+
+    let mut engine = held.engine();
+    call_roll(&mut engine, 9);
+    let (_, results) = receive(&mut inbox);
+    assert_eq!(
+        results.iter().map(|result| (result.call, result.outcome)).collect::<Vec<_>>(),
+        [(8, SkillOutcome::Lost)]
+    );
+    answer(&mut engine, 8, "late");
+    assert_eq!(receive(&mut inbox), (Received::Idle, vec![]));
 }
 
 /// An agent works on while one gateway after the other dies without a word and the next takes over its rings:

@@ -33,6 +33,8 @@ mod adoption;
 mod agent_role;
 pub mod agents;
 mod awaiting;
+mod choose;
+mod conversations;
 mod dead;
 mod dispatch;
 mod given;
@@ -43,6 +45,7 @@ mod release;
 pub mod replies;
 mod respond;
 mod setting;
+mod skills;
 pub mod turns;
 
 #[cfg(test)]
@@ -71,11 +74,13 @@ use accept::Arriving;
 use adoption::Adoption;
 use agents::Agents;
 use awaiting::{Awaiting, Outcome};
+use conversations::Conversations;
 use log::Log;
 pub use log::LogLimits;
 use release::Releases;
 use replies::Replies;
 pub use setting::{AgentDefinition, CoreLimits, CoreSetting};
+use skills::Skills;
 use turns::{Listener, State, Turns};
 
 /// Where effects go: a closure of the driver or of the simulator.
@@ -153,6 +158,8 @@ pub struct ShardCore {
     /// Where the search for the least loaded agent starts.
     rotation: u32,
     breakers: AgentBreakers,
+    conversations: Conversations,
+    skills: Skills,
     ids: DedupWindow,
     replies: Replies,
     dead: DeadLetters,
@@ -200,6 +207,8 @@ impl ShardCore {
             outstanding: vec![0; definitions.len()],
             rotation: 0,
             breakers: AgentBreakers::new(limits.breaker, definitions.len()),
+            conversations: Conversations::default(),
+            skills: Skills::default(),
             ids: DedupWindow::new(limits.dedup, setting.seed),
             replies: Replies::new(limits.reply_bytes_max),
             dead: DeadLetters::new(limits.dead_letters),
@@ -248,6 +257,11 @@ impl ShardCore {
             }
             Input::AgentExpected { agent } => self.agent_expected(agent),
             Input::AgentDraining { agent, others } => self.agent_draining(now, agent, others, effects),
+            Input::SkillEnded { instance, call, outcome, output } => {
+                self.skill_ended(instance, call, outcome, output, effects);
+            }
+            Input::AgentRests { agent } => self.agent_rests(now, agent, effects),
+            Input::AgentServes { agent, tenant } => self.agent_serves(agent, tenant),
             Input::ShareAgent { agent } => self.agent_shares(now, agent, effects),
             Input::FinishAgent { agent } => self.agents.finish_now(agent, effects),
             Input::Routes(routes) => self.routes = routes,
@@ -269,6 +283,7 @@ impl ShardCore {
         while let Some(turn) = self.ready.pop_front() {
             self.begin(now, turn, effects);
         }
+        self.conversations.tell_over(effects);
         self.keep_log_short(effects);
     }
 
@@ -358,9 +373,10 @@ impl ShardCore {
                 Due::Replay => self.replay_marked(now),
             }
         }
-        let Self { subscribed, sessions, counters, fresh_stream, .. } = self;
+        let Self { subscribed, sessions, counters, fresh_stream, conversations, .. } = self;
         sessions.expire(now, &mut |event| {
-            let SessionEvent::Expired(_, record) = event else { return };
+            let SessionEvent::Expired(index, record) = event else { return };
+            conversations.forgotten(index, record.hash);
             *fresh_stream = record.stream.max(*fresh_stream);
             counters.sessions_expired += 1;
             if let Some(sequence) = subscribed.next(EventType::SessionUpdated) {

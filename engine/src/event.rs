@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use shm_transport::envelope::{Body, Message, Route};
+use shm_transport::envelope::{Body, Message, Route, SkillOutcome};
 use shm_transport::record::Poison;
 
 use crate::dead_letters::Selection;
@@ -40,6 +40,31 @@ impl AgentIndex {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[repr(transparent)]
 pub struct InstanceId(pub u64);
+
+/// Whom an agent serves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Tenant {
+    /// Whoever comes.
+    #[default]
+    Everybody,
+    /// One session at a time, and none now: its process has served nobody.
+    Nobody,
+    /// The session with this hash.
+    Session(u64),
+    /// One session, but which one only an earlier gateway knew.
+    Unknown,
+}
+
+/// What becomes of the service of an agent that serves one session at a time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Tenure {
+    /// It serves the session with this hash from now on. Its process is to be started, if it has none.
+    Begun(u64),
+    /// The session with this hash does not need it any more.
+    Over(u64),
+    /// It has outlived a gateway and works on nothing, so nobody knows whom it has served.
+    Lost,
+}
 
 /// Something happened.
 #[derive(Clone, Debug)]
@@ -117,6 +142,29 @@ pub enum Input<'a> {
         agent: AgentIndex,
         /// If others take what is for it: why it does not, as a sentence. Else that waits for its next incarnation.
         others: Option<&'a str>,
+    },
+    /// An agent, of whatever shard, that serves one session at a time has no process: it is started for the next one.
+    AgentRests {
+        /// Which agent.
+        agent: AgentIndex,
+    },
+    /// Whom an agent, of whatever shard, serves that serves one session at a time.
+    AgentServes {
+        /// Which agent.
+        agent: AgentIndex,
+        /// Whom.
+        tenant: Tenant,
+    },
+    /// What has come of a skill that an agent of this shard has asked for.
+    SkillEnded {
+        /// Which incarnation has asked.
+        instance: InstanceId,
+        /// Its number for it.
+        call: u64,
+        /// What has come of it.
+        outcome: SkillOutcome,
+        /// What the skill has said, or a sentence.
+        output: &'a str,
     },
     /// What waits for an agent of this shard is routed anew: others have less to do.
     ShareAgent {
@@ -242,6 +290,24 @@ pub enum Effect<'a> {
     AgentAdopted {
         /// Which incarnation.
         instance: InstanceId,
+    },
+    /// An agent asks for a skill. [`Input::SkillEnded`] answers.
+    Skill {
+        /// Which incarnation.
+        instance: InstanceId,
+        /// Its number for it.
+        call: u64,
+        /// The name of the skill.
+        skill: &'a str,
+        /// What it is to read.
+        input: &'a str,
+    },
+    /// An agent that serves one session at a time begins to serve one, or ends it.
+    AgentTenure {
+        /// Which agent.
+        agent: AgentIndex,
+        /// What has become of it.
+        tenure: Tenure,
     },
     /// What was read from an agent's ring up to this position is kept, and not needed there any more.
     Release {

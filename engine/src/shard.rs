@@ -42,6 +42,7 @@ use crate::time::Moment;
 use agents::{AgentInput, QUIET_SLEEPS_MAX};
 pub use agents::{DEAF_MAX, DEAF_MIN, EMPTY_RINGS_MAX, NewDoorbell};
 pub use commands::{AgentWord, Command, Listener, ListenerId, Listening, Notice, Question};
+pub use outputs::SKILL_BACKLOG_BYTES_MAX;
 use outputs::{Outputs, taken};
 
 /// Records taken from one ring in one turn of the loop.
@@ -238,6 +239,9 @@ impl Shard {
                 self.hear_last_words(now, instance);
                 self.detach(instance);
                 self.input(now, Input::AgentDown { agent, detail: &detail });
+            }
+            Command::SkillEnded { instance, call, outcome, output } => {
+                self.input(now, Input::SkillEnded { instance, call, outcome, output: &output });
             }
             Command::Agent { agent, word } => self.input(now, word.as_input(agent)),
             Command::Routes(routes) => self.input(now, Input::Routes(routes)),

@@ -6,6 +6,7 @@
 //! | [`intensity`] | how many ends within a window are too many |
 //! | [`fleet`] | how fast all agents together may be started again |
 //! | [`pool`] | how many members of a pool run |
+//! | [`conversations`] | the same, where each serves one session |
 //! | [`sickness`] | whether an agent that runs does its work |
 //!
 //! # Life cycle
@@ -30,6 +31,7 @@
 //! * A drain has steps: the agent gets no new turns; at [`Event::Due`] it is told to finish although it still has some;
 //!   at the next it is killed. An agent whose turns have ended is told to finish by its shard.
 
+pub mod conversations;
 pub mod fleet;
 pub mod intensity;
 pub mod pool;

@@ -7,7 +7,7 @@
 use libfuzzer_sys::fuzz_target;
 use rkyv::util::AlignedVec;
 use shm_transport::envelope::{
-    BlockType, DurabilityClass, FailureCode, Kind, Message, Opened, ROUTE_BYTES, Route, SessionMode,
+    BlockType, DurabilityClass, FailureCode, Kind, Message, Opened, ROUTE_BYTES, Route, SessionMode, SkillOutcome,
 };
 use shm_transport::record::Poison;
 
@@ -65,6 +65,11 @@ fn read(message: &Message<'_>) {
         Opened::Hello(hello) => {
             std::hint::black_box(hello.process_id.to_native());
             inside(&hello.software);
+        }
+        Opened::Skill(asked) => [&asked.skill, &asked.input].into_iter().for_each(|text| inside(text)),
+        Opened::SkillResult(result) => {
+            std::hint::black_box(SkillOutcome::from_number(result.outcome.to_native()));
+            inside(&result.output);
         }
         Opened::Accepted
         | Opened::Stop

@@ -18,6 +18,7 @@ pub mod restart;
 mod sandbox;
 pub mod schema;
 pub mod secrets;
+mod skills;
 mod supervision;
 mod user;
 
@@ -46,7 +47,9 @@ use delivery::{FileDelivery, FileJournal, FileRouting};
 pub use keys::{Effort, Keys};
 pub use restart::Restart;
 pub use sandbox::with_host;
+use skills::FileSkills;
 use supervision::FileSupervision;
+pub use supervision::{AgentLife, InstancesPer};
 use user::FileUser;
 pub use user::{Account, Standing};
 
@@ -79,6 +82,8 @@ struct FileConfig {
     routing: FileRouting,
     #[serde(default)]
     supervision: FileSupervision,
+    #[serde(default)]
+    skills: FileSkills,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -131,6 +136,8 @@ pub struct Config {
     pub user: Option<Account>,
     /// The agents; their order is their number.
     pub agents: Vec<AgentConfig>,
+    /// The names of all skills.
+    pub skills: BTreeSet<String>,
     /// The journal and delivery.
     pub delivery: DeliveryConfig,
     /// Who gets what.
@@ -337,7 +344,8 @@ fn validate(file: FileConfig, around: &Around<'_>) -> Result<Config, Vec<String>
     let allowed_origins = auth::check_origins(&mut broken, file.gateway.control_ui);
     let runtime = runtime(&mut broken, options.runtime, file.engine.runtime.as_deref());
     let around = Machine { cores, state_directory };
-    let agents = agents::check(&mut broken, file.agents, &options.agent, around);
+    let mut agents = agents::check(&mut broken, file.agents, &options.agent, around);
+    let skills = skills::check(&mut broken, file.skills, &mut agents, state_directory);
     let delivery = delivery::check(&mut broken, &file.journal, &file.delivery);
     let heartbeat = heartbeat::check(&mut broken, file.supervision.heartbeat());
     let routing = delivery::check_routing(&mut broken, file.routing, &agents);
@@ -356,6 +364,7 @@ fn validate(file: FileConfig, around: &Around<'_>) -> Result<Config, Vec<String>
         handover_timeout: Duration::from_millis(handover),
         user,
         agents,
+        skills,
         delivery,
         routing,
         heartbeat,

@@ -7,6 +7,7 @@
 mod acts;
 pub mod adoption;
 mod agents;
+mod conversations;
 pub mod handover;
 mod lifecycle;
 mod orders;
@@ -17,6 +18,7 @@ mod rolling;
 mod shutdown;
 mod signals;
 mod silent;
+mod skills;
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -54,6 +56,7 @@ use agents::Agents;
 use handover::Succession;
 use lifecycle::Next;
 use signals::{Asked, Signals};
+use skills::Said;
 
 /// How often the edges are asked whether everything has been answered, while going down.
 const DRAIN_LOOK: Duration = Duration::from_millis(5);
@@ -148,6 +151,7 @@ enum Wake {
     Keeper,
     Notice(Notice),
     Loads(Vec<AgentLoad>),
+    Said(Said),
     Order(Order),
     Reload,
     Due,
@@ -259,6 +263,7 @@ impl Control {
             }
             Some(notice) = self.parts.notices.recv() => Wake::Notice(notice),
             Some(loads) = self.agents.pools.heard() => Wake::Loads(loads),
+            Some(said) = self.agents.skills.heard() => Wake::Said(said),
             Some(order) = self.orders.recv() => Wake::Order(order),
             () = tokio::time::sleep(until_due), if due.is_some() => Wake::Due,
             () = tokio::time::sleep(look) => Wake::Look,
@@ -280,6 +285,7 @@ impl Control {
             }
             Wake::Notice(notice) => self.agents.noticed(&mut self.parts, &notice),
             Wake::Due => self.agents.due(&mut self.parts),
+            Wake::Said(said) => self.agents.skill_said(&mut self.parts, said),
             Wake::Loads(loads) => self.agents.loaded(&mut self.parts, loads),
             Wake::Reload => {
                 // What is wrong, or has changed, is in the log.

@@ -27,7 +27,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::admin::{AdminSocket, AdminSocketError};
 use crate::config::file::FileError;
-use crate::config::{self, Config, ConfigError, Standing};
+use crate::config::{self, AgentConfig, Config, ConfigError, InstancesPer, Standing};
 use crate::control::adoption::{CLIENTS, Inheritance};
 use crate::control::handover::Succession;
 use crate::control::{Control, ControlError, Parts};
@@ -297,13 +297,26 @@ impl Shower<'_> {
     }
 }
 
+/// The number of the pool of an agent whose processes serve one conversation each: that of its first member.
+fn conversation_pool(config: &Config, agent: &AgentConfig) -> Option<u32> {
+    if agent.life.per != InstancesPer::Conversation {
+        return None;
+    }
+    let first = config.agents.iter().position(|member| member.pool == agent.pool);
+    first.and_then(|first| u32::try_from(first).ok())
+}
+
 /// Makes the core of a shard, in a run of the gateway with that number.
 fn core_maker(config: &Config) -> Result<impl Fn(usize, u32) -> ShardCore + use<>, GatewayError> {
     let shard_count = u8::try_from(config.shard_count).unwrap_or(u8::MAX);
     let definitions: Arc<[AgentDefinition]> = config
         .agents
         .iter()
-        .map(|agent| AgentDefinition { name: agent.name.clone(), in_flight_max: agent.in_flight_max })
+        .map(|agent| AgentDefinition {
+            name: agent.name.clone(),
+            in_flight_max: agent.in_flight_max,
+            conversation_pool: conversation_pool(config, agent),
+        })
         .collect();
     let agents: Vec<_> = config.agents.iter().collect();
     let table = routes::table(routes::VERSION_FIRST, &agents, &config.routing, config.shard_count);

@@ -12,7 +12,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::channel::{Channel, Sent};
-use crate::control::{Cause, Event, Exit, Request, Usage, VERSION};
+use crate::control::{Cause, Event, Exit, Request, Skill, Usage, VERSION};
 use crate::sandbox::probe::Enforcement;
 
 pub use crate::channel::ChannelError as ClientError;
@@ -154,6 +154,7 @@ pub struct Client {
     channel: Channel,
     process_id: u32,
     enforcement: Enforcement,
+    starts_skills: bool,
     /// Only if this process has started it.
     child: Option<Child>,
     /// Tells of its end. `None`: it was gone at once.
@@ -259,7 +260,8 @@ impl Client {
     fn unheard(connection: OwnedFd, process_id: u32, child: Option<Child>) -> Self {
         let enforcement = Enforcement::default();
         let channel = Channel::new(connection);
-        Self { channel, process_id, enforcement, child, process: None, instance_max: 0 }
+        let starts_skills = false;
+        Self { channel, process_id, enforcement, starts_skills, child, process: None, instance_max: 0 }
     }
 
     /// Says hello, and hears what is held.
@@ -284,7 +286,8 @@ impl Client {
             // A keeper that has much to tell is not silent.
             deadline = Instant::now() + WELCOME_DEADLINE;
             match (event, <[OwnedFd; 1]>::try_from(descriptors)) {
-                (Event::Welcome { process_id, enforcement, shape, .. }, _) => {
+                (Event::Welcome { process_id, enforcement, shape, skills, .. }, _) => {
+                    self.starts_skills = skills;
                     self.process_id = process_id;
                     self.process = watch(process_id);
                     self.enforcement = enforcement;
@@ -341,6 +344,16 @@ impl Client {
     /// the second end of `name` write.
     pub fn show(&mut self, name: &str, halves: [BorrowedFd<'_>; 2]) -> Result<(), ClientError> {
         self.send_with(&Request::Show { name: name.to_owned() }, &halves)
+    }
+
+    /// Whether the keeper is of a build that starts skills.
+    pub fn starts_skills(&self) -> bool {
+        self.starts_skills
+    }
+
+    /// Starts a skill, with its standard input and output.
+    pub fn start_skill(&mut self, skill: Skill, standard: [BorrowedFd<'_>; 2]) -> Result<(), ClientError> {
+        self.send_with(&Request::Skill(skill), &standard)
     }
 
     /// Has the keeper hold a listening socket for the next gateway, in the place of an earlier one of that name.

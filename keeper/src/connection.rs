@@ -69,7 +69,8 @@ impl Connection {
         enforcement: Enforcement,
     ) -> Self {
         let mut gateway = Self::Gateway { channel, process_id, queue: VecDeque::new(), shown };
-        gateway.push(Event::Welcome { version, process_id: std::process::id(), enforcement, shape }.into());
+        let process_id = std::process::id();
+        gateway.push(Event::Welcome { version, process_id, enforcement, shape, skills: true }.into());
         gateway
     }
 

@@ -72,7 +72,11 @@ pub enum Request {
     },
     /// Start an agent. Answered by [`Event::Spawned`] or [`Event::SpawnFailed`].
     Spawn(Spawn),
-    /// Send a signal to an agent and what it has started. One that is dead already is no error.
+    /// Start a skill for an agent. Comes with two descriptors: its standard input and output. Answered by
+    /// [`Event::Died`] when it has ended, or by [`Event::SpawnFailed`]. It is killed with its agent, and when the
+    /// gateway is gone. Only to keepers that say so in [`Event::Welcome`].
+    Skill(Skill),
+    /// Send a signal to an agent or a skill and what it has started. One that is dead already is no error.
     Kill {
         /// Which agent.
         instance: u64,
@@ -152,6 +156,25 @@ pub struct Spawn {
     pub sandbox: Option<Box<SandboxSpec>>,
 }
 
+/// A skill to be started.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct Skill {
+    /// Names it in later requests and events: no agent has that number.
+    pub instance: u64,
+    /// The agent that has asked for it.
+    pub parent: u64,
+    /// Its name in the configuration.
+    pub name: String,
+    /// Program and arguments. Never given to a shell.
+    pub argv: Vec<String>,
+    /// Where its standard error is appended.
+    pub log_path: PathBuf,
+    /// What it may take.
+    pub limits: Limits,
+    /// What it may see and do.
+    pub sandbox: Box<SandboxSpec>,
+}
+
 impl Spawn {
     /// A hash of everything that an agent is started with; the same in every build that has the same fields. So the
     /// next gateway sees whether an agent that lives is still the one that its configuration describes.
@@ -186,6 +209,9 @@ pub enum Event {
         enforcement: Enforcement,
         /// [`Keep::shape`] of the gateway before, if there was one.
         shape: Option<String>,
+        /// Whether it starts skills.
+        #[serde(default)]
+        skills: bool,
     },
     /// The keeper speaks none of the versions of the hello.
     OtherVersion {
@@ -424,7 +450,7 @@ mod tests {
         assert_eq!(spawn.sandbox, None);
         let welcome = r#"{"type":"welcome","version":1,"process_id":3}"#;
         let enforcement = Enforcement::default();
-        let expected = Event::Welcome { version: 1, process_id: 3, enforcement, shape: None };
+        let expected = Event::Welcome { version: 1, process_id: 3, enforcement, shape: None, skills: false };
         assert_eq!(serde_json::from_str::<Event>(welcome).unwrap(), expected);
         let spawned = Event::Spawned { instance: 1, generation: 2, process_id: 3, not_enforced: Vec::new() };
         let text = r#"{"type":"spawned","instance":1,"generation":2,"process_id":3}"#;

@@ -59,6 +59,7 @@ mod roster;
 pub mod sandbox;
 mod serve;
 mod shown;
+mod skills;
 #[allow(unsafe_code, reason = "code between fork and exec, and descriptors at fixed numbers")]
 mod spawn;
 mod start;

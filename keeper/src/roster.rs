@@ -19,6 +19,7 @@ use crate::cgroup::AgentCgroup;
 use crate::control::{Event, Exit};
 use crate::launch::Held;
 use crate::serve::say;
+use crate::skills::{Running, Skills};
 
 /// How long the members of a dead agent's group are looked for closely; the sweep finds later ones.
 const GROUP_WATCH: Duration = Duration::from_secs(5);
@@ -63,6 +64,7 @@ struct DeadCgroup {
 #[derive(Debug)]
 pub(crate) struct Roster {
     agents: BTreeMap<u64, Agent>,
+    skills: Skills,
     /// The largest instance so far, dead ones included.
     instance_max: u64,
     dead_groups: Vec<DeadGroup>,
@@ -74,6 +76,7 @@ impl Roster {
     pub(crate) fn new(now: Instant) -> Self {
         Self {
             agents: BTreeMap::new(),
+            skills: Skills::new(),
             instance_max: 0,
             dead_groups: Vec::new(),
             dead_cgroups: Vec::new(),
@@ -83,11 +86,15 @@ impl Roster {
 
     /// Whether all agents are dead, and all that they have started.
     pub(crate) fn is_empty(&self) -> bool {
-        self.agents.is_empty() && self.dead_cgroups.is_empty()
+        self.agents.is_empty() && self.skills.is_empty() && self.dead_cgroups.is_empty()
     }
 
     pub(crate) fn agents(&self) -> &BTreeMap<u64, Agent> {
         &self.agents
+    }
+
+    pub(crate) fn skills(&self) -> &Skills {
+        &self.skills
     }
 
     pub(crate) fn instance_max(&self) -> u64 {
@@ -100,15 +107,31 @@ impl Roster {
         assert!(before.is_none(), "the caller has looked");
     }
 
-    /// Sends a signal to an agent and its process group.
-    pub(crate) fn signal(&self, instance: u64, signal: Signal) {
-        if let Some(agent) = self.agents.get(&instance) {
-            signal_group(agent.process, signal);
+    pub(crate) fn add_skill(&mut self, instance: u64, skill: Running) {
+        self.instance_max = self.instance_max.max(instance);
+        let before = self.skills.insert(instance, skill);
+        assert!(before.is_none(), "the caller has looked");
+    }
+
+    /// Kills the skills of an agent, or all.
+    pub(crate) fn kill_skills(&self, of: Option<u64>) {
+        for skill in self.skills.values().filter(|skill| of.is_none_or(|agent| agent == skill.parent)) {
+            signal_group(skill.process, Signal::KILL);
+            skill.cgroup.kill();
         }
     }
 
-    /// Sends a signal to all agents and their process groups.
+    /// Sends a signal to an agent or a skill and its process group.
+    pub(crate) fn signal(&self, instance: u64, signal: Signal) {
+        let agent = self.agents.get(&instance).map(|agent| agent.process);
+        if let Some(process) = agent.or_else(|| Some(self.skills.get(&instance)?.process)) {
+            signal_group(process, signal);
+        }
+    }
+
+    /// Sends a signal to all agents and their process groups. Their skills are killed.
     pub(crate) fn signal_all(&self, signal: Signal) {
+        self.kill_skills(None);
         for agent in self.agents.values() {
             signal_group(agent.process, signal);
         }
@@ -118,20 +141,9 @@ impl Roster {
     ///
     /// Its pidfd is closed with it, which takes it off every epoll.
     pub(crate) fn bury(&mut self, instance: u64, now: Instant) -> Option<Event> {
-        let agent = self.agents.get(&instance)?;
-        let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-        match rustix::process::waitid(WaitId::PidFd(agent.pidfd.as_fd()), look) {
-            Ok(Some(_)) => {}
-            Ok(None) | Err(_) => return None,
-        }
-        signal_group(agent.process, Signal::KILL); // Rule 2.
-        agent.cgroup.kill();
-        let reaped = rustix::process::waitpid(Some(agent.process), WaitOptions::NOHANG);
-        let (_, status) = reaped.ok()??; // It was there above, and nobody else waits (rule 1).
-        let exit = match (status.exit_status(), status.terminating_signal()) {
-            (Some(code), _) => Exit::Code(code),
-            (None, signal) => Exit::Signal(signal.unwrap_or(0)),
-        };
+        let Some(agent) = self.agents.get(&instance) else { return self.bury_skill(instance, now) };
+        let exit = reap(agent.process, &agent.pidfd, &agent.cgroup)?;
+        self.kill_skills(Some(instance));
         let event = Event::Died {
             instance,
             generation: agent.generation,
@@ -146,6 +158,16 @@ impl Roster {
         Some(event)
     }
 
+    fn bury_skill(&mut self, instance: u64, now: Instant) -> Option<Event> {
+        let skill = self.skills.get(&instance)?;
+        let exit = reap(skill.process, &skill.pidfd, &skill.cgroup)?;
+        let Running { process, cgroup, .. } = self.skills.remove(&instance)?;
+        let (cause, usage) = (cgroup.cause(exit), cgroup.usage());
+        self.dead_groups.push(DeadGroup { group: process, until: now + GROUP_WATCH });
+        self.bury_cgroup(cgroup, now);
+        Some(Event::Died { instance, generation: 0, process_id: number(process), exit, cause, usage })
+    }
+
     /// Takes a cgroup whose processes have been killed, to remove it when they are dead and reaped.
     pub(crate) fn bury_cgroup(&mut self, cgroup: AgentCgroup, now: Instant) {
         self.dead_cgroups.push(DeadCgroup { cgroup, until: now + GROUP_WATCH });
@@ -158,6 +180,16 @@ impl Roster {
             agent.cgroup.kill();
             let _ = rustix::process::waitpid(Some(agent.process), WaitOptions::empty()); // It was added.
             self.bury_cgroup(agent.cgroup, now);
+        }
+    }
+
+    /// The same for a skill.
+    pub(crate) fn drop_unwatched_skill(&mut self, instance: u64, now: Instant) {
+        if let Some(Running { process, cgroup, .. }) = self.skills.remove(&instance) {
+            signal_group(process, Signal::KILL);
+            cgroup.kill();
+            let _ = rustix::process::waitpid(Some(process), WaitOptions::empty()); // It was added.
+            self.bury_cgroup(cgroup, now);
         }
     }
 
@@ -194,7 +226,9 @@ impl Roster {
     fn sweep(&self) {
         // Without this file (a kernel option) such orphans stay zombies until the keeper ends.
         let children = std::fs::read_to_string("/proc/thread-self/children").unwrap_or_default();
-        let agents: BTreeSet<u32> = self.agents.values().map(|agent| number(agent.process)).collect();
+        let agents = self.agents.values().map(|agent| agent.process);
+        let skills = self.skills.values().map(|skill| skill.process);
+        let agents: BTreeSet<u32> = agents.chain(skills).map(number).collect();
         let orphans = children
             .split_ascii_whitespace()
             .filter_map(|text| text.parse().ok().and_then(Pid::from_raw)) // The kernel writes numbers only.
@@ -203,6 +237,23 @@ impl Roster {
             let _ = rustix::process::waitpid(Some(orphan), WaitOptions::NOHANG); // One that lives on is none.
         }
     }
+}
+
+/// If a process is dead: kills its group and cgroup, reaps it, and says how it ended. Its owner buries it then.
+fn reap(process: Pid, pidfd: &OwnedFd, cgroup: &AgentCgroup) -> Option<Exit> {
+    let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    match rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), look) {
+        Ok(Some(_)) => {}
+        Ok(None) | Err(_) => return None,
+    }
+    signal_group(process, Signal::KILL); // Rule 2.
+    cgroup.kill();
+    let reaped = rustix::process::waitpid(Some(process), WaitOptions::NOHANG);
+    let (_, status) = reaped.ok()??; // It was there above, and nobody else waits (rule 1).
+    Some(match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => Exit::Code(code),
+        (None, signal) => Exit::Signal(signal.unwrap_or(0)),
+    })
 }
 
 /// Removes a dead cgroup, or kills again what is in it. After its time is up it is left to the next keeper.

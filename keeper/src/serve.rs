@@ -322,6 +322,7 @@ impl Keeper {
                 let outgoing = self.spawn(&request, now);
                 self.connection.push(outgoing);
             }
+            Request::Skill(request) => self.start_skill(&request, descriptors, now),
             Request::Kill { instance, signal } => match Signal::from_named_raw(signal) {
                 Some(signal) => self.roster.signal(instance, signal),
                 None => self.connection.push(refused(format!("signal {signal} of kill has no name"))),
@@ -352,6 +353,9 @@ impl Keeper {
         }
         if instance > INSTANCE_MAX {
             return failed("admission", format!("instance {instance} is larger than {INSTANCE_MAX}"));
+        }
+        if self.roster.skills().contains_key(&instance) {
+            return failed("admission", format!("instance {instance} is a skill"));
         }
         if let Some(agent) = self.roster.agents().get(&instance) {
             let reason = format!("instance {instance} is alive in generation {}", agent.generation);

@@ -6,6 +6,8 @@ mod limits;
 mod observers;
 #[path = "keeper_process/sandbox.rs"]
 mod sandbox;
+#[path = "keeper_process/skills.rs"]
+mod skills;
 #[path = "keeper_process/succession.rs"]
 mod succession;
 
@@ -453,7 +455,10 @@ fn strangers_are_refused() {
     rustix::net::send(&gateway, hello, SendFlags::empty()).unwrap();
     let expected = format!(r#"{{"type":"welcome","version":2,"process_id":{},"enforcement":{{"#, child.id());
     let welcome = read(&gateway);
-    assert!(welcome.starts_with(&expected) && welcome.ends_with(r#","shape":null}"#), "{welcome}");
+    assert!(
+        welcome.starts_with(&expected) && welcome.ends_with(r#","shape":null,"skills":true}"#),
+        "{welcome}"
+    );
     assert_eq!(read(&gateway), r#"{"type":"held","instance_max":0,"untold":0}"#);
     drop(gateway);
     assert_eq!(child.wait().unwrap().code(), Some(0));

@@ -11,9 +11,11 @@ mod body;
 
 pub use archives::{
     ACCEPTED_DUPLICATE, ArchivedBlockV1, ArchivedEndV1, ArchivedFailureV1, ArchivedHelloV1,
-    ArchivedMessageV2, BlockType, BlockV1, BorrowedBlock, BorrowedEnd, CONTENT_JSON, CONTENT_TEXT, Content,
-    DurabilityClass, EndV1, FLAG_ACTIVATE, FLAG_DEACTIVATE, FLAG_MENTION, FLAG_NO_REPLY, FLAG_REPLY_TO_AGENT,
-    FLAG_WANTS_ACK, FailureCode, FailureV1, HelloV1, MessageV2, Priority, SessionMode,
+    ArchivedMessageV2, ArchivedSkillResultV1, ArchivedSkillV1, BlockType, BlockV1, BorrowedBlock,
+    BorrowedEnd, CONTENT_JSON, CONTENT_TEXT, Content, DurabilityClass, EndV1, FLAG_ACTIVATE, FLAG_DEACTIVATE,
+    FLAG_MENTION, FLAG_NO_REPLY, FLAG_REPLY_TO_AGENT, FLAG_WANTS_ACK, FailureCode, FailureV1, HelloV1,
+    MessageV2, Priority, SKILL_BYTES_MAX, SKILL_NAME_BYTES_MAX, SKILLS_AT_ONCE_MAX, SessionMode,
+    SkillOutcome, SkillResultV1, SkillV1,
 };
 pub use body::{Body, Encoder, Message, Opened, StoredBody};
 pub(crate) use body::{archive_into, archive_to};
@@ -121,6 +123,10 @@ kinds! {
     Working = 12,
     /// How many words of agents are in the journal: shard to shard. No archive.
     Kept = 13,
+    /// An agent asks for a skill: agent to shard. Archive: [`SkillV1`].
+    Skill = 14,
+    /// What has come of it: shard to agent. Archive: [`SkillResultV1`].
+    SkillResult = 15,
 }
 
 impl Kind {

@@ -3,6 +3,8 @@
 
 #[path = "agents/commands.rs"]
 mod commands;
+#[path = "agents/conversations.rs"]
+mod conversations;
 #[path = "agents/drains.rs"]
 mod drains;
 #[path = "agents/pools.rs"]

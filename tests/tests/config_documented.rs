@@ -19,6 +19,7 @@ const SOURCE: &str = concat!(
     include_str!("../../gateway/src/config/sandbox.rs"),
     include_str!("../../gateway/src/config/heartbeat.rs"),
     include_str!("../../gateway/src/config/user.rs"),
+    include_str!("../../gateway/src/config/skills.rs"),
     include_str!("../../keeper/src/sandbox/spec.rs")
 );
 const KEYS: [&str; 5] = ["key", "default", "unit", "limits", "flag"];
@@ -169,6 +170,7 @@ fn numbers_are_those_of_the_source() {
             (constant("ERROR_PERCENT_DEFAULT"), "1 to 100".into()),
         ),
         ("agents.entries.<name>.sickness.windowMs", both("SICK_WINDOW_DEFAULT_MS", 1000, "LONG_MS")),
+        ("skills.entries.<name>.timeoutMs", both("SKILL_TIMEOUT_DEFAULT_MS", 1, "SKILL_TIMEOUT_MAX_MS")),
         ("supervision.fleet.max", both("FLEET_DEFAULT", 1, "FLEET_MAX")),
         ("supervision.fleet.windowMs", both("FLEET_WINDOW_DEFAULT_MS", 1, "LONG_MS")),
         ("journal.segmentMib", both("SEGMENT_DEFAULT_MIB", 1, "SEGMENT_MAX_MIB")),

@@ -2,6 +2,8 @@
 
 #[path = "handover/book.rs"]
 mod book;
+#[path = "handover/conversations.rs"]
+mod conversations;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader};
@@ -126,6 +128,15 @@ async fn agents_go_on_when_their_gateway_is_killed() {
         assert_eq!(status["agents"], json!({"configured": 5, "alive": 5, "adopted": 5, "started": 0}));
         assert_eq!((line.agents(), number(&status["keeperProcessId"])), (agents.clone(), keeper));
     }
+    until("all have said what software they are", || {
+        let list = asked(line.state(), &["agent", "list"]);
+        let known =
+            |agent: &Value| agent["version"].as_str().is_some_and(|text| text.starts_with("agent-sdk/"));
+        list["agents"]
+            .as_array()
+            .is_some_and(|agents| agents.len() == 5 && agents.iter().all(known))
+            .then_some(())
+    });
     let mut client = Client::connect(&gateway.url()).await;
     let open = book.open();
     for &id in &open {

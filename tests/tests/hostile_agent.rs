@@ -59,7 +59,11 @@ impl Scene {
         let geometry = Geometry::new(256 * 1024).unwrap();
         let mut ports = connect(1, 1, geometry, Limits::default()).unwrap();
         let names = ["hostile", "honest"];
-        let definitions = names.map(|name| AgentDefinition { name: name.to_owned(), in_flight_max: 4 });
+        let definitions = names.map(|name| AgentDefinition {
+            name: name.to_owned(),
+            in_flight_max: 4,
+            conversation_pool: None,
+        });
         let specs = [AgentSpec::alone(HOSTILE, names[0], 1), AgentSpec::alone(HONEST, names[1], 1)];
         let routes = Arc::new(RoutingTable::build(1, &specs, &[], None).unwrap());
         let setting =
@@ -151,7 +155,13 @@ impl Scene {
                 Ok(unexpected @ (Notice::AgentHung { .. } | Notice::AgentMute { .. })) => {
                     panic!("{unexpected:?}")
                 }
-                Ok(Notice::AgentReady { .. } | Notice::AgentAdopted { .. } | Notice::Journal { .. }) => {}
+                Ok(
+                    Notice::AgentReady { .. }
+                    | Notice::AgentAdopted { .. }
+                    | Notice::AgentTenure { .. }
+                    | Notice::Skill { .. }
+                    | Notice::Journal { .. },
+                ) => {}
                 Err(_) => assert!(Instant::now() < deadline, "instance {instance} is not fenced"),
             }
             std::thread::yield_now();

@@ -7,6 +7,7 @@ use shm_transport::envelope::{
 };
 use shm_transport::envelope::{
     ArchivedBlockV1, ArchivedEndV1, ArchivedFailureV1, ArchivedHelloV1, ArchivedMessageV2,
+    ArchivedSkillResultV1, ArchivedSkillV1, SkillOutcome,
 };
 use shm_transport::layout::{self, ConfigPage, ControlWords, Geometry};
 use shm_transport::link;
@@ -232,6 +233,8 @@ fn archive(kind: Kind) -> (&'static str, usize) {
         Kind::End => ("EndV1", size_of::<ArchivedEndV1>()),
         Kind::Failure => ("FailureV1", size_of::<ArchivedFailureV1>()),
         Kind::Hello => ("HelloV1", size_of::<ArchivedHelloV1>()),
+        Kind::Skill => ("SkillV1", size_of::<ArchivedSkillV1>()),
+        Kind::SkillResult => ("SkillResultV1", size_of::<ArchivedSkillResultV1>()),
         Kind::Accepted
         | Kind::Stop
         | Kind::Cancel
@@ -278,6 +281,8 @@ fn archives_table() {
         EndV1 ArchivedEndV1 { content }
         FailureV1 ArchivedFailureV1 { code retry_after_ms text }
         HelloV1 ArchivedHelloV1 { process_id software }
+        SkillV1 ArchivedSkillV1 { skill input }
+        SkillResultV1 ArchivedSkillResultV1 { outcome output }
     };
     for (name, .., count) in &fields {
         assert_eq!(fields.iter().filter(|f| f.0 == *name).count(), *count, "fields of {name}");
@@ -294,6 +299,17 @@ fn code_tables() {
     compare("block types", &table_under("Block types", &["number", "name"]), &blocks);
     let codes: Vec<_> = FailureCode::ALL.iter().map(|c| row([&(*c as u16), &c.name()])).collect();
     compare("failure codes", &table_under("Failure codes", &["number", "name"]), &codes);
+    let outcomes: Vec<_> = SkillOutcome::ALL.iter().map(|o| row([&(*o as u16), &o.name()])).collect();
+    compare("outcomes", &table_under("Outcomes of skills", &["number", "name"]), &outcomes);
+    compare(
+        "limits of skills",
+        &table_under("Skills", &["limit", "value"]),
+        &[
+            row([&"bytes of a name", &envelope::SKILL_NAME_BYTES_MAX]),
+            row([&"bytes of an input, and of an output", &envelope::SKILL_BYTES_MAX]),
+            row([&"skills of one agent at once", &envelope::SKILLS_AT_ONCE_MAX]),
+        ],
+    );
 }
 
 /// The numbers inside messages: content kinds, flags, priorities, session modes, durability classes, in order.

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::io::{self, Write};
 
-use agent_sdk::Turn;
+use agent_sdk::{SkillOutcome, SkillResult, Turn};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -60,6 +60,33 @@ pub(super) fn write_cancel(into: &mut impl Write, turn: u64) -> io::Result<()> {
     writeln!(into, r#"{{"type":"cancel","id":"{turn}"}}"#)
 }
 
+#[derive(Serialize)]
+struct SkillLine<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    id: &'a str,
+    #[serde(flatten)]
+    result: SkillSaid<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+enum SkillSaid<'a> {
+    Output(&'a str),
+    Error { code: &'static str, message: &'a str },
+}
+
+/// Writes what has come of a skill that was asked for under that id, as one line.
+pub(super) fn write_skill_result(into: &mut impl Write, id: &str, result: &SkillResult) -> io::Result<()> {
+    let SkillResult { outcome, output, .. } = result;
+    let result = match outcome {
+        SkillOutcome::Done => SkillSaid::Output(output),
+        other => SkillSaid::Error { code: other.name(), message: output },
+    };
+    serde_json::to_writer(&mut *into, &SkillLine { kind: "skill_result", id, result })?;
+    into.write_all(b"\n")
+}
+
 /// JSON text without line ends. They can only lie between tokens: inside strings JSON escapes them.
 fn one_line(json: &str) -> Cow<'_, str> {
     if json.contains(['\n', '\r']) {
@@ -89,6 +116,23 @@ mod tests {
         let received = inbox.receive(std::time::Duration::ZERO, |turn| write(&mut written, &turn).unwrap());
         assert_eq!(received.unwrap(), Received::Messages(1));
         assert_eq!(String::from_utf8(written).unwrap(), format!("{line}\n"));
+    }
+
+    /// What a skill has said is a string, whatever it holds; what has gone wrong has a code.
+    #[test]
+    fn results_of_skills_are_lines() {
+        let line = |outcome, output: &str| {
+            let mut written = Vec::new();
+            let result = SkillResult { call: 7, outcome, output: output.into() };
+            write_skill_result(&mut written, "a\"b", &result).unwrap();
+            String::from_utf8(written).unwrap()
+        };
+        let start = r#"{"type":"skill_result","id":"a\"b","#;
+        assert_eq!(line(SkillOutcome::Done, "two\nlines"), format!("{start}\"output\":\"two\\nlines\"}}\n"));
+        assert_eq!(
+            line(SkillOutcome::TimedOut, "late"),
+            format!("{start}\"error\":{{\"code\":\"timed_out\",\"message\":\"late\"}}}}\n")
+        );
     }
 
     /// One message a line, whatever it holds.

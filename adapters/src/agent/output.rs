@@ -7,6 +7,8 @@ use serde::Deserialize;
 
 /// The longest line.
 pub(super) const LINE_BYTES_MAX: usize = 1024 * 1024;
+/// The longest id that an agent may give a skill.
+const SKILL_ID_BYTES_MAX: usize = 64;
 /// Where an unusable line is searched for its id.
 const HINT_BYTES_MAX: usize = 512;
 
@@ -19,6 +21,8 @@ pub(super) enum Line<'a> {
     End { turn: u64, content: Cow<'a, str> },
     /// There will be no reply.
     Error { turn: u64, message: Cow<'a, str> },
+    /// A skill is asked for. The id is the agent's own.
+    Skill { id: Cow<'a, str>, skill: Cow<'a, str>, input: Cow<'a, str> },
 }
 
 /// Why a line cannot be acted on. `turn` is what it seems to be about.
@@ -30,7 +34,11 @@ pub(super) enum LineError {
     NotJson { turn: Option<u64>, reason: String },
     #[error("id {found:?} in a line of the agent is not one it was given")]
     Id { found: String },
-    #[error("type {found:?} in a line of the agent is not block, end or error")]
+    #[error("id {found:?} of a skill in a line of the agent has more than {SKILL_ID_BYTES_MAX} bytes")]
+    SkillId { found: String },
+    #[error("a line of type skill of the agent has no \"skill\", the name of one")]
+    NoSkill,
+    #[error("type {found:?} in a line of the agent is not block, end, error or skill")]
     Type { turn: u64, found: String },
     #[error("a line of type {kind} of the agent has no {field:?}")]
     Missing { turn: u64, kind: &'static str, field: &'static str },
@@ -43,7 +51,7 @@ impl LineError {
     pub(super) fn turn(&self) -> Option<u64> {
         match *self {
             Self::TooLong { turn } | Self::NotJson { turn, .. } => turn,
-            Self::Id { .. } => None,
+            Self::Id { .. } | Self::SkillId { .. } | Self::NoSkill => None,
             Self::Type { turn, .. } | Self::Missing { turn, .. } | Self::BlockType { turn, .. } => Some(turn),
         }
     }
@@ -61,12 +69,23 @@ struct Wire<'a> {
     block_type: Option<Cow<'a, str>>,
     #[serde(borrow)]
     message: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    skill: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    input: Option<Cow<'a, str>>,
 }
 
 /// Reads one line.
 pub(super) fn parse(line: &[u8]) -> Result<Line<'_>, LineError> {
     let wire: Wire<'_> = serde_json::from_slice(line)
         .map_err(|error| LineError::NotJson { turn: hint(line), reason: error.to_string() })?;
+    if wire.kind == "skill" {
+        if wire.id.len() > SKILL_ID_BYTES_MAX {
+            return Err(LineError::SkillId { found: wire.id.into_owned() });
+        }
+        let skill = wire.skill.ok_or(LineError::NoSkill)?;
+        return Ok(Line::Skill { id: wire.id, skill, input: wire.input.unwrap_or_default() });
+    }
     let Ok(turn) = wire.id.parse() else { return Err(LineError::Id { found: wire.id.into_owned() }) };
     let missing = |kind, field| LineError::Missing { turn, kind, field };
     match &*wire.kind {
@@ -157,7 +176,8 @@ mod tests {
     fn lines_are_read_or_refused_by_name() {
         let text = |text: &'static str| Cow::Borrowed(text);
         let block = |block_type, content| Ok(Line::Block { turn: 7, block_type, content: text(content) });
-        let rows: [(&str, Result<Line<'_>, LineError>); 13] = [
+        let long_id = format!(r#"{{"type":"skill","id":"{}","skill":"count"}}"#, "x".repeat(65));
+        let rows: [(&str, Result<Line<'_>, LineError>); 17] = [
             (r#"{"type":"block","id":"7","content":"a\nb"}"#, block(BlockType::Text, "a\nb")),
             (r#"{"type":"block","id":"7","content":"x","blockType":"code"}"#, block(BlockType::Code, "x")),
             (r#" {"id":"7","more":1,"type":"end"} "#, Ok(Line::End { turn: 7, content: text("") })),
@@ -178,6 +198,16 @@ mod tests {
                 r#"{"type":"block","id":"7","content":"x","blockType":"song"}"#,
                 Err(LineError::BlockType { turn: 7, found: "song".to_owned() }),
             ),
+            (
+                r#"{"type":"skill","id":"my 1","skill":"count","input":"a\nb"}"#,
+                Ok(Line::Skill { id: "my 1".into(), skill: "count".into(), input: "a\nb".into() }),
+            ),
+            (
+                r#"{"type":"skill","id":"","skill":"count"}"#,
+                Ok(Line::Skill { id: "".into(), skill: "count".into(), input: "".into() }),
+            ),
+            (r#"{"type":"skill","id":"1"}"#, Err(LineError::NoSkill)),
+            (&long_id, Err(LineError::SkillId { found: "x".repeat(65) })),
             (r#"{"type":"start","id":"7"}"#, Err(LineError::Type { turn: 7, found: "start".to_owned() })),
             (r#"{"type":"end","id":"x"}"#, Err(LineError::Id { found: "x".to_owned() })),
             (

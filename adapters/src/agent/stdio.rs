@@ -11,24 +11,23 @@
 //! keeper's SIGTERM goes to the whole process group and ends both. A command that dies fails nothing here:
 //! the host dies with it, and the gateway knows best what to do with the turns.
 
-use std::collections::HashMap;
 use std::io::{BufWriter, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use agent_sdk::{Agent, FailureCode, Inbox, Outbox, Received, ReplyError, Turn, TurnId, inherited};
+use agent_sdk::{Agent, FailureCode, Inbox, Received, ReplyError, Turn, inherited};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, WaitOptions};
 
-use super::complaints::Complaints;
+use super::desk::{Desk, lock};
 use super::host::{HostError, SMALL_PAGES};
 use super::input;
-use super::output::{Line, LineError, Splitter, parse};
+use super::output::{LineError, Splitter};
 
 /// The most turns a command may have open.
 const OPEN_TURNS_MAX: usize = 4096;
@@ -55,13 +54,6 @@ enum Happened {
     OutputEnded,
     /// A ring or a pipe is of no use any more.
     Failed(HostError),
-}
-
-/// What both threads use.
-struct Desk {
-    turns: HashMap<u64, TurnId>,
-    outbox: Outbox,
-    complaints: Complaints,
 }
 
 /// Runs a command as an agent. `attach` is called once the command runs.
@@ -128,9 +120,8 @@ fn serve(
     let (stdin, stdout) = pipes.ok_or_else(|| failed("taking the pipes")(Errno::BADF.into()))?;
 
     let (inbox, outbox) = attach()?.split();
-    let complaints = Complaints::new(Instant::now());
     // Arc: the two threads.
-    let desk = Arc::new(Mutex::new(Desk { turns: HashMap::new(), outbox, complaints }));
+    let desk = Arc::new(Mutex::new(Desk::new(outbox)));
     let (ended, happened) = mpsc::channel();
     let start = |name: &str, work: Box<dyn FnOnce() -> Happened + Send>| {
         let ended = ended.clone();
@@ -240,6 +231,12 @@ fn pass_in(mut inbox: Inbox, stdin: ChildStdin, desk: &Mutex<Desk>) -> Happened 
                 written = input::write_cancel(&mut stdin, turn);
             }
         }
+        for result in inbox.skill_results() {
+            let id = lock(desk).skills.remove(&result.call);
+            if let Some(id) = id.filter(|_| written.is_ok()) {
+                written = input::write_skill_result(&mut stdin, &id, result);
+            }
+        }
         if written.and_then(|()| stdin.flush()).is_err() {
             // A broken pipe is the only way in which a pipe fails.
             return Happened::InputClosed;
@@ -304,71 +301,6 @@ fn pass_out(program: &str, mut stdout: ChildStdout, pidfd: &OwnedFd, desk: &Mute
             return Happened::OutputEnded;
         }
     }
-}
-
-impl Desk {
-    /// Acts on one line of the command.
-    fn take(&mut self, line: Result<&[u8], LineError>) -> Result<(), ReplyError> {
-        let line = match line {
-            Ok(line) if line.trim_ascii().is_empty() => return Ok(()),
-            Ok(line) => parse(line),
-            Err(error) => Err(error),
-        };
-        let (turn, sent) = match line {
-            Ok(Line::Block { turn, block_type, content }) => match self.turns.get(&turn) {
-                Some(id) => (turn, self.outbox.block(id, block_type, &content)),
-                None => return self.unknown(turn),
-            },
-            Ok(Line::End { turn, content }) => match self.turns.get(&turn) {
-                Some(id) => match self.outbox.end(id, &content) {
-                    Ok(()) => {
-                        self.turns.remove(&turn);
-                        return Ok(());
-                    }
-                    failed => (turn, failed),
-                },
-                None => return self.unknown(turn),
-            },
-            Ok(Line::Error { turn, message }) => return self.fail(turn, &message),
-            Err(error) => {
-                self.complain(&error.to_string());
-                return match error.turn() {
-                    Some(turn) if self.turns.contains_key(&turn) => self.fail(turn, &error.to_string()),
-                    _ => Ok(()),
-                };
-            }
-        };
-        match sent {
-            Err(error @ ReplyError::TooLarge { .. }) => {
-                self.complain(&error.to_string());
-                self.fail(turn, &error.to_string())
-            }
-            other => other,
-        }
-    }
-
-    fn fail(&mut self, turn: u64, text: &str) -> Result<(), ReplyError> {
-        match self.turns.remove(&turn) {
-            Some(id) => self.outbox.fail(&id, FailureCode::AgentError, text),
-            None => self.unknown(turn),
-        }
-    }
-
-    fn unknown(&mut self, turn: u64) -> Result<(), ReplyError> {
-        self.complain(&format!("id \"{turn}\" in a line of the agent is not open"));
-        Ok(())
-    }
-
-    fn complain(&mut self, complaint: &str) {
-        if let Some(line) = self.complaints.line(complaint, Instant::now()) {
-            eprintln!("{line}");
-        }
-    }
-}
-
-/// The desk, also after a panic of the other thread: each use leaves it whole.
-fn lock(desk: &Mutex<Desk>) -> MutexGuard<'_, Desk> {
-    desk.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

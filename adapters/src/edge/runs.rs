@@ -238,6 +238,8 @@ fn apply(
         | Opened::Stop
         | Opened::Cancel
         | Opened::Journaled
+        | Opened::Skill(_)
+        | Opened::SkillResult(_)
         | Opened::RollCall
         | Opened::Working
         | Opened::Kept => Outcome::Open,

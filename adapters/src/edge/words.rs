@@ -79,6 +79,8 @@ pub fn apply(
         | Opened::Stop
         | Opened::Cancel
         | Opened::Journaled
+        | Opened::Skill(_)
+        | Opened::SkillResult(_)
         | Opened::RollCall
         | Opened::Working
         | Opened::Kept => Outcome::Open,

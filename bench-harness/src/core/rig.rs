@@ -72,7 +72,11 @@ impl Rig {
     /// A core with its agents attached and no sessions.
     pub fn new(shape: Shape) -> Self {
         let names: Vec<_> = (0..shape.agents).map(|agent| format!("agent-{agent}")).collect();
-        let definition = |name: &String| AgentDefinition { name: name.clone(), in_flight_max: IN_FLIGHT_MAX };
+        let definition = |name: &String| AgentDefinition {
+            name: name.clone(),
+            in_flight_max: IN_FLIGHT_MAX,
+            conversation_pool: None,
+        };
         let definitions: Arc<[AgentDefinition]> = names.iter().map(definition).collect();
         let specs: Vec<_> =
             names.iter().zip(0..).map(|(name, index)| AgentSpec::alone(AgentIndex(index), name, 1)).collect();

@@ -206,7 +206,8 @@ fn core() -> io::Result<ShardCore> {
     let specs = [AgentSpec::alone(AgentIndex(0), AGENT, 1)];
     let routes = RoutingTable::build(1, &specs, &[], None)
         .map_err(|errors| io::Error::other(format!("one agent cannot be routed to: {errors:?}")))?;
-    let definitions = Arc::new([AgentDefinition { name: AGENT.into(), in_flight_max: 1 }]);
+    let definitions =
+        Arc::new([AgentDefinition { name: AGENT.into(), in_flight_max: 1, conversation_pool: None }]);
     let setting = CoreSetting {
         shard: ShardIndex(0),
         shard_count: 1,

@@ -105,8 +105,9 @@ fn core(idle_agents: u32) -> io::Result<ShardCore> {
         0 => AGENT.to_owned(),
         idle => format!("idle-{idle}"),
     });
-    let definitions: Arc<[AgentDefinition]> =
-        names.map(|name| AgentDefinition { name, in_flight_max: IN_FLIGHT_MAX }).collect();
+    let definitions: Arc<[AgentDefinition]> = names
+        .map(|name| AgentDefinition { name, in_flight_max: IN_FLIGHT_MAX, conversation_pool: None })
+        .collect();
     let spec = |(index, definition): (u32, &AgentDefinition)| {
         AgentSpec::alone(AgentIndex(index), &definition.name, 1)
     };

@@ -19,7 +19,6 @@ use crate::events::{Detail, Event, EventType};
 use crate::flight::{FlightIndex, Outcome as FlightOutcome, Stage};
 use crate::journal::entry::{Entry, EntryKind, JournalState};
 use crate::planted::{self, Bug};
-use crate::routing::{Refusal as Unroutable, RouteRequest, TEXT_SEARCHED_BYTES_MAX};
 use crate::session::{Begin, SessionIndex, SessionKey};
 use crate::time::Moment;
 use crate::wheel::TimerId;
@@ -36,7 +35,7 @@ pub(super) struct Refusal {
 }
 
 impl Refusal {
-    fn new(code: FailureCode, text: String) -> Self {
+    pub(super) fn new(code: FailureCode, text: String) -> Self {
         Self { code, retry_after: Duration::ZERO, text }
     }
 }
@@ -115,7 +114,7 @@ impl ShardCore {
             let context = self.enrich(now, hash, archive, effects)?;
             self.recorder.stamp(flight, Stage::Enrich, now);
             let agent = self.route(now, context.session, archive)?;
-            self.settle(context.session, agent);
+            self.settle(now, context.session, agent);
             self.recorder.stamp(flight, Stage::Route, now);
             let turn = self.open(now, arriving, flight, (fresh, context, agent), effects);
             if planted::is(Bug::AckBeforeJournal)
@@ -230,88 +229,6 @@ impl ShardCore {
             return Err(self.busy(FailureCode::Overloaded, text));
         }
         Ok(Context { session, urgency: urgency(archive) })
-    }
-
-    /// The session stays with that agent from now on.
-    pub(super) fn settle(&mut self, session: SessionIndex, agent: AgentIndex) {
-        self.rotation = self.rotation.wrapping_add(1);
-        self.sessions.set_agent(session, Some(agent));
-    }
-
-    /// Which agent gets the messages of a session, as things stand.
-    pub(super) fn route(
-        &self,
-        now: Moment,
-        session: SessionIndex,
-        archive: &ArchivedMessageV2,
-    ) -> Result<AgentIndex, Refusal> {
-        match self.candidate(now, session, archive, true) {
-            Ok(agent) => Ok(agent),
-            Err(Unroutable::UnknownAgent) => {
-                let text = format!("no agent is named \"{}\"", archive.agent.as_str());
-                Err(Refusal::new(FailureCode::UnknownAgent, text))
-            }
-            Err(Unroutable::NoRoute) => {
-                let text = "the message names no agent, and no rule says which one it is for".into();
-                Err(Refusal::new(FailureCode::NoRoute, text))
-            }
-            Err(Unroutable::Unavailable(reason)) => {
-                let named = archive.agent.as_str();
-                let known = self.definitions.iter().zip(&self.unavailable);
-                let why = known.filter(|(agent, _)| agent.name == named).find_map(|(_, why)| why.as_deref());
-                let text = match (named, why) {
-                    ("", _) => {
-                        format!("no agent that the message is for ({}) is available now", reason.name())
-                    }
-                    (name, Some(why)) => format!("agent \"{name}\" is not available: {why}"),
-                    (name, None) => format!("agent \"{name}\" is not available now"),
-                };
-                Err(self.busy(FailureCode::AgentUnavailable, text))
-            }
-        }
-    }
-
-    /// Who would get it. `ask_breakers`: an agent that has failed too often lately counts as not there.
-    pub(super) fn candidate(
-        &self,
-        now: Moment,
-        session: SessionIndex,
-        archive: &ArchivedMessageV2,
-        ask_breakers: bool,
-    ) -> Result<AgentIndex, Unroutable> {
-        let request = self.request(archive, self.sessions.agent(session));
-        let Self { routes, outstanding, unavailable, breakers, agents, setting, .. } = self;
-        let load = |agent: AgentIndex| {
-            let elsewhere = outstanding.get(agent.0 as usize).copied().unwrap_or(0);
-            if agent.home(setting.shard_count) == setting.shard {
-                agents.load(agent).max(elsewhere)
-            } else {
-                elsewhere
-            }
-        };
-        let available = |agent: AgentIndex| {
-            unavailable.get(agent.0 as usize) == Some(&None)
-                && (!ask_breakers || breakers.would_allow(agent, now))
-        };
-        routes.route(&request, load, available).map(|decision| decision.member)
-    }
-
-    /// What the routing table is asked about a message.
-    pub(super) fn request<'a>(
-        &self,
-        archive: &'a ArchivedMessageV2,
-        affinity: Option<AgentIndex>,
-    ) -> RouteRequest<'a> {
-        let text = archive.content.as_str();
-        RouteRequest {
-            explicit: archive.agent.as_str(),
-            affinity,
-            channel: archive.channel.as_str(),
-            text: &text[..text.floor_char_boundary(TEXT_SEARCHED_BYTES_MAX)],
-            labels: archive.labels.as_str(),
-            own_shard: self.setting.shard,
-            rotation: self.rotation,
-        }
     }
 
     fn open(
@@ -490,7 +407,7 @@ impl ShardCore {
     }
 
     /// A refusal that another try may get past.
-    fn busy(&self, code: FailureCode, text: String) -> Refusal {
+    pub(super) fn busy(&self, code: FailureCode, text: String) -> Refusal {
         Refusal { code, retry_after: self.limits.retry_after, text }
     }
 

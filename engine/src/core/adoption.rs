@@ -47,6 +47,11 @@ impl ShardCore {
     pub(super) fn adopting(&mut self, agents: &[AgentIndex]) {
         let known = agents.iter().filter(|agent| (agent.0 as usize) < self.definitions.len());
         self.adoption.unheard.extend(known.map(|&agent| (agent, Vec::new())));
+        for &agent in agents {
+            if self.conversation_pool(agent).is_some() {
+                self.conversations.adopting(agent);
+            }
+        }
     }
 
     /// Lets a turn that is to begin wait for the agents that may have it. `false`: there is none.
@@ -112,10 +117,10 @@ impl ShardCore {
         if planted::is(Bug::HeldTurnGivenAgain) {
             return true;
         }
-        if !self.make_way(session, turn) {
+        if !self.make_way(session, turn) || !self.engage_claimed(now, session, agent) {
             return false;
         }
-        self.settle(session, agent);
+        self.settle(now, session, agent);
         let words = self.replies.get(turn).map_or(&[][..], |reply| &reply.words);
         let is_block = |kind: Kind| kind == Kind::Block;
         let blocks = words

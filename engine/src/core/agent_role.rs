@@ -13,7 +13,7 @@ use super::agents::{Claimed, Ended, Standing, load};
 use super::mesh::{GIVEN_BACK_DIED, GIVEN_BACK_UNAVAILABLE};
 use super::turns;
 use super::{Effects, ShardCore};
-use crate::event::{AgentIndex, Effect, InstanceId};
+use crate::event::{AgentIndex, Effect, InstanceId, Tenure};
 use crate::time::Moment;
 use shm_transport::record::Poison;
 
@@ -31,6 +31,7 @@ impl ShardCore {
             Opened::End(_) => Some(Ended::Answered),
             Opened::Failure(_) => Some(Ended::Failed),
             Opened::Hello(hello) => return effects(load::ready(instance, &hello.software)),
+            Opened::Skill(asked) => return self.skill_asked(instance, message.route.origin, asked, effects),
             Opened::Working => return self.roll_answered(now, instance, message.route, effects),
             Opened::Message(_)
             | Opened::Accepted
@@ -38,6 +39,7 @@ impl ShardCore {
             | Opened::Cancel
             | Opened::Journaled
             | Opened::RollCall
+            | Opened::SkillResult(_)
             | Opened::Kept => return Self::fence(instance, message, effects),
         };
         let Route { turn, attempt, sequence, .. } = message.route;
@@ -115,6 +117,9 @@ impl ShardCore {
             self.give_back(now, agent, (turn, attempt), GIVEN_BACK_DIED, &text, effects);
         }
         self.tell_heard(agent, effects);
+        if self.agents.has_lost_its_session(agent) {
+            effects(Effect::AgentTenure { agent, tenure: Tenure::Lost });
+        }
         effects(Effect::AgentAdopted { instance });
         self.agent_answered(now, agent, effects);
     }
@@ -145,6 +150,7 @@ impl ShardCore {
         detail: &str,
         effects: &mut Effects<'_>,
     ) {
+        self.forget_skills(agent);
         let lost = self.agents.down(agent);
         if !lost.is_empty() {
             let name = &self.definitions[agent.0 as usize].name;
@@ -167,6 +173,7 @@ impl ShardCore {
         if let Some(why) = self.unavailable.get_mut(agent.0 as usize) {
             *why = Some(detail.into());
         }
+        self.conversations.vacate(agent);
         if self.home(agent) != self.setting.shard {
             return;
         }

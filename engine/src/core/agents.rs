@@ -3,6 +3,7 @@
 mod drain;
 pub(super) mod load;
 pub(super) mod share;
+mod tenant;
 
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use shm_transport::link::MESSAGE_BYTES_MAX;
 use super::turns::{Turns, Urgency};
 use super::{AgentDefinition, CoreLimits, Effects};
 use crate::classes::{ClassQueue, Full};
-use crate::event::{AgentIndex, Effect, InstanceId};
+use crate::event::{AgentIndex, Effect, InstanceId, Tenant};
 use crate::hash::WordHash;
 use crate::planted::{self, Bug};
 use crate::time::Moment;
@@ -33,6 +34,8 @@ pub enum Admission {
         /// When another try makes sense.
         retry_after: Duration,
     },
+    /// The agent serves another session.
+    Taken,
     /// The agent does not run and will not soon.
     Unavailable(String),
 }
@@ -108,6 +111,7 @@ struct Agent {
     /// Whether it is on its way out.
     draining: Option<Draining>,
     done: Done,
+    tenant: Tenant,
 }
 
 impl Agent {
@@ -180,6 +184,7 @@ impl Agents {
                 queue: ClassQueue::new(format!("agent {}", definition.name), limits.agent_queue),
                 draining: None,
                 done: Done::default(),
+                tenant: tenant::first(definition),
             })
             .collect();
         Self { agents, by_instance: HashMap::default(), limits, waiting: 0 }
@@ -236,6 +241,7 @@ impl Agents {
             self.by_instance.remove(&old.0);
         }
         agent.presence = Presence::Called(instance);
+        agent.forget_tenant();
         self.by_instance.insert(instance.0, index);
         agent.draining = None;
         agent.done = Done::default();
@@ -333,25 +339,6 @@ impl Agents {
         lost
     }
 
-    /// None will follow. Returns the turns that waited for it.
-    pub fn unavailable(&mut self, index: AgentIndex, detail: &str) -> Vec<(u64, u32)> {
-        let Some(agent) = self.agents.get_mut(index.0 as usize) else { return Vec::new() };
-        agent.presence = Presence::Unavailable(detail.to_owned());
-        let turns: Vec<_> =
-            agent.queue.drain().iter().map(|waiting| (waiting.route.turn, waiting.route.attempt)).collect();
-        self.waiting -= turns.len();
-        turns
-    }
-
-    /// One is expected again.
-    pub fn expected(&mut self, index: AgentIndex) {
-        let Some(agent) = self.agents.get_mut(index.0 as usize) else { return };
-        if matches!(agent.presence, Presence::Unavailable(_)) {
-            agent.presence = Presence::Down;
-        }
-        agent.draining = None;
-    }
-
     /// Gives a turn to an agent, or lets it wait. `of_this_shard`: its body stays in the table of turns.
     #[expect(
         clippy::too_many_arguments,
@@ -378,13 +365,16 @@ impl Agents {
             (_, Some(Draining { others: true, .. })) => {
                 return Admission::Full { retry_after: Duration::ZERO };
             }
+            _ if !agent.admits(route.session) => return Admission::Taken,
             (Presence::Up(instance), None) if agent.queue.is_empty() && agent.has_credit(bytes, limits) => {
                 let instance = *instance;
+                agent.begin_tenure(index, route.session, effects);
                 agent.give(now, instance, route, body, effects);
                 return Admission::Given;
             }
             (Presence::Up(_) | Presence::Called(_) | Presence::Down, _) => {}
         }
+        agent.begin_tenure(index, route.session, effects);
         let waiting = || Waiting { route, body: (!of_this_shard).then(|| body.to_stored()) };
         match agent.queue.push(now, urgency.class, urgency.rank, bytes, waiting) {
             Ok(()) => {

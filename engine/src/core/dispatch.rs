@@ -7,7 +7,11 @@ use shm_transport::envelope::{ArchivedMessageV2, Body, FailureCode, Opened, Rout
 use super::accept::Refusal;
 use super::agents::Admission;
 use super::awaiting::Outcome;
-use super::mesh::{GIVEN_BACK_DIED, GIVEN_BACK_FULL, GIVEN_BACK_SHARED, GIVEN_BACK_UNAVAILABLE, pack};
+use super::choose::Heed;
+use super::conversations::Seat;
+use super::mesh::{
+    GIVEN_BACK_DIED, GIVEN_BACK_FULL, GIVEN_BACK_SHARED, GIVEN_BACK_TAKEN, GIVEN_BACK_UNAVAILABLE, pack,
+};
 use super::turns::{State, Turn, Urgency};
 use super::{Due, Effects, ShardCore};
 use crate::breaker::Allow;
@@ -16,6 +20,7 @@ use crate::event::{AgentIndex, Effect};
 use crate::flight::Stage;
 use crate::journal::entry::{Entry, EntryKind, JournalState, Progress};
 use crate::retry::{Decision, FailureCause};
+use crate::session::SessionIndex;
 use crate::time::Moment;
 
 /// Attempts after which a turn is given up even if no failure was its own: the gateway has ended that often meanwhile.
@@ -134,13 +139,13 @@ impl ShardCore {
     /// Gives a turn to the shard on which its agent lives.
     pub(super) fn dispatch(&mut self, now: Moment, turn: u64, effects: &mut Effects<'_>) {
         let Some(open) = self.turns.get(turn) else { return };
-        let mut agent = open.agent;
-        if !self.can_take(agent) || matches!(self.breakers.allow(agent, now), Allow::No { .. }) {
+        let (mut agent, session) = (open.agent, open.session);
+        if !self.can_take(now, agent, session) || matches!(self.breakers.allow(agent, now), Allow::No { .. })
+        {
             let Some(open) = self.turns.get(turn) else { return };
-            let session = open.session;
             match self.taker(now, open) {
                 Ok(other) => {
-                    self.settle(session, other);
+                    self.settle(now, session, other);
                     // Takes the probe, if its breaker asks for one; it was asked whether it would.
                     let _ = self.breakers.allow(other, now);
                     agent = other;
@@ -152,6 +157,7 @@ impl ShardCore {
                 Err(refusal) => return self.die(now, turn, refusal.code, &refusal.text, effects),
             }
         }
+        self.note_given(agent);
         let home = self.home(agent);
         let here = home == self.setting.shard;
         let Self { turns, agents, outstanding, recorder, latencies, .. } = self;
@@ -180,14 +186,16 @@ impl ShardCore {
         self.turned_away(now, agent, (turn, attempt), admission, effects);
     }
 
-    fn can_take(&self, agent: AgentIndex) -> bool {
+    /// Whether an agent that a session has been routed to can still take its turns.
+    fn can_take(&self, now: Moment, agent: AgentIndex, session: SessionIndex) -> bool {
         self.unavailable.get(agent.0 as usize) == Some(&None)
+            && self.seat(now, agent, session).is_none_or(|seat| seat == Seat::Own)
     }
 
     /// Whether those who could take the turn exist, and their breakers are open.
     fn nobody_is_free(&self, now: Moment, turn: u64) -> bool {
         let Some(open) = self.turns.get(turn) else { return false };
-        let own = self.can_take(open.agent) && self.breakers.would_allow(open.agent, now);
+        let own = self.can_take(now, open.agent, open.session) && self.breakers.would_allow(open.agent, now);
         !own && self.taker(now, open).is_err() && self.somebody_exists(now, open)
     }
 
@@ -196,9 +204,9 @@ impl ShardCore {
         self.route(now, open.session, message_of(&open.body))
     }
 
-    /// Whether there is an agent for the message, if breakers are not asked.
+    /// Whether there is an agent for the message that may take it some time.
     fn somebody_exists(&self, now: Moment, open: &Turn) -> bool {
-        self.candidate(now, open.session, message_of(&open.body), false).is_ok()
+        self.candidate(now, open.session, message_of(&open.body), Heed::Nothing).is_ok()
     }
 
     /// A turn was not taken by its agent's queue.
@@ -216,6 +224,7 @@ impl ShardCore {
                 let text = retry_after.as_millis().to_string();
                 self.give_back(now, agent, (turn, attempt), GIVEN_BACK_FULL, &text, effects);
             }
+            Admission::Taken => self.give_back(now, agent, (turn, attempt), GIVEN_BACK_TAKEN, "", effects),
             Admission::Unavailable(detail) => {
                 self.give_back(now, agent, (turn, attempt), GIVEN_BACK_UNAVAILABLE, &detail, effects);
             }
@@ -248,6 +257,10 @@ impl ShardCore {
             GIVEN_BACK_FULL => {
                 let wait = text.parse().map_or(self.limits.retry_after, Duration::from_millis);
                 self.wait_and_retry(now, turn, wait, false);
+            }
+            GIVEN_BACK_TAKEN => {
+                self.turned_away_by(now, agent);
+                self.wait_and_retry(now, turn, Duration::ZERO, false);
             }
             GIVEN_BACK_SHARED => self.shared(now, turn, effects),
             _ => self.failed(now, turn, FailureCause::AgentUnavailable, text, effects),

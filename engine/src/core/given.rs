@@ -50,6 +50,7 @@ impl ShardCore {
         if let Some(why) = self.unavailable.get_mut(agent.0 as usize) {
             *why = None;
         }
+        self.conversations.starts(agent);
         self.agents.expected(agent);
     }
 

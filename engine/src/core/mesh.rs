@@ -24,6 +24,8 @@ pub(super) const GIVEN_BACK_UNAVAILABLE: u64 = 2;
 pub(super) const GIVEN_BACK_FULL: u64 = 3;
 /// Another one may take it.
 pub(super) const GIVEN_BACK_SHARED: u64 = 4;
+/// Its agent serves another session.
+pub(super) const GIVEN_BACK_TAKEN: u64 = 5;
 /// The `sequence` word of a cancellation that refuses a claim.
 const CLAIM_REFUSED: u32 = 1;
 /// That of one that an agent which has the turn is not told of.
@@ -79,7 +81,13 @@ impl ShardCore {
                 }
             }
             Opened::Kept => self.words_kept(shard, turn, effects),
-            Opened::Accepted | Opened::Hello(_) | Opened::Stop | Opened::Journaled | Opened::RollCall => {
+            Opened::Accepted
+            | Opened::Hello(_)
+            | Opened::Stop
+            | Opened::Journaled
+            | Opened::RollCall
+            | Opened::Skill(_)
+            | Opened::SkillResult(_) => {
                 self.counters.invalid_internal += 1;
             }
         }

@@ -11,6 +11,7 @@ use shm_transport::envelope::{
 
 use super::accept::{session_key, urgency};
 use super::awaiting::Outcome;
+use super::choose::Heed;
 use super::dead::NO_PLACE;
 use super::replies::Word;
 use super::turns::{Listeners, State, Turn};
@@ -300,7 +301,7 @@ impl ShardCore {
         let Some(open) = self.turns.get(turn) else { return };
         // Numbers of agents are those of one run: whom it would be for today.
         let agent = match open.body.as_message(Route::default()).open() {
-            Opened::Message(archive) => self.candidate(now, open.session, archive, false).ok(),
+            Opened::Message(archive) => self.candidate(now, open.session, archive, Heed::Nothing).ok(),
             _ => None,
         };
         let Some(open) = self.turns.get_mut(turn) else { return };

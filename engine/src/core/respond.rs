@@ -194,6 +194,9 @@ impl ShardCore {
         } else {
             self.sessions.remove_waiting(now, session, turn);
         }
+        if self.sessions.active_turn(session).is_none() {
+            self.conversations.quiet(session);
+        }
     }
 
     /// A turn ends without an answer.

@@ -74,6 +74,8 @@ pub struct AgentDefinition {
     pub name: String,
     /// How many turns it may have in its hands.
     pub in_flight_max: usize,
+    /// The number of its pool, if the members of that serve one session at a time.
+    pub conversation_pool: Option<u32>,
 }
 
 /// What a core is made for.

@@ -1,10 +1,12 @@
 //! Rules of the core, one at a time. Random schedules are in the simulation.
 
 mod adoption;
+mod conversations;
 mod dead_letters;
 mod delivery;
 mod drain;
 mod recovery;
+mod skills;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,12 +14,13 @@ use std::sync::Arc;
 use rkyv::util::AlignedVec;
 use shm_transport::envelope::{
     BlockV1, Body, Content, Encoder, EndV1, FLAG_NO_REPLY, FailureCode, FailureV1, HelloV1, Kind, Message,
-    MessageV2, Opened, Priority, Route,
+    MessageV2, Opened, Priority, Route, SKILL_BYTES_MAX, SKILL_NAME_BYTES_MAX, SKILLS_AT_ONCE_MAX,
+    SkillOutcome, SkillResultV1, SkillV1,
 };
 use shm_transport::ports::session_hash_in;
 
 use super::{AgentDefinition, CoreLimits, CoreSetting, ShardCore};
-use crate::event::{AgentIndex, EdgeIndex, Effect, Input, InstanceId, Recovered, ShardIndex};
+use crate::event::{AgentIndex, EdgeIndex, Effect, Input, InstanceId, Recovered, ShardIndex, Tenure};
 use crate::journal::entry::{Entry, EntryKind, JournalState, Progress};
 use crate::routing::{AgentSpec, RoutingTable};
 use crate::time::Moment;
@@ -34,6 +37,8 @@ enum Seen {
     Ready(InstanceId),
     Fenced(InstanceId),
     Adopted(InstanceId),
+    Tenure(AgentIndex, Tenure),
+    Skill(InstanceId, u64),
     Released(InstanceId, u64),
 }
 
@@ -61,8 +66,12 @@ impl Packet {
     }
 }
 
+/// The agents of a core, and who gets what.
+type Parts = (Arc<[AgentDefinition]>, Arc<RoutingTable>);
+
 struct Bench {
     core: ShardCore,
+    parts: Parts,
     shard_count: u8,
     now: Moment,
     /// What the journal was given.
@@ -75,9 +84,11 @@ struct Bench {
     hands: BTreeMap<u64, (u32, u32)>,
 }
 
-fn definitions(shard_count: u8) -> (Arc<[AgentDefinition]>, Arc<RoutingTable>) {
+/// Two agents, each alone.
+fn definitions(shard_count: u8) -> Parts {
     let names = ["echo", "other"];
-    let definitions = names.map(|name| AgentDefinition { name: name.into(), in_flight_max: 2 });
+    let definitions =
+        names.map(|name| AgentDefinition { name: name.into(), in_flight_max: 2, conversation_pool: None });
     let spec = |(name, index): (&&str, u32)| AgentSpec::alone(AgentIndex(index), name, shard_count);
     let specs: Vec<_> = names.iter().zip(0..).map(spec).collect();
     (definitions.into(), Arc::new(RoutingTable::build(1, &specs, &[], None).unwrap()))
@@ -85,7 +96,11 @@ fn definitions(shard_count: u8) -> (Arc<[AgentDefinition]>, Arc<RoutingTable>) {
 
 impl Bench {
     fn new(limits: CoreLimits, shard: u8, shard_count: u8) -> Self {
-        let (definitions, routes) = definitions(shard_count);
+        Self::of(definitions(shard_count), limits, shard, shard_count)
+    }
+
+    fn of(parts: Parts, limits: CoreLimits, shard: u8, shard_count: u8) -> Self {
+        let (definitions, routes) = parts.clone();
         let setting = CoreSetting {
             shard: ShardIndex(shard),
             shard_count,
@@ -97,6 +112,7 @@ impl Bench {
         core.on(Moment::ZERO, Input::RecoveryEnds, &mut |_| {});
         Self {
             core,
+            parts,
             shard_count,
             now: Moment::ZERO,
             log: Vec::new(),
@@ -147,6 +163,8 @@ impl Bench {
             Effect::Journal { entry, body } if entry.kind != EntryKind::Trim => {
                 log.push((entry, Packet::new(Route::default(), body)));
             }
+            Effect::Skill { instance, call, .. } => seen.push(Seen::Skill(instance, call)),
+            Effect::AgentTenure { agent, tenure } => seen.push(Seen::Tenure(agent, tenure)),
             Effect::AgentAdopted { instance } => seen.push(Seen::Adopted(instance)),
             Effect::Release { instance, until } => seen.push(Seen::Released(instance, until)),
             Effect::Journal { .. } | Effect::Event(_) => {}
@@ -193,6 +211,8 @@ impl Bench {
             Kind::RollCall => Packet::new(route, Body::ROLL_CALL),
             Kind::Working => Packet::new(route, Body::WORKING),
             Kind::Kept => Packet::new(route, Body::KEPT),
+            Kind::Skill => Packet::of(route, &SkillV1::default()),
+            Kind::SkillResult => Packet::of(route, &SkillResultV1::default()),
         };
         self.on(Input::FromAgent { instance: FIRST, message: packet.message() })
     }
@@ -241,7 +261,7 @@ impl Bench {
         is_settled: impl Fn(&Entry) -> bool,
     ) -> (Self, Vec<Seen>) {
         let mut next = Self::new(limits, 0, self.shard_count);
-        let (definitions, routes) = definitions(self.shard_count);
+        let (definitions, routes) = self.parts.clone();
         let setting = CoreSetting {
             shard: ShardIndex(0),
             shard_count: self.shard_count,
@@ -375,7 +395,7 @@ fn agents_are_not_believed() {
     let turn = turn_of(&bench.message("a", 1, |_| {}));
     assert_eq!(bench.agent_says(Kind::End, turn + 1), []);
     let strange = [Kind::Message, Kind::Accepted, Kind::Stop, Kind::Cancel, Kind::Journaled];
-    for kind in strange.into_iter().chain([Kind::RollCall, Kind::Working, Kind::Kept]) {
+    for kind in strange.into_iter().chain([Kind::RollCall, Kind::Working, Kind::Kept, Kind::SkillResult]) {
         assert_eq!(bench.agent_says(kind, turn), [Seen::Fenced(FIRST)]);
     }
     assert_eq!(bench.agent_says(Kind::Hello, turn), [Seen::Ready(FIRST)]);

@@ -4,12 +4,13 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use shm_transport::envelope::SkillOutcome;
 use shm_transport::link::Link;
 use shm_transport::record::Poison;
 
 use crate::core::ShardCore;
 use crate::dead_letters::Selection;
-use crate::event::{AgentIndex, Input, InstanceId, ShardIndex};
+use crate::event::{AgentIndex, Input, InstanceId, ShardIndex, Tenant, Tenure};
 use crate::events::{Event, EventMask};
 use crate::journal::entry::JournalState;
 use crate::routing::RoutingTable;
@@ -58,6 +59,10 @@ pub enum AgentWord {
         /// If others take what is for it: why it does not, as a sentence. Else that waits for its next incarnation.
         others: Option<String>,
     },
+    /// It serves one session at a time and has no process: it is started for the next one.
+    Rests,
+    /// Whom it serves.
+    Serves(Tenant),
     /// What waits for it is routed anew: others have less to do.
     Share,
     /// It drains and has had its time: it is told to finish with turns in its hands.
@@ -71,6 +76,8 @@ impl AgentWord {
             Self::Unavailable(detail) => Input::AgentUnavailable { agent, detail },
             Self::Expected => Input::AgentExpected { agent },
             Self::Drain { others } => Input::AgentDraining { agent, others: others.as_deref() },
+            Self::Rests => Input::AgentRests { agent },
+            &Self::Serves(tenant) => Input::AgentServes { agent, tenant },
             Self::Share => Input::ShareAgent { agent },
             Self::Finish => Input::FinishAgent { agent },
         }
@@ -129,6 +136,17 @@ pub enum Command {
         /// What.
         word: AgentWord,
     },
+    /// What has come of a skill that an agent of this shard has asked for.
+    SkillEnded {
+        /// Which incarnation has asked.
+        instance: InstanceId,
+        /// Its number for it.
+        call: u64,
+        /// What has come of it.
+        outcome: SkillOutcome,
+        /// What the skill has said, or a sentence.
+        output: String,
+    },
     /// Another table says from now on who gets what.
     // Arc: all shards read one table.
     Routes(Arc<RoutingTable>),
@@ -169,6 +187,24 @@ pub enum Notice {
     AgentAdopted {
         /// Which incarnation.
         instance: InstanceId,
+    },
+    /// An agent asks for a skill. [`Command::SkillEnded`] answers.
+    Skill {
+        /// Which incarnation.
+        instance: InstanceId,
+        /// Its number for it.
+        call: u64,
+        /// The name of the skill.
+        skill: String,
+        /// What it is to read.
+        input: String,
+    },
+    /// An agent that serves one session at a time begins to serve one, or ends it.
+    AgentTenure {
+        /// Which agent.
+        agent: AgentIndex,
+        /// What has become of it.
+        tenure: Tenure,
     },
     /// An agent broke the rules of its ring, and is not listened to any more.
     AgentFenced {

@@ -2,13 +2,17 @@
 
 use std::collections::HashMap;
 
-use shm_transport::link::{SendError, Sender};
+use shm_transport::envelope::Kind;
+use shm_transport::link::{MESSAGE_BYTES_MAX, SendError, Sender};
 use shm_transport::record::Poison;
 use tokio::sync::mpsc::UnboundedSender as Notices;
 
 use super::{BACKLOG_HIGH_BYTES, Listener, ListenerId, Listening, Notice};
 use crate::event::{Effect, InstanceId};
 use crate::events::{Event, EventMask};
+
+/// What may wait for an agent when it is answered about a skill: more than its credit and the largest message.
+pub const SKILL_BACKLOG_BYTES_MAX: usize = MESSAGE_BYTES_MAX + 16 * 1024 * 1024;
 
 /// The sending sides, apart from the receiving ones: while a record is read, its effects are written.
 #[derive(Debug)]
@@ -45,6 +49,11 @@ impl Outputs {
             Effect::ToAgent { instance, route, body } => {
                 // An agent that is gone meanwhile has been or will be reported down.
                 let Some(sender) = self.agents.get_mut(&instance) else { return };
+                // Nothing but reading bounds how many answers of skills wait.
+                if body.kind() == Kind::SkillResult && sender.backlog_bytes() > SKILL_BACKLOG_BYTES_MAX {
+                    self.fenced.push((instance, Poison::Kind { kind: Kind::Skill.number() }));
+                    return;
+                }
                 match sender.forward(&route, body) {
                     Err(SendError::Poisoned(poison)) => self.fenced.push((instance, poison)),
                     // Which sizes can reach an agent is up to what it says of itself, so it is not a bug of ours.
@@ -61,6 +70,11 @@ impl Outputs {
             Effect::AgentReady { instance, software } => {
                 self.notify(Notice::AgentReady { instance, software: software.to_owned() });
             }
+            Effect::Skill { instance, call, skill, input } => {
+                let (skill, input) = (skill.to_owned(), input.to_owned());
+                self.notify(Notice::Skill { instance, call, skill, input });
+            }
+            Effect::AgentTenure { agent, tenure } => self.notify(Notice::AgentTenure { agent, tenure }),
             Effect::AgentAdopted { instance } => self.notify(Notice::AgentAdopted { instance }),
             Effect::Release { instance, until } => self.releases.push((instance, until)),
             Effect::Fence { instance, poison } => self.fenced.push((instance, poison)),

@@ -1,6 +1,7 @@
 //! A shard between its rings, without a thread.
 
 mod beats;
+mod skills;
 
 use std::time::Duration;
 
@@ -116,7 +117,8 @@ fn bench() -> Bench {
 }
 
 fn core(run: u32) -> ShardCore {
-    let definitions = [AgentDefinition { name: "echo".into(), in_flight_max: 4 }].into();
+    let definitions =
+        [AgentDefinition { name: "echo".into(), in_flight_max: 4, conversation_pool: None }].into();
     let spec = AgentSpec::alone(AgentIndex(0), "echo", 1);
     let routes = Arc::new(RoutingTable::build(1, &[spec], &[], None).unwrap());
     let setting = CoreSetting { shard: ShardIndex(0), shard_count: 1, run, unix_ms_at_zero: 0, seed: 0 };

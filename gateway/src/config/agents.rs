@@ -11,6 +11,7 @@ use serde::Deserialize;
 
 use super::limits::FileLimits;
 use super::sandbox::{self, FileSandbox, Surroundings, program_refused};
+use super::skills::SkillCommand;
 use super::supervision::{self, AgentLife, FileRestart, FileSickness};
 use super::{heartbeat, range};
 
@@ -60,6 +61,7 @@ pub(super) struct FileAgent {
     pub(super) working_directory: Option<PathBuf>,
     pub(super) in_flight_max: Option<u64>,
     pub(super) instances: Option<u64>,
+    pub(super) instances_per: Option<String>,
     pub(super) start_timeout_ms: Option<u64>,
     #[serde(default)]
     pub(super) limits: FileLimits,
@@ -116,6 +118,8 @@ pub struct AgentConfig {
     pub sandbox: Option<SandboxSpec>,
     /// How it is looked after.
     pub life: AgentLife,
+    /// The skills that it may ask for, by name.
+    pub skill_commands: BTreeMap<String, SkillCommand>,
 }
 
 /// The agents of the file and of the flags, and the built-in one.
@@ -205,6 +209,7 @@ fn check_agent(
         limits,
         sandbox,
         life,
+        skill_commands: BTreeMap::new(),
     };
     if members <= 1 {
         return vec![member];

@@ -18,9 +18,9 @@ const LIVE_OF_AGENT: [&str; 9] = [
     "channels",
 ];
 /// Keys of an agent that say how many members its pool has, and what shards know of them.
-const FIXED_OF_AGENT: [&str; 3] = ["instances", "maxInstances", "inFlightMax"];
+const FIXED_OF_AGENT: [&str; 4] = ["instances", "instancesPer", "maxInstances", "inFlightMax"];
 /// Other keys, and sections, that count as soon as the file is read again.
-const LIVE: [&str; 4] = ["routing", "supervision.fleet", "gateway.drainTimeoutMs", "gateway.auth"];
+const LIVE: [&str; 5] = ["routing", "skills", "supervision.fleet", "gateway.drainTimeoutMs", "gateway.auth"];
 
 /// What it takes until a changed key counts.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]

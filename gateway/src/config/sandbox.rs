@@ -53,6 +53,57 @@ pub(super) struct FileSandboxLimits {
     file_mib: Option<u64>,
 }
 
+/// What a skill may see and do less than its agent.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct FileSkillSandbox {
+    network: Option<String>,
+    seccomp: Option<String>,
+    binds: Option<Vec<FileBind>>,
+    #[serde(default)]
+    limits: FileSandboxLimits,
+}
+
+/// The sandbox of the skill `key` as its settings have it, and where they say nothing as `base` has it.
+pub(super) fn of_skill(
+    broken: &mut Vec<String>,
+    key: &str,
+    own: &FileSkillSandbox,
+    base: &SandboxSpec,
+    state_directory: &Path,
+) -> SandboxSpec {
+    let said = |name: &str, value: &Option<String>| {
+        value.as_ref().map(|value| Said { key: format!("{key}.sandbox.{name}"), value: value.clone() })
+    };
+    let network = said("network", &own.network)
+        .and_then(|said| word(broken, &said, &[("host", Network::Host), ("none", Network::None)]));
+    let words = [("strict", Seccomp::Strict), ("standard", Seccomp::Standard), ("none", Seccomp::None)];
+    let seccomp = said("seccomp", &own.seccomp).and_then(|said| word(broken, &said, &words));
+    let mut spec = base.clone();
+    spec.network = network.unwrap_or(base.network);
+    spec.seccomp = seccomp.unwrap_or(base.seccomp);
+    let FileSandboxLimits { open_files, processes, file_mib } = own.limits;
+    let limits = [
+        ("openFiles", open_files, &mut spec.limits.open_files, (OPEN_FILES_MIN, OPEN_FILES_MAX)),
+        ("processes", processes, &mut spec.limits.processes, (PROCESSES_MIN, PROCESSES_MAX)),
+        ("fileMib", file_mib, &mut spec.limits.file_mib, (FILE_MIB_MIN, FILE_MAX_MIB)),
+    ];
+    for (name, value, limit, (min, max)) in limits {
+        let Some(value) = value else { continue };
+        range(broken, &format!("{key}.sandbox.limits.{name}"), value, min, max);
+        *limit = value;
+    }
+    if let Some(binds) = &own.binds {
+        let mut shown = Binds { broken, key, state_directory, list: Vec::new() };
+        for FileBind { source, target, writable } in binds {
+            let target = target.clone().unwrap_or_else(|| source.clone());
+            shown.add("binds", Bind { source: source.clone(), target, writable: *writable });
+        }
+        spec.binds = shown.list;
+    }
+    spec
+}
+
 /// What of an agent its sandbox depends on.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Surroundings<'a> {
@@ -238,7 +289,7 @@ impl Binds<'_> {
 }
 
 /// Whether a path is in the view: of the system, or by a bind.
-fn is_visible(binds: &[Bind], path: &Path) -> bool {
+pub(super) fn is_visible(binds: &[Bind], path: &Path) -> bool {
     let system = SYSTEM.iter().any(|system| path.starts_with(system));
     system || binds.iter().any(|bind| path.starts_with(&bind.target))
 }

@@ -14,6 +14,8 @@ use super::heartbeat::FileHeartbeat;
 use super::range;
 
 const INSTANCES_MAX: u64 = 256;
+/// Members of a pool of which each serves one conversation.
+const CONVERSATIONS_DEFAULT: u64 = 16;
 const IDLE_TIMEOUT_DEFAULT_MS: u64 = 60_000;
 const AGENT_DRAIN_DEFAULT_MS: u64 = 30_000;
 const RESTARTS_DEFAULT: u64 = 5;
@@ -67,11 +69,35 @@ pub(super) struct FileFleet {
     window_ms: Option<u64>,
 }
 
+/// What each process of an agent is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum InstancesPer {
+    /// Whatever comes to its pool.
+    #[default]
+    Pool,
+    /// One conversation; it ends with that.
+    Conversation,
+}
+
+impl InstancesPer {
+    const ALL: [Self; 2] = [Self::Pool, Self::Conversation];
+
+    /// Its name in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pool => "pool",
+            Self::Conversation => "conversation",
+        }
+    }
+}
+
 /// How an agent is looked after, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AgentLife {
     /// When it is started again.
     pub patience: Patience,
+    /// What each of its processes is for.
+    pub per: InstancesPer,
     /// How many of its pool run.
     pub pool: PoolLimits,
     /// When it is thought to be sick.
@@ -84,7 +110,8 @@ pub struct AgentLife {
 
 /// How agent `name` is looked after.
 pub(super) fn check_life(broken: &mut Vec<String>, key: &str, agent: &FileAgent) -> AgentLife {
-    let pool = check_pool(broken, key, agent);
+    let per = check_per(broken, key, agent);
+    let pool = check_pool(broken, key, agent, per);
     let mut bounded = |name: &str, value: Option<u64>, default: u64, min: u64, max: u64| {
         let value = value.unwrap_or(default);
         range(broken, &format!("{key}.{name}"), value, min, max);
@@ -118,6 +145,7 @@ pub(super) fn check_life(broken: &mut Vec<String>, key: &str, agent: &FileAgent)
     let limits = Limits { restarts_max: restarts as usize, window: millis(window), ..Limits::default() };
     AgentLife {
         patience: Patience { policy, limits, drain: millis(drain) },
+        per,
         pool,
         sickness,
         skills: agent.skills.clone(),
@@ -125,20 +153,45 @@ pub(super) fn check_life(broken: &mut Vec<String>, key: &str, agent: &FileAgent)
     }
 }
 
-fn check_pool(broken: &mut Vec<String>, key: &str, agent: &FileAgent) -> PoolLimits {
+fn check_per(broken: &mut Vec<String>, key: &str, agent: &FileAgent) -> InstancesPer {
+    let FileAgent { instances_per, instances, min_instances, .. } = agent;
+    let Some(name) = instances_per else { return InstancesPer::default() };
+    let Some(per) = InstancesPer::ALL.into_iter().find(|per| per.name() == name) else {
+        broken.push(format!("{key}.instancesPer = \"{name}\": must be \"pool\" or \"conversation\""));
+        return InstancesPer::default();
+    };
+    for (name, value) in [("instances", instances), ("minInstances", min_instances)] {
+        if let Some(value) = value.filter(|_| per == InstancesPer::Conversation) {
+            broken.push(format!(
+                "{key}.{name} = {value}: with instancesPer = \"conversation\" there are as many as conversations, up to maxInstances"
+            ));
+        }
+    }
+    per
+}
+
+fn check_pool(broken: &mut Vec<String>, key: &str, agent: &FileAgent, per: InstancesPer) -> PoolLimits {
     let FileAgent { instances, min_instances, max_instances, spares, idle_timeout_ms, .. } = agent;
     if instances.is_some() && (min_instances.is_some() || max_instances.is_some()) {
         broken.push(format!("{key}.instances: is both of minInstances and maxInstances; give it or them"));
     }
-    let min = min_instances.or(*instances).unwrap_or(1);
-    let max = max_instances.or(*instances).unwrap_or(min.max(1));
-    let least = if instances.is_some() { "instances" } else { "minInstances" };
-    range(broken, &format!("{key}.{least}"), min, 1, INSTANCES_MAX);
-    if max != min {
-        range(broken, &format!("{key}.maxInstances"), max, min, INSTANCES_MAX);
-    }
     let spares = spares.unwrap_or(0);
-    range(broken, &format!("{key}.spares"), spares, 0, max.saturating_sub(1));
+    let (min, max) = if per == InstancesPer::Conversation {
+        let max = max_instances.unwrap_or(CONVERSATIONS_DEFAULT);
+        range(broken, &format!("{key}.maxInstances"), max, 1, INSTANCES_MAX);
+        range(broken, &format!("{key}.spares"), spares, 0, max);
+        (0, max)
+    } else {
+        let min = min_instances.or(*instances).unwrap_or(1);
+        let max = max_instances.or(*instances).unwrap_or(min.max(1));
+        let least = if instances.is_some() { "instances" } else { "minInstances" };
+        range(broken, &format!("{key}.{least}"), min, 1, INSTANCES_MAX);
+        if max != min {
+            range(broken, &format!("{key}.maxInstances"), max, min, INSTANCES_MAX);
+        }
+        range(broken, &format!("{key}.spares"), spares, 0, max.saturating_sub(1));
+        (min, max)
+    };
     let idle = idle_timeout_ms.unwrap_or(IDLE_TIMEOUT_DEFAULT_MS);
     range(broken, &format!("{key}.idleTimeoutMs"), idle, 1_000, LONG_MS);
     PoolLimits {
@@ -196,6 +249,12 @@ mod tests {
         check("maxInstances: 2", &["a~1", "a~2"], 1, 2);
         check("minInstances: 2", &["a~1", "a~2"], 2, 2);
         check("minInstances: 2, maxInstances: 3, spares: 2", &["a~1", "a~2", "a~3"], 2, 3);
+        check("instancesPer: 'pool'", &["a"], 1, 1);
+        check("instancesPer: 'conversation', maxInstances: 1, spares: 1", &["a"], 0, 1);
+        check("instancesPer: 'conversation', maxInstances: 2", &["a~1", "a~2"], 0, 2);
+        let members = life_of("instancesPer: 'conversation'").unwrap();
+        assert_eq!(members.len(), CONVERSATIONS_DEFAULT as usize);
+        assert!(members.iter().all(|(_, life)| life.per == InstancesPer::Conversation));
     }
 
     /// Each rule, by the key that its breach names.
@@ -213,6 +272,12 @@ mod tests {
         check("minInstances: 3, maxInstances: 2", "maxInstances = 2");
         check("maxInstances: 257", "maxInstances = 257");
         check("spares: 1", "spares = 1");
+        check("instancesPer: 'session'", "instancesPer = \"session\"");
+        check("instancesPer: 'conversation', instances: 2", "instances = 2: with");
+        check("instancesPer: 'conversation', minInstances: 1", "minInstances = 1: with");
+        check("instancesPer: 'conversation', maxInstances: 0", "maxInstances = 0");
+        check("instancesPer: 'conversation', maxInstances: 257", "maxInstances = 257");
+        check("instancesPer: 'conversation', maxInstances: 2, spares: 3", "spares = 3");
         check("idleTimeoutMs: 999", "idleTimeoutMs = 999");
         check("restart: {policy: 'always'}", "restart.policy = \"always\"");
         check("restart: {max: 1001}", "restart.max = 1001");

@@ -45,6 +45,7 @@ impl Agents {
                     tracing::info!(agent = name, "messages for the agent are refused: {detail}");
                 }
                 tell_all(parts, index, &AgentWord::Unavailable(detail));
+                self.vacate(index);
             }
             Action::Drain(_) => {
                 let name = &agent.config.name;
@@ -72,15 +73,25 @@ impl Agents {
                     kill(parts, instance);
                 }
             }
-            Action::Away => {
-                // Where there are no others, messages wait for whoever is started next.
-                agent.holds = !others;
-                if others {
-                    tell_all(parts, index, &AgentWord::Drain { others: Some(NOT_NEEDED.into()) });
-                }
-            }
+            Action::Away => self.away(parts, index, others),
             Action::None => {}
         }
+    }
+
+    /// An agent does not run, and its pool does not start it now. `others`: some take its messages.
+    fn away(&mut self, parts: &Parts, index: usize, others: bool) {
+        let serves_one = self.serves_one(index);
+        let agent = &mut self.agents[index];
+        let word = match agent.supervisor.state() {
+            State::Created if serves_one => AgentWord::Rests,
+            state if serves_one => AgentWord::Unavailable(refusal(state, None)),
+            _ if others => AgentWord::Drain { others: Some(NOT_NEEDED.into()) },
+            // Messages wait for whoever is started next.
+            _ => return agent.holds = true,
+        };
+        agent.holds = false;
+        tell_all(parts, index, &word);
+        self.vacate(index);
     }
 
     /// Messages that wait for members of the pool that do not run go to one that is started.
@@ -96,8 +107,11 @@ impl Agents {
         }
     }
 
-    /// Whether another member of its pool takes messages.
+    /// Whether another member of its pool takes messages. Where each serves one conversation any of them is started.
     fn others(&self, index: usize) -> bool {
+        if self.serves_one(index) {
+            return true;
+        }
         let pool = self.pools.members_of(index).iter();
         pool.filter(|&&other| other != index)
             .any(|&other| self.agents[other].supervisor.state().takes_messages())

@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
 
-use engine::event::{AgentIndex, InstanceId};
+use engine::event::{AgentIndex, InstanceId, Tenant};
 use engine::shard::{AgentWord, Command};
 use engine::supervision::{Event, Supervisor};
 use engine::time::Moment;
@@ -20,6 +20,7 @@ use shm_transport::segment::{AttachError, attach_engine};
 
 use super::Parts;
 use super::agents::{self, Agents, NOT_NEEDED};
+use super::conversations::Known;
 use super::processes::{describe, link_limits, spawn_request};
 use crate::config::{AgentConfig, Config};
 use crate::state_directory::StateDirectory;
@@ -179,7 +180,9 @@ impl Agents {
             if runs(self, index) {
                 continue;
             }
-            if !needed {
+            if !needed && self.serves_one(index) {
+                agents::tell_all(parts, index, &AgentWord::Rests);
+            } else if !needed {
                 agents::tell_all(parts, index, &AgentWord::Drain { others: Some(NOT_NEEDED.into()) });
             } else if !self.leaving.blocks(index) {
                 self.on(parts, index, Event::Start);
@@ -193,11 +196,15 @@ impl Agents {
         let now = parts.clock.now();
         let agent = &mut self.agents[index];
         agent.current = Some(instance);
+        agent.sandbox.clone_from(&agent.config.sandbox);
         agent.supervisor = Supervisor::running(agent.config.life.patience);
         let start_timeout = agent.config.start_timeout;
         tracing::info!(agent = agent.config.name, process_id, "agent goes on");
         self.by_instance.insert(instance, index);
         self.runs(now, index, process_id);
+        if self.serves_one(index) {
+            self.pools.tenants[index] = Known::new(Tenant::Unknown);
+        }
         let agent = agents::agent_index(index);
         agents::tell_home(parts, index, Command::Adopt { agent, instance, link, doorbell, start_timeout });
         self.note(now, index);

@@ -13,9 +13,10 @@ use engine::registry::{Description, Registry};
 use engine::shard::{AgentWord, Command, Notice};
 use engine::supervision::fleet::{Fleet, Grant};
 use engine::supervision::sickness::Sickness;
-use engine::supervision::{Event, InvalidTransition, State, Supervisor};
+use engine::supervision::{Action, Event, InvalidTransition, State, Supervisor};
 use engine::time::Moment;
 use keeper::control::{Cause, Exit, Request, Usage};
+use keeper::sandbox::spec::SandboxSpec;
 use shm_transport::record::Poison;
 use shm_transport::segment::attach_engine;
 
@@ -24,8 +25,9 @@ use super::adoption::Leaving;
 use super::pools::Pools;
 use super::processes::{describe, link_limits, spawn_request};
 use super::rolling::Rolling;
+use super::skills::Skills;
 use crate::admin::bulletin::Bulletin;
-use crate::config::{AgentConfig, Config};
+use crate::config::{AgentConfig, Config, InstancesPer};
 
 const SIGKILL: i32 = 9;
 /// Why a member that its pool has not started takes no messages.
@@ -37,9 +39,9 @@ pub(super) struct Agent {
     pub(super) supervisor: Supervisor,
     /// The incarnation that was asked for last, until it is known to be dead.
     pub(super) current: Option<InstanceId>,
-    /// When the supervisor wants to hear [`Event::Due`].
     /// What of its sandbox is not enforced, as it was logged last.
     not_enforced: Vec<String>,
+    /// When the supervisor wants to hear [`Event::Due`].
     pub(super) due: Option<Moment>,
     /// Whether that moment is its place among the restarts of the fleet.
     granted: bool,
@@ -47,6 +49,8 @@ pub(super) struct Agent {
     pub(super) holds: bool,
     /// Its process and since when it runs, while it does.
     pub(super) process: Option<(u32, Moment)>,
+    /// What that process may see and do, which may differ from what the next one may.
+    pub(super) sandbox: Option<SandboxSpec>,
     /// Whether it has said hello.
     pub(super) ready: bool,
     /// What it ended of last.
@@ -61,7 +65,7 @@ pub(super) struct Agents {
     pub(super) by_instance: HashMap<InstanceId, usize>,
     /// Why we end those that are not dead yet.
     ended_for: HashMap<InstanceId, String>,
-    next_instance: u64,
+    pub(super) next_instance: u64,
     /// Those of the gateway before that do not go on.
     pub(super) leaving: Leaving,
     /// How many go on from the gateway before.
@@ -72,6 +76,7 @@ pub(super) struct Agents {
     pub(super) fleet: Fleet,
     pub(super) pools: Pools,
     pub(super) rolling: Vec<Rolling>,
+    pub(super) skills: Skills,
     // Arc: connections of the admin socket listen.
     pub(super) bulletin: Arc<Bulletin>,
 }
@@ -102,6 +107,7 @@ impl Agents {
             granted: false,
             holds: false,
             process: None,
+            sandbox: None,
             ready: false,
             cause: None,
             sickness: Sickness::default(),
@@ -119,6 +125,7 @@ impl Agents {
             fleet: Fleet::new(config.fleet),
             pools: Pools::new(&config.agents, now),
             rolling: Vec::new(),
+            skills: Skills::new(config.skills.clone()),
             bulletin: Arc::default(),
         }
     }
@@ -131,6 +138,7 @@ impl Agents {
             .chain(self.pools.next_look())
             .chain(self.next_roll())
             .chain(self.leaving.next_due())
+            .chain(self.skills.next_due())
             .min()
     }
 
@@ -171,6 +179,7 @@ impl Agents {
             self.agents[index].due = None;
             self.on(parts, index, Event::Due);
         }
+        self.skills_due(parts);
         self.roll(parts);
         self.look_at_loads(parts);
         self.publish(parts);
@@ -242,6 +251,9 @@ impl Agents {
     }
 
     pub(super) fn spawn_failed(&mut self, parts: &mut Parts, instance: u64, reason: String) {
+        if self.skills.has(InstanceId(instance)) {
+            return self.skill_not_started(parts, InstanceId(instance), reason);
+        }
         let Some(index) = self.forget(InstanceId(instance)) else { return };
         self.on(parts, index, Event::SpawnFailed(reason));
         self.roll(parts);
@@ -257,6 +269,9 @@ impl Agents {
         usage: Usage,
     ) {
         let instance = InstanceId(instance);
+        if self.skills.has(instance) {
+            return self.skill_died(parts, instance, exit, cause);
+        }
         if let Some(next) = self.leaving.gone(instance) {
             self.on(parts, next, Event::Start);
             return self.publish(parts);
@@ -312,6 +327,10 @@ impl Agents {
                     kill(parts, instance);
                 }
             }
+            Notice::Skill { instance, call, skill, input } => {
+                self.skill_asked(parts, *instance, *call, (skill, input));
+            }
+            &Notice::AgentTenure { agent, tenure } => self.tenure(parts, agent, tenure),
             &Notice::AgentHung { instance, silent } => self.hung(parts, instance, silent),
             &Notice::AgentMute { instance, waited } => self.mute(parts, instance, waited),
             &Notice::Journal { shard, state } => {
@@ -383,7 +402,14 @@ impl Agents {
             Event::Ended { cause, .. } | Event::SpawnFailed(cause) => Some(cause.clone()),
             _ => None,
         };
-        let action = agent.supervisor.on(now, event)?;
+        let mut action = agent.supervisor.on(now, event)?;
+        if agent.config.life.per == InstancesPer::Conversation
+            && action == Action::Refuse(None)
+            && matches!(agent.supervisor.state(), State::Terminated { .. })
+        {
+            // It is not started again for its session, but for the next one.
+            action = agent.supervisor.on(now, Event::Rest)?;
+        }
         (agent.due, agent.granted) = (None, false);
         if let Some(cause) = &cause {
             agent.cause = Some(cause.clone());
@@ -399,6 +425,7 @@ impl Agents {
         self.next_instance += 1;
         let agent = &mut self.agents[index];
         agent.current = Some(instance);
+        agent.sandbox.clone_from(&agent.config.sandbox);
         self.by_instance.insert(instance, index);
         let request = spawn_request(&agent.config, &parts.executable, &parts.state, instance);
         self.started += 1;

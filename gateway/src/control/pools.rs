@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use engine::core::ShardCore;
 use engine::core::agents::AgentLoad;
+use engine::event::Tenant;
 use engine::events::Detail;
 use engine::registry::Load;
 use engine::scaling::ScalingLimits;
 use engine::shard::{AgentWord, Command, Question};
-use engine::supervision::pool::{Change, MemberLoad, Phase, Pool};
+use engine::supervision::conversations::Conversations;
+use engine::supervision::pool::{Change, MemberLoad, Phase, Pool, PoolLimits};
 use engine::supervision::sickness::{Finding, Outcomes};
 use engine::supervision::{Event, State};
 use engine::time::Moment;
@@ -17,15 +19,34 @@ use tokio::sync::mpsc;
 
 use super::Parts;
 use super::agents::{Agents, agent_index, tell_all};
-use crate::config::AgentConfig;
+use super::conversations::Known;
+use crate::config::{AgentConfig, AgentLife, InstancesPer};
 
 /// How often the shards are asked.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// By what the size of a pool is decided.
+#[derive(Debug)]
+pub(super) enum Policy {
+    /// What there is to do.
+    Load(Pool),
+    /// How many conversations there are.
+    Conversations(Conversations),
+}
+
+impl Policy {
+    fn limits(&self) -> &PoolLimits {
+        match self {
+            Self::Load(pool) => pool.limits(),
+            Self::Conversations(pool) => pool.limits(),
+        }
+    }
+}
+
 /// A pool, and which agents are its members.
 #[derive(Debug)]
 struct Members {
-    pool: Pool,
+    policy: Policy,
     indices: Vec<usize>,
 }
 
@@ -37,6 +58,8 @@ pub(super) struct Pools {
     pool_of: Vec<usize>,
     /// What each agent had to do.
     loads: Vec<AgentLoad>,
+    /// Whom each serves.
+    pub(super) tenants: Vec<Known>,
     /// When the shards are asked; none while an answer is awaited.
     next_look: Option<Moment>,
     /// How many have not answered.
@@ -57,10 +80,22 @@ impl Pools {
             for &index in &indices {
                 pool_of[index] = pools.len();
             }
-            let limits = agents[indices[0]].life.pool;
-            pools.push(Members { pool: Pool::new(limits, ScalingLimits::default()), indices });
+            let AgentLife { pool: limits, per, .. } = agents[indices[0]].life;
+            let policy = match per {
+                InstancesPer::Pool => Policy::Load(Pool::new(limits, ScalingLimits::default())),
+                InstancesPer::Conversation => Policy::Conversations(Conversations::new(limits)),
+            };
+            pools.push(Members { policy, indices });
         }
-        let idle = |index| AgentLoad {
+        let tenants: Vec<_> = agents
+            .iter()
+            .map(|agent| match agent.life.per {
+                InstancesPer::Pool => Tenant::Everybody,
+                InstancesPer::Conversation => Tenant::Nobody,
+            })
+            .collect();
+        let idle = |(index, &tenant): (usize, &Tenant)| AgentLoad {
+            tenant,
             agent: agent_index(index),
             open: 0,
             queued: 0,
@@ -71,7 +106,8 @@ impl Pools {
         Self {
             pools,
             pool_of,
-            loads: (0..agents.len()).map(idle).collect(),
+            loads: tenants.iter().enumerate().map(idle).collect(),
+            tenants: tenants.into_iter().map(Known::new).collect(),
             next_look: Some(now.plus(LOOK_EVERY)),
             awaited: 0,
             answers,
@@ -86,21 +122,35 @@ impl Pools {
 
     /// Whether an agent is started with the gateway, where those that `runs` says run already.
     pub(super) fn starts_with(&self, index: usize, runs: impl Fn(usize) -> bool) -> bool {
-        let Members { pool, indices } = &self.pools[self.pool_of[index]];
-        let limits = pool.limits();
+        let Members { policy, indices } = &self.pools[self.pool_of[index]];
+        let limits = policy.limits();
         let (running, others): (Vec<usize>, Vec<usize>) = indices.iter().partition(|&&member| runs(member));
         let count = limits.min.max(limits.spares).saturating_sub(running.len());
         others.iter().take(count).any(|&member| member == index)
     }
 
     /// Another configuration says this of the pool of an agent.
-    pub(super) fn set_limits(&mut self, index: usize, limits: engine::supervision::pool::PoolLimits) {
-        self.pools[self.pool_of[index]].pool.set_limits(limits);
+    pub(super) fn set_limits(&mut self, index: usize, limits: PoolLimits) {
+        match &mut self.pools[self.pool_of[index]].policy {
+            Policy::Load(pool) => pool.set_limits(limits),
+            Policy::Conversations(pool) => pool.set_limits(limits),
+        }
     }
 
     /// The least members that the pool of an agent has.
     pub(super) fn min(&self, index: usize) -> usize {
-        self.pools[self.pool_of[index]].pool.limits().min
+        self.pools[self.pool_of[index]].policy.limits().min
+    }
+
+    /// What decides on the pool of an agent, and its members.
+    pub(super) fn policy_of(&mut self, index: usize) -> (&mut Policy, &[usize]) {
+        let Members { policy, indices } = &mut self.pools[self.pool_of[index]];
+        (policy, indices)
+    }
+
+    /// Whom an agent has served when it was looked at last.
+    pub(super) fn tenant_at_look(&self, index: usize) -> Tenant {
+        self.loads[index].tenant
     }
 
     pub(super) fn next_look(&self) -> Option<Moment> {
@@ -112,7 +162,7 @@ impl Pools {
         self.heard.recv().await
     }
 
-    fn load(&self, index: usize, state: &State) -> MemberLoad {
+    pub(super) fn load(&self, index: usize, state: &State) -> MemberLoad {
         let AgentLoad { open, queued, oldest_wait, outcomes, .. } = self.loads[index];
         let phase = match state {
             State::Created => Phase::Resting,
@@ -163,9 +213,15 @@ impl Agents {
         if parts.draining.load(std::sync::atomic::Ordering::Relaxed) {
             return;
         }
+        self.compare_tenants(parts);
         for pool in 0..self.pools.pools.len() {
-            self.share(parts, pool);
-            self.resize(parts, now, pool);
+            let first = self.pools.pools[pool].indices[0];
+            if self.serves_one(first) {
+                self.look_at_conversations(parts, first);
+            } else {
+                self.share(parts, pool);
+                self.resize(parts, now, pool);
+            }
         }
         for index in 0..self.agents.len() {
             self.examine(parts, now, index);
@@ -191,7 +247,7 @@ impl Agents {
     }
 
     fn resize(&mut self, parts: &mut Parts, now: Moment, pool: usize) {
-        let Members { pool: policy, indices } = &self.pools.pools[pool];
+        let Members { policy, indices } = &self.pools.pools[pool];
         if policy.limits().is_fixed() {
             return;
         }
@@ -199,7 +255,7 @@ impl Agents {
             .iter()
             .map(|&index| self.pools.load(index, self.agents[index].supervisor.state()))
             .collect();
-        let Members { pool: policy, indices } = &mut self.pools.pools[pool];
+        let Members { policy: Policy::Load(policy), indices } = &mut self.pools.pools[pool] else { return };
         let Some(change) = policy.observe(now, &loads) else { return };
         let depth = loads.iter().map(|load| load.queued).sum();
         let oldest_wait = loads.iter().map(|load| load.oldest_wait).max().unwrap_or_default();

@@ -4,16 +4,19 @@ use std::path::Path;
 
 use adapters::agent::host::SMALL_PAGES;
 use engine::event::InstanceId;
+use engine::shard::SKILL_BACKLOG_BYTES_MAX;
 use keeper::control::{Cause, Exit, Spawn};
 use shm_transport::link::{Limits, MESSAGE_BYTES_MAX};
 
-use crate::config::{AgentConfig, AgentKind, with_host};
+use crate::config::{AgentConfig, AgentKind, InstancesPer, with_host};
 use crate::state_directory::StateDirectory;
 
+/// The variable that tells an agent what its process is for, where that is not its pool.
+const INSTANCES_PER: &str = "OPENCLAW_INSTANCES_PER";
 /// Bytes of the ring to an agent, and of the one back.
 const AGENT_RING_BYTES: u64 = 64 * 1024;
-/// What may wait for room in the ring to an agent: its credit, and one message beyond.
-const AGENT_BACKLOG_BYTES_MAX: usize = MESSAGE_BYTES_MAX + 16 * 1024 * 1024;
+/// What may wait for room in the ring to an agent: its credit, one message beyond, and answers of skills.
+const AGENT_BACKLOG_BYTES_MAX: usize = SKILL_BACKLOG_BYTES_MAX + MESSAGE_BYTES_MAX + 16 * 1024 * 1024;
 
 /// The limits of the link to an agent.
 pub(super) fn link_limits() -> Limits {
@@ -36,13 +39,18 @@ pub(super) fn spawn_request(
             argv
         }
     };
+    let mut environment = environment(agent);
+    if agent.life.per == InstancesPer::Conversation {
+        // Agents may rely on it; and a gateway that is told otherwise does not go on with such a process.
+        environment.push((INSTANCES_PER.into(), agent.life.per.name().into()));
+    }
     Spawn {
         instance: instance.0,
         // Every incarnation gets rings of its own, so its number is the generation of both.
         generation: instance.0,
         name: agent.name.clone(),
         argv,
-        environment: environment(agent),
+        environment,
         working_directory: agent.working_directory.clone(),
         to_agent_bytes: AGENT_RING_BYTES,
         from_agent_bytes: AGENT_RING_BYTES,

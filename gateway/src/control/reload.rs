@@ -11,7 +11,7 @@ use super::agents::{Agents, agent_index, description};
 use crate::admin::answer::Reloaded;
 use crate::admin::order::ReloadKind;
 use crate::admin::request::{Complaint, ErrorCode};
-use crate::config::{self, AgentConfig, Config, Effort, auth};
+use crate::config::{self, AgentConfig, Config, Effort, InstancesPer, auth};
 use crate::routes;
 
 impl Control {
@@ -53,6 +53,7 @@ impl Control {
             shard.tell(Command::Routes(Arc::clone(&table)));
         }
         self.agents.take_over(agents, &next);
+        self.agents.skills.set_known(next.skills.clone());
         self.drain_timeout = next.drain_timeout;
         if access_changed {
             // Whoever was let in by what counted before is not any more.
@@ -91,12 +92,12 @@ fn told(error: &dyn std::error::Error) -> String {
 }
 
 impl Agents {
-    /// The pools of this gateway that another configuration has too, with the same members.
+    /// The pools of this gateway that another configuration has too, with the same members for the same.
     fn kept(&self, next: &Config) -> BTreeSet<String> {
         let names = |agents: &mut dyn Iterator<Item = &AgentConfig>| {
-            let mut pools = BTreeMap::<String, Vec<String>>::new();
+            let mut pools = BTreeMap::<String, Vec<(String, InstancesPer)>>::new();
             for agent in agents {
-                pools.entry(agent.pool.clone()).or_default().push(agent.name.clone());
+                pools.entry(agent.pool.clone()).or_default().push((agent.name.clone(), agent.life.per));
             }
             pools
         };

@@ -1,17 +1,20 @@
 //! The loop's part in the coming and going of gateways; what follows from it is decided by [`Succession`].
 
+use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, WaitOptions};
 
-use super::{CONNECTION, GATEWAY_PROCESS, Keeper, KeeperError, ORPHANED_GRACE, Phase, say};
+use super::{CONNECTION, GATEWAY_PROCESS, INSTANCE_MAX, Keeper, KeeperError, ORPHANED_GRACE, Phase, say};
 use crate::channel::{Channel, ChannelError, sentence};
 use crate::connection::{Attached, Connection, Heard, Outgoing};
-use crate::control::Event;
+use crate::control::{Event, NAME_BYTES_MAX, Skill};
 use crate::roster::number;
+use crate::sandbox::Started;
 use crate::shown::ShownRings;
+use crate::skills::{self, Running, SKILLS_MAX};
 use crate::start::start;
 use crate::succession::{Process, Step};
 
@@ -53,6 +56,8 @@ impl Keeper {
             let Heard::Request(request, descriptors) = self.connection.listen() else { break };
             self.carry_out(*request, descriptors, now);
         }
+        // Nobody waits for what they say.
+        self.roster.kill_skills(None);
         let unsent = self.connection.unsent();
         self.connection = Connection::Nobody;
         self.watches_writable = false;
@@ -132,10 +137,77 @@ impl Keeper {
 
     /// Buries an agent if it is dead, and tells who is to know.
     pub(super) fn bury(&mut self, instance: u64, now: Instant) {
-        let Some(name) = self.roster.agents().get(&instance).map(|agent| agent.name.clone()) else { return };
+        let Some(name) = self.roster.agents().get(&instance).map(|agent| agent.name.clone()) else {
+            // The next gateway does not know of a skill of this one.
+            if let Some(event) = self.roster.bury(instance, now)
+                && self.connection.gateway().is_some()
+            {
+                self.connection.push(event.into());
+            }
+            return;
+        };
         if let Some(event) = self.roster.bury(instance, now) {
             self.report_death(Outgoing { event, attached: Attached::Name(name) });
         }
+    }
+
+    /// Starts a skill. Nothing is said until it has ended, unless it could not be started.
+    pub(super) fn start_skill(&mut self, request: &Skill, descriptors: Vec<OwnedFd>, now: Instant) {
+        if let Err((step, reason)) = self.try_start_skill(request, descriptors, now) {
+            let failed = Event::SpawnFailed {
+                instance: request.instance,
+                generation: 0,
+                step: step.to_owned(),
+                reason,
+            };
+            self.connection.push(failed.into());
+        }
+    }
+
+    fn try_start_skill(
+        &mut self,
+        request: &Skill,
+        descriptors: Vec<OwnedFd>,
+        now: Instant,
+    ) -> Result<(), (&'static str, String)> {
+        let Skill { instance, parent, ref name, .. } = *request;
+        let refused = |reason: String| Err(("admission", reason));
+        let roster = &self.roster;
+        if !matches!(self.phase, Phase::Serving) {
+            return refused("the keeper is ending its agents".to_owned());
+        }
+        if name.len() > NAME_BYTES_MAX || instance > INSTANCE_MAX {
+            return refused(format!("instance {instance} or the name of {} bytes is too large", name.len()));
+        }
+        if roster.agents().contains_key(&instance) || roster.skills().contains_key(&instance) {
+            return refused(format!("instance {instance} is alive"));
+        }
+        if !roster.agents().contains_key(&parent) {
+            return refused(format!("its agent, instance {parent}, is not alive"));
+        }
+        if roster.skills().len() >= SKILLS_MAX {
+            return refused(format!("{SKILLS_MAX} skills are alive, no more may be"));
+        }
+        let cgroup = self
+            .subtree
+            .create(name, instance, &request.limits)
+            .map_err(|error| ("limits", sentence(&error)))?;
+        let most = self.open_files.maximum;
+        let Started { process, pidfd } =
+            match skills::launch(request, descriptors, most, &cgroup, &self.enforcement) {
+                Ok(started) => started,
+                Err(error) => {
+                    self.roster.bury_cgroup(cgroup, now);
+                    return Err((error.step(), sentence(&error)));
+                }
+            };
+        let watched = epoll::add(&self.epoll, &pidfd, EventData::new_u64(instance), EventFlags::IN);
+        self.roster.add_skill(instance, Running { parent, process, pidfd, cgroup });
+        if let Err(errno) = watched {
+            self.roster.drop_unwatched_skill(instance, now);
+            return Err(("watch", format!("epoll refuses the process: {errno}")));
+        }
+        Ok(())
     }
 
     /// Tells the gateway of a death, or keeps it for the next one. Other events are for nobody but the one that is gone.

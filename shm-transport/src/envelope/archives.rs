@@ -296,6 +296,61 @@ pub struct HelloV1 {
     pub software: String,
 }
 
+/// Bytes of the name of a skill.
+pub const SKILL_NAME_BYTES_MAX: usize = 64;
+/// Bytes of what a skill is given, and of what it may say.
+pub const SKILL_BYTES_MAX: usize = 1024 * 1024;
+/// Skills that one agent may have under way.
+pub const SKILLS_AT_ONCE_MAX: usize = 4;
+
+/// An agent asks for a skill.
+#[derive(Archive, Serialize, Clone, Debug, Default, PartialEq, Eq)]
+pub struct SkillV1 {
+    /// Its name in the configuration.
+    pub skill: String,
+    /// What it reads from its standard input.
+    pub input: String,
+}
+
+/// What has come of it.
+#[derive(Archive, Serialize, Clone, Debug, Default, PartialEq, Eq)]
+pub struct SkillResultV1 {
+    /// A [`SkillOutcome`].
+    pub outcome: u16,
+    /// What it has written to its standard output if it is done, else a sentence that names the thing.
+    pub output: String,
+}
+
+named! {
+    /// What has come of a skill.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    #[repr(u16)]
+    SkillOutcome: u16 {
+    /// It has ended with exit status 0.
+    Done = 0 "done",
+    /// None of that name is configured.
+    UnknownSkill = 1 "unknown_skill",
+    /// The agent's definition does not list it.
+    NotAllowed = 2 "not_allowed",
+    /// As many as may be are under way.
+    Busy = 3 "busy",
+    /// Its input or its output is larger than it may be.
+    TooLarge = 4 "too_large",
+    /// It did not end in time.
+    TimedOut = 5 "timed_out",
+    /// It ended with a signal, or an exit status that is not 0.
+    Died = 6 "died",
+    /// It could not be started.
+    NotStarted = 7 "not_started",
+    /// The gateway that started it is gone.
+    Lost = 8 "lost",
+    /// Its output is no text.
+    NotText = 9 "not_text",
+    /// Its sandbox is wider than that of the agent's process.
+    TooWide = 10 "too_wide",
+    }
+}
+
 /// A [`BlockV1`] whose text lies elsewhere: sent without a copy of its own.
 #[derive(Clone, Copy, Debug)]
 pub struct BorrowedBlock<'a> {
@@ -391,6 +446,8 @@ contents! {
     EndV1 as ArchivedEndV1 is End: content;
     FailureV1 as ArchivedFailureV1 is Failure: text;
     HelloV1 as ArchivedHelloV1 is Hello: software;
+    SkillV1 as ArchivedSkillV1 is Skill: skill, input;
+    SkillResultV1 as ArchivedSkillResultV1 is SkillResult: output;
     BorrowedBlock<'_> as ArchivedBlockV1 is Block: content;
     BorrowedEnd<'_> as ArchivedEndV1 is End: content;
 }

@@ -19,7 +19,8 @@ use rkyv::ser::writer::{Buffer, IoWriter};
 use rkyv::util::AlignedVec;
 
 use super::archives::{
-    ArchivedBlockV1, ArchivedEndV1, ArchivedFailureV1, ArchivedHelloV1, ArchivedMessageV2, Content,
+    ArchivedBlockV1, ArchivedEndV1, ArchivedFailureV1, ArchivedHelloV1, ArchivedMessageV2,
+    ArchivedSkillResultV1, ArchivedSkillV1, Content,
 };
 use super::{Kind, Route};
 use crate::record::Poison;
@@ -190,6 +191,8 @@ archives! {
     End: ArchivedEndV1,
     Failure: ArchivedFailureV1,
     Hello: ArchivedHelloV1,
+    Skill: ArchivedSkillV1,
+    SkillResult: ArchivedSkillResultV1,
     ;
     Accepted,
     Stop,

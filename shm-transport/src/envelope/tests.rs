@@ -107,7 +107,7 @@ fn what_is_no_message_is_refused() {
     assert_eq!(check(5, &[0]), Err(Poison::Archive { kind: 5, len: 1 }));
     assert_eq!(check(9, &[0]), Err(Poison::Archive { kind: 9, len: 1 }));
     assert_eq!(check(1, empty), Err(Poison::Kind { kind: 1 }));
-    assert_eq!(check(14, empty), Err(Poison::Kind { kind: 14 }));
+    assert_eq!(check(16, empty), Err(Poison::Kind { kind: 16 }));
     assert_eq!(check(3, empty), Err(Poison::Archive { kind: 3, len: 0 }));
     let mut encoder = Encoder::default();
     let mut shifted = AlignedVec::<16>::new();
@@ -137,6 +137,12 @@ fn archives_are_pinned_byte_by_byte() {
             Kind::RollCall => Body::ROLL_CALL,
             Kind::Working => Body::WORKING,
             Kind::Kept => Body::KEPT,
+            Kind::Skill => {
+                encoder.encode(&SkillV1 { skill: "count-words".into(), input: "two words".into() })
+            }
+            Kind::SkillResult => {
+                encoder.encode(&SkillResultV1 { outcome: 5, output: "it took too long".into() })
+            }
         };
         assert_eq!(body.kind(), kind);
         body.bytes().iter().map(|byte| format!("{byte:02x}")).collect::<String>()
@@ -145,7 +151,7 @@ fn archives_are_pinned_byte_by_byte() {
     assert_eq!(found, GOLDEN.map(|(kind, bytes)| (kind, bytes.to_owned())));
 }
 
-const GOLDEN: [(Kind, &str); 12] = [
+const GOLDEN: [(Kind, &str); 14] = [
     (Kind::Block, "6120746f6f6c277320616e7377657200040000008f000000ecffffff"),
     (Kind::End, "7468652077686f6c65207265706c79008f000000f0ffffff"),
     (Kind::Failure, "71756575652069732066756c6c00000005000000dc0500008d000000e8ffffff"),
@@ -167,6 +173,8 @@ const GOLDEN: [(Kind, &str); 12] = [
     (Kind::RollCall, ""),
     (Kind::Working, ""),
     (Kind::Kept, ""),
+    (Kind::Skill, "636f756e742d776f72647374776f20776f7264738b000000ecffffff89000000efffffff"),
+    (Kind::SkillResult, "697420746f6f6b20746f6f206c6f6e670500000090000000ecffffff"),
 ];
 
 proptest! {

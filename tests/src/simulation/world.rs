@@ -36,7 +36,11 @@ impl Constants {
             .in_flight_max
             .iter()
             .enumerate()
-            .map(|(agent, &in_flight_max)| AgentDefinition { name: agent_name(agent), in_flight_max })
+            .map(|(agent, &in_flight_max)| AgentDefinition {
+                name: agent_name(agent),
+                in_flight_max,
+                conversation_pool: None,
+            })
             .collect();
         let shard_count = u8::try_from(swarm.shards).expect("there are few shards");
         let specs: Vec<_> = (0..swarm.agents)
@@ -318,7 +322,10 @@ impl World {
                     workers.release(agent, until);
                 }
             }
-            Effect::AgentReady { .. } | Effect::Event(..) => {}
+            Effect::AgentReady { .. }
+            | Effect::AgentTenure { .. }
+            | Effect::Skill { .. }
+            | Effect::Event(..) => {}
         });
     }
 

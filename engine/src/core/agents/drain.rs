@@ -42,10 +42,31 @@ impl Agents {
         let told = agent.draining.is_some_and(|draining| draining.told);
         agent.draining = Some(Draining { others, told });
         agent.end_if_idle(effects);
-        if !others {
-            return Vec::new();
+        if others { self.take_waiting(index) } else { Vec::new() }
+    }
+
+    /// None will follow. Returns the turns that waited for it.
+    pub fn unavailable(&mut self, index: AgentIndex, detail: &str) -> Vec<(u64, u32)> {
+        let Some(agent) = self.agents.get_mut(index.0 as usize) else { return Vec::new() };
+        agent.presence = Presence::Unavailable(detail.to_owned());
+        agent.end_tenure();
+        self.take_waiting(index)
+    }
+
+    /// One is expected again.
+    pub fn expected(&mut self, index: AgentIndex) {
+        let Some(agent) = self.agents.get_mut(index.0 as usize) else { return };
+        if matches!(agent.presence, Presence::Unavailable(_)) {
+            agent.presence = Presence::Down;
         }
-        let waiting = agent.queue.drain();
+        if agent.draining.take().is_some_and(|draining| draining.others) {
+            agent.end_tenure();
+        }
+    }
+
+    /// Takes the turns that wait for an agent.
+    pub(super) fn take_waiting(&mut self, index: AgentIndex) -> Vec<(u64, u32)> {
+        let waiting = self.agents[index.0 as usize].queue.drain();
         self.waiting -= waiting.len();
         waiting.iter().map(|waiting| (waiting.route.turn, waiting.route.attempt)).collect()
     }
@@ -69,6 +90,9 @@ impl ShardCore {
     ) {
         if let Some(unavailable) = self.unavailable.get_mut(agent.0 as usize) {
             *unavailable = others.map(Into::into);
+        }
+        if others.is_some() {
+            self.conversations.vacate(agent);
         }
         if self.home(agent) != self.setting.shard {
             return;

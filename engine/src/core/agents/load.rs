@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Agents;
 use crate::core::ShardCore;
-use crate::event::{AgentIndex, Effect, InstanceId};
+use crate::event::{AgentIndex, Effect, InstanceId, Tenant};
 use crate::supervision::sickness::Outcomes;
 use crate::time::Moment;
 
@@ -54,9 +54,21 @@ pub struct AgentLoad {
     pub oldest_wait: Duration,
     /// What its incarnation has ended.
     pub outcomes: Outcomes,
+    /// Whom it serves.
+    pub tenant: Tenant,
 }
 
 impl Agents {
+    /// Whether that incarnation is the one of its agent.
+    pub fn is_attached(&self, instance: InstanceId) -> bool {
+        self.by_instance.contains_key(&instance.0)
+    }
+
+    /// The incarnation of an agent that is attached.
+    pub fn instance_of(&self, index: AgentIndex) -> Option<InstanceId> {
+        self.agents.get(index.0 as usize)?.instance()
+    }
+
     fn load_of(&self, now: Moment, index: AgentIndex) -> Option<AgentLoad> {
         let agent = self.agents.get(index.0 as usize)?;
         Some(AgentLoad {
@@ -65,6 +77,7 @@ impl Agents {
             queued: agent.queue.len(),
             oldest_wait: agent.queue.oldest_wait(now),
             outcomes: agent.done.0,
+            tenant: agent.tenant,
         })
     }
 }

@@ -55,7 +55,7 @@ impl ShardCore {
         self.sessions.set_agent(session, None);
         let taker = self.turns.get(turn).map(|open| self.route(now, session, message_of(&open.body)));
         let taker = taker.and_then(Result::ok).unwrap_or(before);
-        self.settle(session, taker);
+        self.settle(now, session, taker);
         if let Some(open) = self.turns.get_mut(turn) {
             open.agent = taker;
         }
