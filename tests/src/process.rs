@@ -154,11 +154,11 @@ impl Gateway {
             .collect()
     }
 
-    /// Its keeper's process id, if both live. The one child of the gateway; a process that the keeper has
+    /// Its keeper's process id, if both live and the gateway has started it. A process that the keeper has
     /// forked looks the same until it has loaded its program, but is the keeper's child.
     pub fn keeper(&self) -> Option<u32> {
-        let child = processes().into_iter().find(|process| process.parent == self.process_id())?;
-        child.is_keeper().then_some(child.process_id)
+        let is_keeper = |process: &Process| process.parent == self.process_id() && process.is_keeper();
+        processes().into_iter().find(is_keeper).map(|keeper| keeper.process_id)
     }
 }
 

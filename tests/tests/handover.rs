@@ -2,6 +2,8 @@
 
 #[path = "handover/book.rs"]
 mod book;
+#[path = "handover/keepers.rs"]
+mod keepers;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader};
@@ -55,11 +57,12 @@ impl Line {
 
     /// The process ids of its agents, by name.
     fn agents(&self) -> BTreeMap<String, u32> {
-        let keeper = number(&asked(self.state(), &["gateway", "status"])["keeperProcessId"]);
-        let children = processes().into_iter().filter(|process| process.parent == keeper);
-        let named =
-            children.filter_map(|child| Some((child.variable("OPENCLAW_AGENT_NAME")?, child.process_id)));
-        named.collect()
+        let list = asked(self.state(), &["agent", "list"]);
+        let runs = |row: &Value| {
+            let process_id = row["processId"].as_u64()?.try_into().ok()?;
+            Some((row["name"].as_str()?.to_owned(), process_id))
+        };
+        list["agents"].as_array().unwrap().iter().filter_map(runs).collect()
     }
 
     /// As [`Self::agents`], once there are so many.
@@ -70,14 +73,21 @@ impl Line {
 
 impl Drop for Line {
     fn drop(&mut self) {
-        // Most tests have stopped it themselves. After a failure: the keeper first, so that nobody is started again.
+        // Most tests have stopped it themselves. After a failure: all at once, so that nobody starts another one.
         let place = self.state().to_string_lossy().into_owned();
         let is_gateway = |process: &Process| process.arguments.get(1).is_some_and(|first| first == "gateway");
-        for role in [Process::is_keeper, is_gateway] {
-            let ours = processes().into_iter().filter(|process| {
-                role(process) && process.arguments.iter().any(|argument| argument.starts_with(&place))
-            });
-            ours.for_each(|process| send_signal(process.process_id, Signal::KILL));
+        let is_ours = |process: &Process| {
+            (process.is_keeper() || is_gateway(process))
+                && process.arguments.iter().any(|argument| argument.starts_with(&place))
+        };
+        let ours: Vec<_> = processes().into_iter().filter(is_ours).collect();
+        let is_agent = |process: &Process| {
+            ours.iter().any(|parent| parent.process_id == process.parent)
+                && process.variable("OPENCLAW_AGENT_NAME").is_some()
+        };
+        let agents: Vec<_> = processes().into_iter().filter(is_agent).collect();
+        for signal in [Signal::STOP, Signal::KILL] {
+            ours.iter().chain(&agents).for_each(|process| send_signal(process.process_id, signal));
         }
     }
 }

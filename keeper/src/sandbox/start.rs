@@ -137,7 +137,6 @@ pub(super) fn sandbox_steps(
     let namespaces = allowed.namespaces();
     let view = View::new(spec)?;
     let directory = task.map_or(Path::new("/"), |task| &task.working_directory);
-    // The death of the keeper is watched before the wait, so that it is not missed.
     let mut steps = vec![Step::Session, Step::Await, Step::Descriptors];
     if namespaces {
         if rustix::process::geteuid().is_root() {
@@ -207,7 +206,6 @@ pub(super) fn run_steps(
         hold_writer: Some(go_of_child),
         report,
         rules: None,
-        keeper: (namespaces == 0).then(rustix::process::getpid),
     };
     let (process, pidfd) = kernel::clone_child(namespaces | network, &mut entry)
         .map_err(|error| Failed::Prepare("making namespaces", error))?;

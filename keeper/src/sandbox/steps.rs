@@ -11,7 +11,7 @@ use seccompiler::BpfProgram;
 pub(super) enum Step {
     /// Waits until the parent has attached this process.
     Await,
-    /// A session and process group of its own; dies with the keeper.
+    /// A session and process group of its own.
     Session,
     /// Standard descriptors and those of the rings at their numbers.
     Descriptors,
