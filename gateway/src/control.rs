@@ -35,7 +35,7 @@ use engine::journal::thread::JournalHandle;
 use engine::shard::Notice;
 use engine::time::{Clock, Moment};
 use keeper::client::{Client, ClientError, StartError};
-use keeper::control::{Adopt, Event as KeeperEvent, Exit};
+use keeper::control::{Adopt, Event as KeeperEvent};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, watch};
 
@@ -208,9 +208,6 @@ impl Control {
         let result = loop {
             match self.wake(false).await {
                 Wake::Signal => break Ok(()),
-                Wake::Look if self.keeper_deaths.any() => {
-                    self.parts.held.reap_strays(self.parts.keeper.process_id());
-                }
                 Wake::Look => {}
                 Wake::Order(order) => match self.obey(order).await {
                     Next::GoOn => {}
@@ -223,6 +220,7 @@ impl Control {
                     }
                 }
             }
+            self.reap_strays();
             if let Some(position) = self.parts.edges.iter().position(EdgeThread::is_finished) {
                 let ended = self.parts.edges.swap_remove(position).join();
                 break Err(match ended {
@@ -301,7 +299,7 @@ impl Control {
             }
             KeeperEvent::Died { instance, exit, cause, usage, .. } => {
                 let own = self.parts.held.bury(instance);
-                let exit = if exit == Exit::Unknown { own.unwrap_or(exit) } else { exit };
+                let (exit, cause) = held::known_better(exit, cause, own);
                 self.agents.died(&mut self.parts, instance, exit, cause, usage);
             }
             // What is held is told before; a keeper of another version is not served.

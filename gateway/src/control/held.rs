@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use keeper::control::{Adopt, Exit};
+use keeper::control::{Adopt, Cause, Exit};
 use rustix::process::{
     Pid, Resource, Rlimit, Signal, WaitId, WaitIdOptions, WaitOptions, getrlimit, pidfd_send_signal,
     set_child_subreaper, setrlimit, waitid, waitpid,
@@ -17,6 +17,7 @@ use rustix::process::{
 const DESCRIPTORS: usize = 6;
 /// Of the files that this process may have open, so many are for agents that are held: one in this.
 const FILES_SHARE: usize = 2;
+const SIGKILL: i32 = 9;
 /// Where the system does not say how many files a process may have open.
 const FILES_DEFAULT: u64 = 1024;
 
@@ -29,6 +30,17 @@ pub fn prepare() -> Option<u64> {
     // With the old limit fewer agents are held.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: before.maximum, ..before }); // As above.
     before.current
+}
+
+/// How an agent ended, where its keeper does not know and this process does. That the kernel has killed something of it for
+/// want of memory is its cause only if it was killed, or its command was.
+pub(super) fn known_better(exit: Exit, cause: Option<Cause>, own: Option<Exit>) -> (Exit, Option<Cause>) {
+    match own.filter(|_| exit == Exit::Unknown) {
+        Some(own) => {
+            (own, cause.filter(|_| [Exit::Signal(SIGKILL), Exit::Code(128 + SIGKILL)].contains(&own)))
+        }
+        None => (exit, cause),
+    }
 }
 
 #[derive(Debug)]
@@ -138,5 +150,24 @@ impl Held {
     fn pidfd(&self) -> BorrowedFd<'_> {
         let [.., pidfd] = &self.descriptors;
         pidfd.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the keeper knows counts. Else what this process knows; then an agent that was not killed is not put down to
+    /// a want of memory that one of its helpers had.
+    #[test]
+    fn who_was_the_parent_knows_best() {
+        let memory = Some(Cause::OutOfMemory { limit_bytes: Some(1) });
+        let (unknown, exited, killed) = (Exit::Unknown, Exit::Code(3), Exit::Signal(9));
+        assert_eq!(known_better(exited, None, Some(killed)), (exited, None));
+        assert_eq!(known_better(killed, memory, None), (killed, memory));
+        assert_eq!(known_better(unknown, memory, None), (unknown, memory));
+        assert_eq!(known_better(unknown, memory, Some(exited)), (exited, None));
+        assert_eq!(known_better(unknown, memory, Some(killed)), (killed, memory));
+        assert_eq!(known_better(unknown, memory, Some(Exit::Code(137))), (Exit::Code(137), memory));
     }
 }

@@ -20,6 +20,8 @@ use crate::control::adoption::CLIENTS;
 pub const DEATHS_MAX: usize = 10;
 /// See [`DEATHS_MAX`].
 pub const WINDOW: Duration = Duration::from_secs(60);
+/// How often it is looked for what dead agents have left to this process.
+const REAP_TICK: Duration = Duration::from_secs(1);
 /// How long the process of a keeper whose connection has ended may take to die.
 const DEATH_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -32,6 +34,8 @@ pub fn keeper_program(executable: &Path) -> PathBuf {
 #[derive(Debug, Default)]
 pub(super) struct Deaths {
     at: VecDeque<Instant>,
+    /// When strays were looked for last.
+    reaped_at: Option<Instant>,
 }
 
 impl Deaths {
@@ -44,13 +48,25 @@ impl Deaths {
         self.at.len() <= DEATHS_MAX
     }
 
-    /// Whether there was one: agents may be children of this process then.
-    pub(super) fn any(&self) -> bool {
-        !self.at.is_empty()
+    /// Whether it is time to look for children: without a death there are none but the keeper.
+    fn may_have_left_strays(&mut self, now: Instant) -> bool {
+        let is_due = self.reaped_at.is_none_or(|at| now.saturating_duration_since(at) >= REAP_TICK);
+        let looks = !self.at.is_empty() && is_due;
+        if looks {
+            self.reaped_at = Some(now);
+        }
+        looks
     }
 }
 
 impl Control {
+    /// Reaps what agents have left to this process since a keeper died.
+    pub(super) fn reap_strays(&mut self) {
+        if self.keeper_deaths.may_have_left_strays(Instant::now()) {
+            self.parts.held.reap_strays(self.parts.keeper.process_id());
+        }
+    }
+
     /// The connection to the keeper has ended.
     pub(super) fn replace_keeper(&mut self, gone: ClientError) -> Result<(), ControlError> {
         let began = Instant::now();
@@ -130,12 +146,14 @@ mod tests {
     #[test]
     fn keepers_are_replaced_so_often() {
         let (mut deaths, now) = (Deaths::default(), Instant::now());
-        assert!(!deaths.any());
+        assert!(!deaths.may_have_left_strays(now));
         for _ in 0..DEATHS_MAX {
             assert!(deaths.note(now));
         }
         assert!(!deaths.note(now + WINDOW));
-        assert!(deaths.any());
+        assert!(deaths.may_have_left_strays(now));
+        assert!(!deaths.may_have_left_strays(now + REAP_TICK / 2));
+        assert!(deaths.may_have_left_strays(now + REAP_TICK));
         assert!(deaths.note(now + WINDOW + Duration::from_millis(1)));
     }
 }

@@ -1,11 +1,14 @@
 //! Keepers that are killed while messages flow: alone, together with an agent, and together with their gateway.
 
 use std::collections::BTreeMap;
+use std::process::Command;
+use std::sync::Arc;
 
+use keeper::client::PROGRAM;
 use rustix::process::Signal;
 use serde_json::json;
 use tests::client::Client;
-use tests::process::{alive, asked, processes, send_signal, until};
+use tests::process::{Gateway, alive, asked, processes, send_signal, until};
 use tests::{binary, diary};
 
 use super::book::Book;
@@ -119,6 +122,25 @@ async fn agents_that_die_with_their_keeper_are_replaced() {
         children.map(|child| child.process_id).all(alive).then_some(())
     });
     stopped(&line, gateway.process_id(), line.keeper(), &now);
+}
+
+/// A keeper that cannot be replaced, since its program is gone: the gateway says so and ends, and so do the agents.
+#[tokio::test]
+async fn a_keeper_that_cannot_be_replaced_ends_all() {
+    let folder = tempfile::tempdir().unwrap();
+    let [gateway, keeper] = ["openclaw", PROGRAM].map(|name| {
+        std::fs::copy(binary(name), folder.path().join(name)).unwrap();
+        folder.path().join(name)
+    });
+    let line = Line::new(&settings());
+    let mut gateway = Gateway::start_as(Command::new(gateway), Arc::clone(&line.state), &[]).unwrap();
+    let agents = line.all_agents(4);
+    std::fs::remove_file(&keeper).unwrap();
+    send_signal(line.keeper(), Signal::KILL);
+    assert_eq!(gateway.wait().code(), Some(1));
+    until("the agents have ended", || agents.values().all(|&agent| !alive(agent)).then_some(()));
+    let log = gateway.log();
+    assert!(log.contains(&format!("the keeper {} is missing", keeper.display())), "{log}");
 }
 
 /// Keeper and gateway both killed: the agents are left alone, the next start ends them, and what was open is answered.
