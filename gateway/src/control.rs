@@ -220,7 +220,7 @@ impl Control {
                     }
                 }
             }
-            self.reap_strays();
+            self.reap_strays(false);
             if let Some(position) = self.parts.edges.iter().position(EdgeThread::is_finished) {
                 let ended = self.parts.edges.swap_remove(position).join();
                 break Err(match ended {

@@ -78,6 +78,7 @@ impl Control {
 
     /// What woke the thread while it goes down: orders are answered, everything else is handled as ever.
     pub(super) async fn wake_going(&mut self) -> Wake {
+        self.reap_strays(false);
         match self.wake(true).await {
             Wake::Order(order) => {
                 self.obey(order).await;

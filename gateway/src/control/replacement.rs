@@ -49,8 +49,9 @@ impl Deaths {
     }
 
     /// Whether it is time to look for children: without a death there are none but the keeper.
-    fn may_have_left_strays(&mut self, now: Instant) -> bool {
-        let is_due = self.reaped_at.is_none_or(|at| now.saturating_duration_since(at) >= REAP_TICK);
+    fn may_have_left_strays(&mut self, now: Instant, at_once: bool) -> bool {
+        let is_due =
+            at_once || self.reaped_at.is_none_or(|at| now.saturating_duration_since(at) >= REAP_TICK);
         let looks = !self.at.is_empty() && is_due;
         if looks {
             self.reaped_at = Some(now);
@@ -60,9 +61,9 @@ impl Deaths {
 }
 
 impl Control {
-    /// Reaps what agents have left to this process since a keeper died.
-    pub(super) fn reap_strays(&mut self) {
-        if self.keeper_deaths.may_have_left_strays(Instant::now()) {
+    /// Reaps what agents have left to this process since a keeper died; not more often than it makes sense, unless `now`.
+    pub(super) fn reap_strays(&mut self, now: bool) {
+        if self.keeper_deaths.may_have_left_strays(Instant::now(), now) {
             self.parts.held.reap_strays(self.parts.keeper.process_id());
         }
     }
@@ -146,14 +147,14 @@ mod tests {
     #[test]
     fn keepers_are_replaced_so_often() {
         let (mut deaths, now) = (Deaths::default(), Instant::now());
-        assert!(!deaths.may_have_left_strays(now));
+        assert!(!deaths.may_have_left_strays(now, false));
         for _ in 0..DEATHS_MAX {
             assert!(deaths.note(now));
         }
         assert!(!deaths.note(now + WINDOW));
-        assert!(deaths.may_have_left_strays(now));
-        assert!(!deaths.may_have_left_strays(now + REAP_TICK / 2));
-        assert!(deaths.may_have_left_strays(now + REAP_TICK));
+        assert!(deaths.may_have_left_strays(now, false));
+        assert!(!deaths.may_have_left_strays(now + REAP_TICK / 2, false));
+        assert!(deaths.may_have_left_strays(now + REAP_TICK, false));
         assert!(deaths.note(now + WINDOW + Duration::from_millis(1)));
     }
 }

@@ -15,6 +15,8 @@ use crate::edges::EdgeThread;
 const AGENT_GRACE: Duration = Duration::from_secs(2);
 /// How long the edges may take to say goodbye.
 const EDGE_GRACE: Duration = Duration::from_secs(5);
+/// How often what dead agents have left is reaped meanwhile.
+const REAP_TICK: Duration = Duration::from_millis(50);
 /// How long the keeper may take beyond the grace of the agents.
 const KEEPER_GRACE: Duration = Duration::from_secs(3);
 
@@ -110,11 +112,16 @@ impl Control {
             loop {
                 match self.parts.keeper.receive() {
                     Ok(Some((KeeperEvent::Stopped, _))) => return true,
-                    Ok(Some(_)) => {}
-                    Ok(None) => match self.keeper_ready.readable().await {
-                        Ok(mut ready) => ready.clear_ready(),
-                        Err(_) => return false,
-                    },
+                    // Who dies may have to be reaped here, and the keeper waits until it is.
+                    Ok(Some((event, descriptors))) => self.heard_from_keeper(event, descriptors),
+                    Ok(None) => {
+                        self.reap_strays(true);
+                        match tokio::time::timeout(REAP_TICK, self.keeper_ready.readable()).await {
+                            Ok(Ok(mut ready)) => ready.clear_ready(),
+                            Ok(Err(_)) => return false,
+                            Err(_) => {}
+                        }
+                    }
                     Err(error) => {
                         tracing::error!(%error, "the keeper ended without saying so");
                         self.parts.held.kill_all();

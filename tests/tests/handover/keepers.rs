@@ -124,6 +124,24 @@ async fn agents_that_die_with_their_keeper_are_replaced() {
     stopped(&line, gateway.process_id(), line.keeper(), &now);
 }
 
+/// The end is as clean as ever after a keeper has died: descendants of agents, in sessions of their own, are the children
+/// of the gateway then, which reaps them so that their cgroups become empty.
+#[tokio::test]
+async fn the_end_is_clean_after_a_keeper_died() {
+    let mut settings = settings();
+    let script = "setsid sleep 1000 & exec cat";
+    settings["agents"]["entries"]["family"] =
+        json!({"command": ["sh", "-c", script], "sandbox": {"mode": "off"}});
+    let line = Line::new(&settings);
+    let mut gateway = line.start(&[]);
+    let agents = line.all_agents(5);
+    let keeper = line.kill_keeper();
+    stopped(&line, gateway.process_id(), keeper, &agents);
+    let code = gateway.wait().code();
+    let log = gateway.log();
+    assert!(code == Some(0) && !log.contains("does not die"), "{code:?}: {log}");
+}
+
 /// A keeper that cannot be replaced, since its program is gone: the gateway says so and ends, and so do the agents.
 #[tokio::test]
 async fn a_keeper_that_cannot_be_replaced_ends_all() {
