@@ -9,11 +9,13 @@ pub mod adoption;
 mod agents;
 mod conversations;
 pub mod handover;
+pub mod held;
 mod lifecycle;
 mod orders;
 mod pools;
 mod processes;
 mod reload;
+pub mod replacement;
 mod rolling;
 mod shutdown;
 mod signals;
@@ -36,8 +38,8 @@ use engine::driver::ShardHandle;
 use engine::journal::thread::JournalHandle;
 use engine::shard::Notice;
 use engine::time::{Clock, Moment};
-use keeper::client::{Client, ClientError};
-use keeper::control::Event as KeeperEvent;
+use keeper::client::{Client, ClientError, StartError};
+use keeper::control::{Adopt, Event as KeeperEvent};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, watch};
 
@@ -54,7 +56,9 @@ use crate::state_directory::StateDirectory;
 use adoption::Adoptions;
 use agents::Agents;
 use handover::Succession;
+use held::HeldAgents;
 use lifecycle::Next;
+use replacement::{DEATHS_MAX, Deaths, WINDOW};
 use signals::{Asked, Signals};
 use skills::Said;
 
@@ -67,9 +71,20 @@ pub enum ControlError {
     /// The runtime of the control thread cannot be made.
     #[error("the control thread cannot start")]
     Start(#[source] std::io::Error),
-    /// The keeper is gone, and with it the agents.
-    #[error("the keeper is gone, so agents can neither be started nor ended; start the gateway again")]
+    /// The keeper cannot be talked to.
+    #[error("the keeper is lost, so agents can neither be started nor ended; start the gateway again")]
     KeeperGone(#[source] ClientError),
+    /// The keeper has died, and this process has given up what it takes to start one like it.
+    #[error(
+        "the keeper of root is dead, and a gateway with gateway.user cannot replace it; start the gateway again"
+    )]
+    KeeperOfRoot(#[source] ClientError),
+    /// The keeper is dead, and there is no other one.
+    #[error("the keeper is dead, and the next one cannot be started; start the gateway again")]
+    KeeperStart(#[source] StartError),
+    /// One keeper after the other dies.
+    #[error("more than {} keepers have died within {} s; start the gateway again", DEATHS_MAX, WINDOW.as_secs())]
+    KeepersDie,
     /// An edge thread ended by itself.
     #[error("an edge thread ended with an error")]
     Edge(#[source] adapters::edge::EdgeError),
@@ -95,6 +110,16 @@ pub struct Parts {
     pub access: Arc<Access>,
     /// The keeper.
     pub keeper: Client,
+    /// The agents, for the next keeper.
+    pub held: HeldAgents,
+    /// The rings that the next keeper is to show.
+    pub shown: Vec<(String, [OwnedFd; 2])>,
+    /// The socket of the clients, for the next keeper.
+    pub clients: OwnedFd,
+    /// Where it listens, in the words of the configuration.
+    pub address_configured: String,
+    /// How many files agents may have open.
+    pub open_files: Option<u64>,
     /// The shards.
     pub shards: Vec<ShardHandle>,
     /// The journal; taken when it is ended.
@@ -143,6 +168,8 @@ pub struct Control {
     orders: mpsc::UnboundedReceiver<Order>,
     // Given to whoever answers on the admin socket.
     order_sender: mpsc::UnboundedSender<Order>,
+    keeper_ready: AsyncFd<OwnedFd>,
+    keeper_deaths: Deaths,
 }
 
 /// What woke the control thread.
@@ -183,13 +210,14 @@ impl Control {
             signals: Signals::new().map_err(ControlError::Start)?,
             orders,
             order_sender,
+            keeper_ready: watch_keeper(parts.keeper.as_fd()).map_err(ControlError::Start)?,
+            keeper_deaths: Deaths::default(),
             config,
             parts,
         })
     }
 
     async fn serve(mut self, adoptions: Adoptions) -> Result<ExitCode, ControlError> {
-        let keeper = watch_keeper(self.parts.keeper.as_fd()).map_err(ControlError::Start)?;
         let shards = Shards::new(self.parts.shards.iter().map(ShardHandle::caller).collect());
         let admin = Arc::new(Admin::new(
             shards,
@@ -205,7 +233,7 @@ impl Control {
         self.serve_pages(admin);
         self.agents.start_all(&mut self.parts, adoptions);
         let result = loop {
-            match self.wake(&keeper, false).await {
+            match self.wake(false).await {
                 Wake::Signal => break Ok(()),
                 Wake::Look => {}
                 Wake::Order(order) => match self.obey(order).await {
@@ -219,6 +247,7 @@ impl Control {
                     }
                 }
             }
+            self.reap_strays(false);
             if let Some(position) = self.parts.edges.iter().position(EdgeThread::is_finished) {
                 let ended = self.parts.edges.swap_remove(position).join();
                 break Err(match ended {
@@ -227,7 +256,7 @@ impl Control {
                 });
             }
         };
-        let code = self.end(&keeper).await;
+        let code = self.end().await;
         result.map(|()| code)
     }
 
@@ -246,7 +275,7 @@ impl Control {
     }
 
     /// Waits for whatever comes first.
-    async fn wake(&mut self, keeper: &AsyncFd<OwnedFd>, looking: bool) -> Wake {
+    async fn wake(&mut self, looking: bool) -> Wake {
         let look = if looking { DRAIN_LOOK } else { Duration::from_secs(1) };
         let due = self.agents.next_due().map(|due| due.since(self.now()));
         let until_due = due.unwrap_or(Duration::MAX).min(Duration::from_secs(3600));
@@ -255,7 +284,7 @@ impl Control {
                 Asked::End => Wake::Signal,
                 Asked::Reload => Wake::Reload,
             },
-            ready = keeper.readable() => {
+            ready = self.keeper_ready.readable() => {
                 if let Ok(mut ready) = ready {
                     ready.clear_ready();
                 }
@@ -276,13 +305,13 @@ impl Control {
 
     fn handle(&mut self, wake: Wake) -> Result<(), ControlError> {
         match wake {
-            Wake::Keeper => {
-                while let Some((event, descriptors)) =
-                    self.parts.keeper.receive().map_err(ControlError::KeeperGone)?
-                {
-                    self.heard_from_keeper(event, descriptors);
+            Wake::Keeper => loop {
+                match self.parts.keeper.receive() {
+                    Ok(Some((event, descriptors))) => self.heard_from_keeper(event, descriptors),
+                    Ok(None) => break,
+                    Err(gone) => return self.replace_keeper(gone),
                 }
-            }
+            },
             Wake::Notice(notice) => self.agents.noticed(&mut self.parts, &notice),
             Wake::Due => self.agents.due(&mut self.parts),
             Wake::Said(said) => self.agents.skill_said(&mut self.parts, said),
@@ -299,14 +328,21 @@ impl Control {
 
     fn heard_from_keeper(&mut self, event: KeeperEvent, descriptors: Vec<OwnedFd>) {
         match event {
-            KeeperEvent::Spawned { instance, process_id, not_enforced, .. } => {
+            KeeperEvent::Spawned { instance, generation, process_id, not_enforced, cgroup } => {
                 self.agents.name_missing(instance, &not_enforced);
+                if let Some((name, definition)) = self.agents.asked(instance) {
+                    let about = Adopt { instance, generation, name, process_id, definition, cgroup };
+                    self.parts.held.take(about, &descriptors);
+                }
                 self.agents.spawned(&mut self.parts, instance, process_id, descriptors);
             }
             KeeperEvent::SpawnFailed { instance, step, reason, .. } => {
+                self.parts.held.bury(instance);
                 self.agents.spawn_failed(&mut self.parts, instance, format!("{step}: {reason}"));
             }
             KeeperEvent::Died { instance, exit, cause, usage, .. } => {
+                let own = self.parts.held.bury(instance);
+                let (exit, cause) = held::known_better(exit, cause, own);
                 self.agents.died(&mut self.parts, instance, exit, cause, usage);
             }
             // What is held is told before; a keeper of another version is not served.

@@ -3,8 +3,8 @@
 use std::hash::{BuildHasher, RandomState};
 use std::io::{IsTerminal, Write};
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -18,7 +18,7 @@ use engine::heartbeat::HeartbeatLimits;
 use engine::routing::RuleError;
 use engine::shard::Notice;
 use engine::time::Clock;
-use keeper::client::{self, Client, StartError};
+use keeper::client::{Client, StartError};
 use keeper::sandbox::probe::Enforcement;
 use shm_transport::layout::Geometry;
 use shm_transport::link::{Limits, Link};
@@ -30,6 +30,8 @@ use crate::config::file::FileError;
 use crate::config::{self, AgentConfig, Config, ConfigError, InstancesPer, Standing};
 use crate::control::adoption::{CLIENTS, Inheritance};
 use crate::control::handover::Succession;
+use crate::control::held;
+use crate::control::replacement::keeper_program;
 use crate::control::{Control, ControlError, Parts};
 use crate::edges::{self, EdgeStartError};
 use crate::front::{Front, FrontError};
@@ -46,6 +48,8 @@ use crate::systemd;
 const INTERNAL_RING_BYTES: u64 = 256 * 1024;
 /// What may wait for room in a ring between threads; reading stops long before (`engine::shard`).
 const INTERNAL_BACKLOG_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// The most rings between threads that are shown again by a keeper that follows one that has died.
+const SHOWN_AGAIN_MAX: usize = 256;
 
 /// Why the gateway does not run.
 #[derive(Debug, thiserror::Error)]
@@ -141,7 +145,9 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
     config::limits::report(&config, &standing);
     let state = StateDirectory::open(&config.state_directory, config.user)?;
     let executable = std::env::current_exe().map_err(GatewayError::OwnPath)?;
-    let Beginning { mut keeper, listener, address, left, succession } = begin(&config, &executable, &state)?;
+    let open_files = held::prepare();
+    let Beginning { mut keeper, listener, address, mut left, succession } =
+        begin(&config, &executable, &state, open_files)?;
     // Not before: what runs shards now may be what only root was allowed.
     let chosen = driver::choose(config.runtime)?;
 
@@ -149,11 +155,13 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
     let make_core = core_maker(&config)?;
     let opened = journal::open(state.path(), config.shard_count, &config.delivery, &make_core)?;
     let (notices, notices_in) = mpsc::unbounded_channel();
-    let mut shower = Shower { keeper: &mut keeper, failed: false };
+    let mut shower = Shower { keeper: &mut keeper, failed: false, shown: Vec::new() };
     let ports = connect(&config, &mut shower)?;
     let bells: Vec<_> = ports.shards.iter().map(|ports| Arc::clone(&ports.bell)).collect();
     let (journal, cores) = opened.start(&bells, &mut |ring| shower.show(ring))?;
     let RunningJournal { handle: journal, links } = journal;
+    let shown = shower.shown;
+    let held = std::mem::take(&mut left.held);
     let adoptions = left.decide(&config, &executable, &state);
     let start =
         ShardStart { chosen: &chosen, clock, heartbeat: config.heartbeat, adopting: adoptions.expected() };
@@ -161,25 +169,24 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
 
     let agents = Arc::new(AgentBoard::default());
     let draining = Arc::new(AtomicBool::new(false));
-    let source = Arc::new(HealthSource {
-        started: Instant::now(),
-        runtime: chosen.runtime.name(),
-        shards: shards.iter().map(|shard| Arc::clone(shard.counters())).collect(),
-        agents: Arc::clone(&agents),
-        draining: Arc::clone(&draining),
-    });
+    let source = Arc::new(health(&chosen, &shards, &agents, &draining));
     let run = run_number();
     let Front { access, shared, pages, rpc } = Front::open(&config, &state, address, log, source, run)?;
     let (phase, phase_seen) = watch::channel(Phase::Running);
     let edges = edges::start(&listener, ports.edges, &shared, &phase_seen, run)?;
-    drop(listener);
     let admin = AdminSocket::bind(&admin_socket(state.path()))?;
     announce(address, &config, &chosen, &executable, keeper.process_id());
     tell_up(&mut keeper, &succession);
+    let address_configured = config.address.to_string();
     let parts = Parts {
         options: options.clone(),
         standing,
         executable,
+        open_files,
+        held,
+        shown,
+        clients: listener.into(),
+        address_configured,
         admin,
         state,
         access,
@@ -214,6 +221,22 @@ fn begin_configuration(options: &RunOptions) -> Result<(), GatewayError> {
     Ok(())
 }
 
+/// What pages tell of this gateway.
+fn health(
+    chosen: &Chosen,
+    shards: &[ShardHandle],
+    agents: &Arc<AgentBoard>,
+    draining: &Arc<AtomicBool>,
+) -> HealthSource {
+    HealthSource {
+        started: Instant::now(),
+        runtime: chosen.runtime.name(),
+        shards: shards.iter().map(|shard| Arc::clone(shard.counters())).collect(),
+        agents: Arc::clone(agents),
+        draining: Arc::clone(draining),
+    }
+}
+
 /// Refuses the start if an agent requires a sandbox of which something is not enforced.
 fn require_sandbox(config: &Config, enforcement: &Enforcement) -> Result<(), GatewayError> {
     let missing = config.agents.iter().filter_map(|agent| {
@@ -236,12 +259,19 @@ struct Beginning {
 
 /// Finds the keeper of the gateway before, or starts one, opens the socket on which clients are heard, and gives up the
 /// privileges that this may take.
-fn begin(config: &Config, executable: &Path, state: &StateDirectory) -> Result<Beginning, GatewayError> {
+fn begin(
+    config: &Config,
+    executable: &Path,
+    state: &StateDirectory,
+    open_files: Option<u64>,
+) -> Result<Beginning, GatewayError> {
     let mut left = Inheritance::default();
-    let mut keeper =
-        Client::connect_or_start(&keeper_program(executable), &state.keeper_socket(), &mut |held| {
-            left.take(held)
-        })?;
+    let mut keeper = Client::connect_or_start(
+        &keeper_program(executable),
+        &state.keeper_socket(),
+        open_files,
+        &mut |held| left.take(held),
+    )?;
     tracing::info!(process_id = keeper.process_id(), "keeper is there");
     require_sandbox(config, keeper.enforcement())?;
     let taken_over = left.listener(config.address);
@@ -253,11 +283,6 @@ fn begin(config: &Config, executable: &Path, state: &StateDirectory) -> Result<B
     }
     privileges::give_up(config.user, state)?;
     Ok(Beginning { keeper, listener, address, left, succession })
-}
-
-/// The keeper's program, which lies beside that of the gateway.
-fn keeper_program(executable: &Path) -> PathBuf {
-    executable.with_file_name(client::PROGRAM)
 }
 
 /// Says that the gateway is up, to those who have to do with its end.
@@ -282,6 +307,8 @@ fn connect(config: &Config, shower: &mut Shower<'_>) -> Result<Ports, GatewayErr
 struct Shower<'a> {
     keeper: &'a mut Client,
     failed: bool,
+    /// The first of them once more, to be shown by the next keeper.
+    shown: Vec<(String, [OwnedFd; 2])>,
 }
 
 impl Shower<'_> {
@@ -293,6 +320,12 @@ impl Shower<'_> {
         if let Err(error) = self.keeper.show(ring.name, ring.halves) {
             self.failed = true;
             tracing::warn!(%error, ring = ring.name, "this ring and those behind it are not shown by `openclaw ring`");
+        }
+        // Where descriptors are short, the next keeper shows fewer.
+        if self.shown.len() < SHOWN_AGAIN_MAX
+            && let [Ok(first), Ok(second)] = ring.halves.map(|half| half.try_clone_to_owned())
+        {
+            self.shown.push((ring.name.to_owned(), [first, second]));
         }
     }
 }

@@ -73,7 +73,7 @@ fn main() {
         Holding::Shape(_) | Holding::Death { .. } | Holding::Untold(_) => {}
     };
     let socket = folder.join("keeper.sock");
-    let mut client = Client::connect_or_start(&keeper_program(), &socket, &mut each).expect("a keeper");
+    let mut client = Client::connect_or_start(&keeper_program(), &socket, None, &mut each).expect("a keeper");
     let adopted = agents.len();
     if adopted == 0 {
         for instance in 1..=count {

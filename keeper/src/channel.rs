@@ -1,4 +1,4 @@
-//! One message a datagram over a SEQPACKET socket, with up to four descriptors. Never blocks.
+//! One message a datagram over a SEQPACKET socket, with up to six descriptors. Never blocks.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use crate::control::DATAGRAM_BYTES_MAX;
 
 /// The most descriptors of one message.
-const FDS_MAX: usize = 4;
+pub(crate) const FDS_MAX: usize = 6;
 
 /// Why a message was not sent or received.
 #[derive(Debug, thiserror::Error)]

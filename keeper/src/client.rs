@@ -12,7 +12,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::channel::{Channel, Sent};
-use crate::control::{Cause, Event, Exit, Request, Skill, Usage, VERSION};
+use crate::control::{Adopt, Cause, CgroupPlace, Event, Exit, Request, Skill, Usage, VERSION};
 use crate::sandbox::probe::Enforcement;
 
 pub use crate::channel::ChannelError as ClientError;
@@ -144,6 +144,10 @@ pub struct HeldAgent {
     pub process_id: u32,
     /// [`crate::control::Spawn::definition`] of what it was started with.
     pub definition: u64,
+    /// Which incarnation.
+    pub generation: u64,
+    /// Where its cgroup is found again.
+    pub cgroup: Option<CgroupPlace>,
     /// Those of [`Event::Spawned`].
     pub descriptors: Vec<OwnedFd>,
 }
@@ -166,17 +170,19 @@ impl Client {
     /// Connects to the keeper of a gateway that is gone, and tells `each` what it holds; starts one if there is none, or
     /// only one of another version, which is ended with its agents.
     ///
-    /// There must be no other gateway: the caller holds the lock of the directory.
+    /// There must be no other gateway: the caller holds the lock of the directory. `open_files` as in
+    /// [`Self::start_successor`].
     pub fn connect_or_start(
         executable: &Path,
         socket_path: &Path,
+        open_files: Option<u64>,
         each: &mut dyn FnMut(Holding),
     ) -> Result<Self, StartError> {
         let end = Instant::now() + END_DEADLINE;
         loop {
             let refused = match Self::connect(socket_path, each) {
                 Ok(Some(client)) => return Ok(client),
-                Ok(None) => return Self::start(executable, socket_path),
+                Ok(None) => return Self::start_with(executable, socket_path, &limit(open_files)),
                 Err(error @ StartError::OtherVersion { .. }) => {
                     retire(socket_path);
                     error
@@ -215,7 +221,23 @@ impl Client {
     ///
     /// The directory of the path must be the gateway's own: a dead socket in it is removed.
     pub fn start(executable: &Path, socket_path: &Path) -> Result<Self, StartError> {
-        let path = socket_path;
+        Self::start_with(executable, socket_path, &[])
+    }
+
+    /// As [`Self::start`], in the place of one that has died. It kills nothing that one has left before
+    /// [`Request::Adopted`]; until then [`Self::adopt`] hands over what is to live. `open_files`: as many may agents and
+    /// gateways have, if not as many as this process.
+    pub fn start_successor(
+        executable: &Path,
+        socket_path: &Path,
+        open_files: Option<u64>,
+    ) -> Result<Self, StartError> {
+        let mut options = limit(open_files);
+        options.push("--successor".to_owned());
+        Self::start_with(executable, socket_path, &options)
+    }
+
+    fn start_with(executable: &Path, path: &Path, options: &[String]) -> Result<Self, StartError> {
         let failed = |step: &'static str| {
             move |errno: Errno| StartError::Socket { step, path: path.to_owned(), source: errno.into() }
         };
@@ -234,6 +256,7 @@ impl Client {
         let child = Command::new(executable)
             .arg("--socket")
             .arg(path)
+            .args(options)
             .stdin(Stdio::from(listener))
             .stdout(Stdio::null())
             .spawn();
@@ -296,9 +319,14 @@ impl Client {
                 (Event::Listener { name, address }, Ok([socket])) => {
                     each(Holding::Listener { name, address, socket });
                 }
-                (Event::Alive { instance, name, process_id, definition, .. }, descriptors) => {
+                (
+                    Event::Alive { instance, generation, name, process_id, definition, cgroup },
+                    descriptors,
+                ) => {
                     let descriptors = descriptors.map_or_else(|many| many, Vec::from);
-                    each(Holding::Agent(HeldAgent { instance, name, process_id, definition, descriptors }));
+                    let agent =
+                        HeldAgent { instance, generation, name, process_id, definition, cgroup, descriptors };
+                    each(Holding::Agent(agent));
                 }
                 (Event::Missed { name, process_id, exit, cause, usage, .. }, _) => {
                     each(Holding::Death { name, process_id, exit, cause, usage });
@@ -362,6 +390,11 @@ impl Client {
         self.send_with(&request, &[socket])
     }
 
+    /// Hands over an agent of a keeper that has died, with the descriptors of [`Event::Spawned`].
+    pub fn adopt(&mut self, agent: Adopt, descriptors: [BorrowedFd<'_>; 6]) -> Result<(), ClientError> {
+        self.send_with(&Request::Adopt(agent), &descriptors)
+    }
+
     fn send_with(&mut self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<(), ClientError> {
         let deadline = Instant::now() + SEND_DEADLINE;
         while self.channel.send(request, fds)? == Sent::Blocked {
@@ -406,6 +439,11 @@ impl AsFd for Client {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.channel.as_fd()
     }
+}
+
+/// The option that says how many files agents may have open.
+fn limit(open_files: Option<u64>) -> Vec<String> {
+    open_files.map_or_else(Vec::new, |count| vec!["--open-files".to_owned(), count.to_string()])
 }
 
 /// What tells of the end of a process; `None` if it has ended.

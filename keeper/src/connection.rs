@@ -19,8 +19,8 @@ pub(crate) enum Attached {
     Nothing,
     /// Whose death it is. Not sent: it is for a gateway that comes later.
     Name(String),
-    /// The descriptors of an agent. Arc: it may die while they wait to be sent.
-    Agent(Arc<Held>),
+    /// The descriptors of an agent, and its pidfd. Arc: it may die while they wait to be sent.
+    Agent(Arc<Held>, Arc<OwnedFd>),
     /// A listening socket. Arc: it may be replaced while it waits to be sent.
     Socket(Arc<OwnedFd>),
 }
@@ -146,7 +146,7 @@ impl Connection {
         let process_id = *process_id;
         while let Some(Outgoing { event, attached }) = queue.front() {
             let sent = match attached {
-                Attached::Agent(held) => channel.send(event, &held.of_gateway()),
+                Attached::Agent(held, pidfd) => channel.send(event, &held.of_gateway(pidfd)),
                 Attached::Socket(socket) => channel.send(event, &[socket.as_fd()]),
                 Attached::Nothing | Attached::Name(_) => channel.send(event, &[]),
             };

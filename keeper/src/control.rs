@@ -98,11 +98,42 @@ pub enum Request {
         /// How to start the next one; absent if somebody else does.
         start: Option<Start>,
     },
+    /// Hold an agent that a keeper has started which is dead now. Comes with the descriptors of [`Event::Spawned`].
+    /// Answered by [`Event::SpawnFailed`] if that is not possible.
+    Adopt(Adopt),
+    /// Those are all agents that are to live: what else is left of an earlier keeper is killed.
+    Adopted,
     /// End all agents, then the keeper. Answered by [`Event::Stopped`].
     Shutdown {
         /// How long agents may take before they are killed.
         grace_ms: u64,
     },
+}
+
+/// An agent that another keeper has started.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct Adopt {
+    /// As in [`Spawn`].
+    pub instance: u64,
+    /// As in [`Spawn`].
+    pub generation: u64,
+    /// As in [`Spawn`].
+    pub name: String,
+    /// Its process id. Only told: it is watched and killed by its pidfd.
+    pub process_id: u32,
+    /// [`Spawn::definition`] of what it was started with.
+    pub definition: u64,
+    /// As its keeper has said.
+    pub cgroup: Option<CgroupPlace>,
+}
+
+/// Where the cgroup of an agent is found again.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct CgroupPlace {
+    /// Its name in every hierarchy.
+    pub leaf: String,
+    /// What it may take of memory, if that is limited there.
+    pub memory_limit_bytes: Option<u64>,
 }
 
 /// What is kept when a gateway is gone without [`Request::Shutdown`], and how the next one comes.
@@ -237,6 +268,9 @@ pub enum Event {
         process_id: u32,
         /// [`Spawn::definition`] of what it was started with.
         definition: u64,
+        /// As in [`Event::Spawned`].
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        cgroup: Option<CgroupPlace>,
     },
     /// An agent died while no gateway was there.
     Missed {
@@ -272,9 +306,10 @@ pub enum Event {
         /// A sentence that names the ring.
         reason: String,
     },
-    /// An agent runs. Comes with four descriptors: the engine's half, writable; the agent's half,
+    /// An agent runs. Comes with six descriptors: the engine's half, writable; the agent's half,
     /// read-only; the eventfd on which the agent rings; the engine's end of the socket on which large
-    /// messages travel by descriptor.
+    /// messages travel by descriptor. The last two are for [`Request::Adopt`]: the agent's end of that socket, and the
+    /// pidfd. Keepers of earlier builds send the first four.
     Spawned {
         /// Which agent.
         instance: u64,
@@ -285,6 +320,9 @@ pub enum Event {
         /// What of its sandbox is not enforced, a sentence each.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         not_enforced: Vec<String>,
+        /// Where its cgroup is found again, if it has one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        cgroup: Option<CgroupPlace>,
     },
     /// An agent could not be started.
     SpawnFailed {
@@ -326,6 +364,8 @@ pub enum Exit {
     Code(i32),
     /// This signal ended it.
     Signal(i32),
+    /// Its keeper was not its parent, so nobody here knows.
+    Unknown,
 }
 
 /// Why a process ended.
@@ -452,7 +492,13 @@ mod tests {
         let enforcement = Enforcement::default();
         let expected = Event::Welcome { version: 1, process_id: 3, enforcement, shape: None, skills: false };
         assert_eq!(serde_json::from_str::<Event>(welcome).unwrap(), expected);
-        let spawned = Event::Spawned { instance: 1, generation: 2, process_id: 3, not_enforced: Vec::new() };
+        let spawned = Event::Spawned {
+            instance: 1,
+            generation: 2,
+            process_id: 3,
+            not_enforced: Vec::new(),
+            cgroup: None,
+        };
         let text = r#"{"type":"spawned","instance":1,"generation":2,"process_id":3}"#;
         assert_eq!(serde_json::to_string(&spawned).unwrap(), text);
         assert_eq!(serde_json::from_str::<Event>(text).unwrap(), spawned);

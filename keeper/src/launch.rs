@@ -18,6 +18,7 @@ use shm_transport::segment::{self, CreateError, Segment};
 use crate::cgroup::AgentCgroup;
 use crate::channel::sentence;
 use crate::control::{KEPT_VARIABLES, Spawn};
+use crate::ledger::Ledger;
 use crate::sandbox::probe::Enforcement;
 use crate::sandbox::{self, SandboxError, Started, Task};
 use crate::serve::say;
@@ -30,7 +31,8 @@ const LOG_BYTES_MAX: u64 = 1024 * 1024;
 #[derive(Debug)]
 pub(crate) struct Held {
     pub(crate) engine_half: Segment,
-    pub(crate) agent_half: Segment,
+    /// Read-only.
+    pub(crate) agent_half: OwnedFd,
     pub(crate) doorbell: OwnedFd,
     /// The engine's end of the side channel for large messages.
     pub(crate) engine_passage: OwnedFd,
@@ -39,16 +41,27 @@ pub(crate) struct Held {
 }
 
 impl Held {
-    /// What the gateway gets.
-    pub(crate) fn of_gateway(&self) -> [BorrowedFd<'_>; 4] {
-        let halves = (self.engine_half.writable.as_fd(), self.agent_half.read_only.as_fd());
-        [halves.0, halves.1, self.doorbell.as_fd(), self.engine_passage.as_fd()]
+    /// What the gateway gets, with the pidfd.
+    pub(crate) fn of_gateway<'a>(&'a self, pidfd: &'a OwnedFd) -> [BorrowedFd<'a>; 6] {
+        let halves = (self.engine_half.writable.as_fd(), self.agent_half.as_fd());
+        let passage = (self.engine_passage.as_fd(), self.agent_passage.as_fd());
+        [halves.0, halves.1, self.doorbell.as_fd(), passage.0, passage.1, pidfd.as_fd()]
     }
+}
 
+/// The descriptors of an agent that is being started.
+#[derive(Debug)]
+pub(crate) struct Fresh {
+    held: Arc<Held>,
+    /// Writable: nobody but the agent has it.
+    agent_half: OwnedFd,
+}
+
+impl Fresh {
     /// What the agent gets, in the order of the numbers at which it finds them.
     pub(crate) fn of_agent(&self) -> [BorrowedFd<'_>; 4] {
-        let halves = (self.engine_half.read_only.as_fd(), self.agent_half.writable.as_fd());
-        [halves.0, halves.1, self.doorbell.as_fd(), self.agent_passage.as_fd()]
+        let halves = (self.held.engine_half.read_only.as_fd(), self.agent_half.as_fd());
+        [halves.0, halves.1, self.held.doorbell.as_fd(), self.held.agent_passage.as_fd()]
     }
 }
 
@@ -56,7 +69,7 @@ impl Held {
 #[derive(Debug)]
 pub(crate) struct Launched {
     pub(crate) process: Pid,
-    pub(crate) pidfd: OwnedFd,
+    pub(crate) pidfd: Arc<OwnedFd>,
     pub(crate) held: Arc<Held>,
 }
 
@@ -155,9 +168,10 @@ pub(crate) fn launch(
     reservation: &Reservation,
     open_files: Rlimit,
     cgroup: &AgentCgroup,
-    enforcement: &Enforcement,
+    (enforcement, ledger): (&Enforcement, &Ledger),
 ) -> Result<Launched, LaunchError> {
-    let held = Arc::new(hold(request)?);
+    let fresh = Arc::new(fresh(request)?);
+    let held = Arc::clone(&fresh.held);
     let Some(program) = request.argv.first() else {
         return Err(LaunchError::NoCommand { name: request.name.clone() });
     };
@@ -166,23 +180,27 @@ pub(crate) fn launch(
         say(&format!("agent {} is in no cgroup: {}", request.name, sentence(refused)));
     };
     if let Some(spec) = &request.sandbox {
-        let task = task(request, reservation, open_files, &held, output(request)?)?;
-        let attach = |process| match cgroup.attach(process) {
-            Err(refused) if !request.limits.require => {
-                in_no_cgroup(&refused);
-                Ok(())
+        let task = task(request, reservation, open_files, &fresh, output(request)?)?;
+        let attach = |process| {
+            // Where the disk is full, only its cgroup tells of it.
+            let _ = ledger.note(process); // As above.
+            match cgroup.attach(process) {
+                Err(refused) if !request.limits.require => {
+                    in_no_cgroup(&refused);
+                    Ok(())
+                }
+                attached => attached,
             }
-            attached => attached,
         };
         let Started { process, pidfd } = sandbox::start(spec, enforcement, task, &attach)?;
-        return Ok(Launched { process, pidfd, held });
+        return Ok(Launched { process, pidfd: Arc::new(pidfd), held });
     }
     let cgroups =
         cgroup.attach_fds().map_err(|source| LaunchError::Cgroup { name: request.name.clone(), source })?;
     let is_optional = !cgroups.is_empty() && !request.limits.require;
     let start = |cgroups| {
         let mut command = command(request, program, output(request)?);
-        spawn::start(reservation, &mut command, &held, open_files, cgroups)
+        spawn::start(reservation, &mut command, &fresh, open_files, (cgroups, ledger.file()))
             .map_err(|source| LaunchError::Run { program: program.to_owned(), source })
     };
     let child = match start(cgroups) {
@@ -196,7 +214,7 @@ pub(crate) fn launch(
     };
     let process = Pid::from_child(&child);
     match rustix::process::pidfd_open(process, PidfdFlags::empty()) {
-        Ok(pidfd) => Ok(Launched { process, pidfd, held }),
+        Ok(pidfd) => Ok(Launched { process, pidfd: Arc::new(pidfd), held }),
         Err(errno) => {
             // Whatever these two answer, the process is not ours to use.
             let _ = rustix::process::kill_process_group(process, Signal::KILL); // As above.
@@ -211,7 +229,7 @@ fn task(
     request: &Spawn,
     reservation: &Reservation,
     open_files: Rlimit,
-    held: &Held,
+    fresh: &Fresh,
     (stdout, stderr): (File, File),
 ) -> Result<Task, LaunchError> {
     let failed = |source| LaunchError::Descriptors { name: request.name.clone(), source };
@@ -225,13 +243,14 @@ fn task(
             None => std::env::current_dir().map_err(failed)?,
         },
         standard: [input.into(), stdout.into(), stderr.into()],
-        rings: spawn::rings(reservation, held).map_err(failed)?,
+        rings: spawn::rings(reservation, fresh).map_err(failed)?,
         open_files_max: open_files.maximum,
+        dies_with_keeper: false,
     })
 }
 
 /// Makes the rings and the doorbell.
-fn hold(request: &Spawn) -> Result<Held, LaunchError> {
+fn fresh(request: &Spawn) -> Result<Fresh, LaunchError> {
     let half = |field: &'static str, label: &str, bytes: u64| {
         let name = || request.name.clone();
         let geometry =
@@ -242,14 +261,12 @@ fn hold(request: &Spawn) -> Result<Held, LaunchError> {
     };
     let failed = |source| LaunchError::Passage { name: request.name.clone(), source };
     let (engine_passage, agent_passage) = shm_transport::passage::pair().map_err(failed)?;
-    Ok(Held {
-        engine_passage,
-        agent_passage,
-        engine_half: half("to_agent_bytes", "engine", request.to_agent_bytes)?,
-        agent_half: half("from_agent_bytes", "agent", request.from_agent_bytes)?,
-        doorbell: shm_transport::doorbell::eventfd()
-            .map_err(|source| LaunchError::Doorbell { name: request.name.clone(), source })?,
-    })
+    let engine_half = half("to_agent_bytes", "engine", request.to_agent_bytes)?;
+    let Segment { writable, read_only } = half("from_agent_bytes", "agent", request.from_agent_bytes)?;
+    let doorbell = shm_transport::doorbell::eventfd()
+        .map_err(|source| LaunchError::Doorbell { name: request.name.clone(), source })?;
+    let held = Held { engine_half, agent_half: read_only, doorbell, engine_passage, agent_passage };
+    Ok(Fresh { held: Arc::new(held), agent_half: writable })
 }
 
 /// All variables of the agent.

@@ -17,6 +17,8 @@
 //! | `launch` | rings, log file, environment and command of a new agent |
 //! | `spawn` | what happens between fork and exec of an agent without a sandbox |
 //! | [`sandbox`] | what an agent may see and do, and how the kernel is made to hold it |
+//! | `ledger` | which processes were started, on disk, for the keeper that comes when all are dead that knew |
+//! | `pidfd` | signals to processes that somebody else may reap |
 //! | `roster` | the agents alive, and what is left of the dead |
 //! | `succession` | what is held when the gateway is gone, for how long, and whether the next one is started |
 //! | `restart` | how often a gateway that crashes is started again |
@@ -38,10 +40,15 @@
 //! on in the same rings. If none comes in time, the keeper ends the agents (SIGTERM, one second, SIGKILL) and exits.
 //! [`control::Request::Shutdown`] ends both at once.
 //!
+//! # When the keeper is gone
+//!
+//! Its agents go on. The gateway holds what the keeper holds of them, starts another one and hands it over
+//! ([`control::Request::Adopt`]). That one is not their parent: it watches them by pidfd, and does not learn their exit
+//! status. When keeper and gateway are gone, the next keeper kills what they have left: all that is in the cgroups of
+//! agents, and the processes of the ledger.
+//!
 //! # What is deliberately absent
 //!
-//! - A successor of the keeper. Agents die with it, by the kernel's word (`PR_SET_PDEATHSIG`): nobody would reap them,
-//!   and their gateway could not start others. The gateway ends then, too.
 //! - A search for all descendants of an agent for which no cgroup can be made and that runs without a sandbox: one that
 //!   makes a session of its own is not found; the agent's process group is.
 #![deny(unsafe_code)]
@@ -53,7 +60,10 @@ mod connection;
 pub mod control;
 mod guests;
 mod launch;
+mod ledger;
 pub mod observer;
+#[allow(unsafe_code, reason = "a system call without a safe wrapper")]
+mod pidfd;
 mod restart;
 mod roster;
 pub mod sandbox;
@@ -67,4 +77,4 @@ mod succession;
 pub mod view;
 
 pub use channel::sentence;
-pub use serve::{KeeperError, run};
+pub use serve::{KeeperError, Options, run};

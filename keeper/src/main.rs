@@ -1,25 +1,27 @@
 //! The program `openclaw-keeper`: holds the agents of one gateway. Started by that gateway, not by people.
 #![forbid(unsafe_code)]
 
+use std::ffi::OsString;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use keeper::Options;
+
 const USAGE: &str = "openclaw-keeper holds the agents of a gateway and their rings. The gateway starts it and gives it \
-its socket as standard input; people start `openclaw gateway`.\n\nusage: openclaw-keeper --socket PATH";
+its socket as standard input; people start `openclaw gateway`.\n\nusage: openclaw-keeper --socket PATH [--open-files COUNT] [--successor]";
 
 /// How it is called wrongly.
 const WRONG_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
-    let socket = match arguments.as_slice() {
-        [option, path] if option == "--socket" => PathBuf::from(path),
-        [option] if option == "--version" => {
+    let (socket, options) = match parse(std::env::args_os().skip(1)) {
+        Asked::Version => {
             println!("openclaw-keeper {}", env!("CARGO_PKG_VERSION"));
             return ExitCode::SUCCESS;
         }
-        _ => {
+        Asked::Run(socket, options) => (socket, options),
+        Asked::Wrong => {
             eprintln!("{USAGE}");
             return ExitCode::from(WRONG_USAGE);
         }
@@ -28,10 +30,35 @@ fn main() -> ExitCode {
         Ok(listener) => listener,
         Err(error) => return failed(&error),
     };
-    match keeper::run(&socket, listener) {
+    match keeper::run(&socket, listener, options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failed(&error),
     }
+}
+
+/// What the command line asks for.
+enum Asked {
+    Run(PathBuf, Options),
+    Version,
+    Wrong,
+}
+
+fn parse(mut arguments: impl Iterator<Item = OsString>) -> Asked {
+    let (mut socket, mut options) = (None, Options::default());
+    while let Some(argument) = arguments.next() {
+        match argument.to_str() {
+            Some("--version") => return Asked::Version,
+            Some("--successor") => options.successor = true,
+            Some("--socket") => socket = arguments.next().map(PathBuf::from),
+            Some("--open-files") => {
+                let count = arguments.next().and_then(|count| count.to_str()?.parse().ok());
+                let Some(count) = count else { return Asked::Wrong };
+                options.open_files = Some(count);
+            }
+            _ => return Asked::Wrong,
+        }
+    }
+    socket.map_or(Asked::Wrong, |socket| Asked::Run(socket, options))
 }
 
 /// Says why it ends, with the causes, in one line.

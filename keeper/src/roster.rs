@@ -6,6 +6,8 @@
 //!    status of an agent away from [`Roster::bury`].
 //! 2. The group and the cgroup of a dead agent is killed before the agent is reaped: until then its number cannot have
 //!    been given to another process.
+//! 3. An agent of an earlier keeper is the child of somebody else, who may reap it at any time: it is watched and signalled
+//!    by its pidfd only, never by its number.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};
@@ -16,8 +18,9 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitOptions};
 
 use crate::cgroup::AgentCgroup;
-use crate::control::{Event, Exit};
+use crate::control::{CgroupPlace, Event, Exit};
 use crate::launch::Held;
+use crate::pidfd;
 use crate::serve::say;
 use crate::skills::{Running, Skills};
 
@@ -33,7 +36,10 @@ const SWEEP_TICK: Duration = Duration::from_secs(10);
 pub(crate) struct Agent {
     pub(crate) generation: u64,
     pub(crate) process: Pid,
-    pub(crate) pidfd: OwnedFd,
+    // Arc: an event under way holds it, too.
+    pub(crate) pidfd: Arc<OwnedFd>,
+    /// Whether this keeper has started it: then nobody else reaps it.
+    pub(crate) is_child: bool,
     /// For those who look at its rings.
     pub(crate) name: String,
     /// What it was started with, for the next gateway.
@@ -44,6 +50,33 @@ pub(crate) struct Agent {
     pub(crate) held: Arc<Held>,
     /// Removed when all that is in it has died.
     pub(crate) cgroup: AgentCgroup,
+}
+
+impl Agent {
+    /// Where its cgroup is found again, for a keeper that comes later.
+    pub(crate) fn cgroup_place(&self) -> Option<CgroupPlace> {
+        let leaf = self.cgroup.leaf()?.to_owned();
+        Some(CgroupPlace { leaf, memory_limit_bytes: self.cgroup.memory_limit_bytes() })
+    }
+
+    /// Sends a signal to its process group (rule 3).
+    fn signal(&self, signal: Signal) {
+        if self.is_child {
+            signal_group(self.process, signal);
+        } else {
+            pidfd::signal_group(&self.pidfd, signal);
+        }
+    }
+
+    /// Whether it has ended.
+    fn is_dead(&self) -> bool {
+        if self.is_child { is_dead_child(&self.pidfd) } else { pidfd::is_dead(&self.pidfd) }
+    }
+
+    /// Reaps it, and says how it ended.
+    fn reap(&self) -> Option<Exit> {
+        if self.is_child { reap_child(self.process) } else { Some(Exit::Unknown) }
+    }
 }
 
 /// A killed process group, of which the keeper may inherit members.
@@ -97,6 +130,11 @@ impl Roster {
         &self.skills
     }
 
+    /// The processes of the agents.
+    pub(crate) fn processes(&self) -> impl ExactSizeIterator<Item = Pid> {
+        self.agents.values().map(|agent| agent.process)
+    }
+
     pub(crate) fn instance_max(&self) -> u64 {
         self.instance_max
     }
@@ -123,9 +161,10 @@ impl Roster {
 
     /// Sends a signal to an agent or a skill and its process group.
     pub(crate) fn signal(&self, instance: u64, signal: Signal) {
-        let agent = self.agents.get(&instance).map(|agent| agent.process);
-        if let Some(process) = agent.or_else(|| Some(self.skills.get(&instance)?.process)) {
-            signal_group(process, signal);
+        if let Some(agent) = self.agents.get(&instance) {
+            agent.signal(signal);
+        } else if let Some(skill) = self.skills.get(&instance) {
+            signal_group(skill.process, signal);
         }
     }
 
@@ -133,16 +172,19 @@ impl Roster {
     pub(crate) fn signal_all(&self, signal: Signal) {
         self.kill_skills(None);
         for agent in self.agents.values() {
-            signal_group(agent.process, signal);
+            agent.signal(signal);
         }
     }
 
     /// If this agent is dead: kills its group, reaps it, and says how it ended.
-    ///
-    /// Its pidfd is closed with it, which takes it off every epoll.
     pub(crate) fn bury(&mut self, instance: u64, now: Instant) -> Option<Event> {
         let Some(agent) = self.agents.get(&instance) else { return self.bury_skill(instance, now) };
-        let exit = reap(agent.process, &agent.pidfd, &agent.cgroup)?;
+        if !agent.is_dead() {
+            return None;
+        }
+        agent.signal(Signal::KILL); // Rule 2.
+        agent.cgroup.kill();
+        let exit = agent.reap()?;
         self.kill_skills(Some(instance));
         let event = Event::Died {
             instance,
@@ -152,15 +194,19 @@ impl Roster {
             cause: agent.cgroup.cause(exit),
             usage: agent.cgroup.usage(),
         };
-        self.dead_groups.push(DeadGroup { group: agent.process, until: now + GROUP_WATCH });
         let agent = self.agents.remove(&instance)?;
+        if agent.is_child {
+            self.dead_groups.push(DeadGroup { group: agent.process, until: now + GROUP_WATCH });
+        }
         self.bury_cgroup(agent.cgroup, now);
         Some(event)
     }
 
     fn bury_skill(&mut self, instance: u64, now: Instant) -> Option<Event> {
-        let skill = self.skills.get(&instance)?;
-        let exit = reap(skill.process, &skill.pidfd, &skill.cgroup)?;
+        let skill = self.skills.get(&instance).filter(|skill| is_dead_child(&skill.pidfd))?;
+        signal_group(skill.process, Signal::KILL); // Rule 2.
+        skill.cgroup.kill();
+        let exit = reap_child(skill.process)?;
         let Running { process, cgroup, .. } = self.skills.remove(&instance)?;
         let (cause, usage) = (cgroup.cause(exit), cgroup.usage());
         self.dead_groups.push(DeadGroup { group: process, until: now + GROUP_WATCH });
@@ -226,9 +272,8 @@ impl Roster {
     fn sweep(&self) {
         // Without this file (a kernel option) such orphans stay zombies until the keeper ends.
         let children = std::fs::read_to_string("/proc/thread-self/children").unwrap_or_default();
-        let agents = self.agents.values().map(|agent| agent.process);
         let skills = self.skills.values().map(|skill| skill.process);
-        let agents: BTreeSet<u32> = agents.chain(skills).map(number).collect();
+        let agents: BTreeSet<u32> = self.processes().chain(skills).map(number).collect();
         let orphans = children
             .split_ascii_whitespace()
             .filter_map(|text| text.parse().ok().and_then(Pid::from_raw)) // The kernel writes numbers only.
@@ -239,17 +284,16 @@ impl Roster {
     }
 }
 
-/// If a process is dead: kills its group and cgroup, reaps it, and says how it ended. Its owner buries it then.
-fn reap(process: Pid, pidfd: &OwnedFd, cgroup: &AgentCgroup) -> Option<Exit> {
+/// Whether a child of ours is dead, and waits to be reaped.
+fn is_dead_child(pidfd: &OwnedFd) -> bool {
     let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-    match rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), look) {
-        Ok(Some(_)) => {}
-        Ok(None) | Err(_) => return None,
-    }
-    signal_group(process, Signal::KILL); // Rule 2.
-    cgroup.kill();
-    let reaped = rustix::process::waitpid(Some(process), WaitOptions::NOHANG);
-    let (_, status) = reaped.ok()??; // It was there above, and nobody else waits (rule 1).
+    matches!(rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), look), Ok(Some(_)))
+}
+
+/// Reaps a child of ours that is dead, and says how it ended.
+fn reap_child(process: Pid) -> Option<Exit> {
+    // It is dead, and nobody else waits (rule 1).
+    let (_, status) = rustix::process::waitpid(Some(process), WaitOptions::NOHANG).ok()??; // As above.
     Some(match (status.exit_status(), status.terminating_signal()) {
         (Some(code), _) => Exit::Code(code),
         (None, signal) => Exit::Signal(signal.unwrap_or(0)),

@@ -1,10 +1,12 @@
 //! The loop of the keeper: one thread, one epoll over listener, gateway, guests and the pidfds of the agents.
 
+mod adoption;
 mod gateway;
 
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
@@ -19,6 +21,7 @@ use crate::connection::{Attached, Connection, Heard, Outgoing};
 use crate::control::{AGENTS_MAX, Event, NAME_BYTES_MAX, Request, Spawn};
 use crate::guests::{Came, Door, Guests, SEATS};
 use crate::launch::{Launched, launch};
+use crate::ledger::Ledger;
 use crate::roster::{Agent, Roster, number};
 use crate::sandbox::probe::{self, Enforcement};
 use crate::shown;
@@ -71,6 +74,15 @@ pub enum KeeperError {
     },
 }
 
+/// How a keeper begins.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// Whether its gateway hands agents over before anything that was left is killed.
+    pub successor: bool,
+    /// How many files agents and gateways may have open, if not as many as this process.
+    pub open_files: Option<u64>,
+}
+
 /// Whether agents may be started.
 #[derive(Clone, Copy, Debug)]
 enum Phase {
@@ -84,28 +96,22 @@ enum Phase {
 
 /// Serves one gateway on a listening socket bound to `socket_path`, until it is told to stop or the gateway
 /// is gone. The main function of the keeper's process, which must have a single thread.
-pub fn run(socket_path: &Path, listener: OwnedFd) -> Result<(), KeeperError> {
-    let mut keeper = Keeper::new(socket_path, listener)?;
+pub fn run(socket_path: &Path, listener: OwnedFd, options: Options) -> Result<(), KeeperError> {
+    let mut keeper = Keeper::new(socket_path, listener, options)?;
     while !keeper.is_finished() {
         keeper.step()?;
     }
     keeper.finish()
 }
 
-/// Takes the cgroup of the state directory, in which the control socket lies, and kills what an earlier keeper
-/// has left in it.
-fn open_subtree(socket_path: &Path, roster: &mut Roster, now: Instant) -> Subtree {
+/// Takes the cgroup of the state directory, in which the control socket lies.
+fn open_subtree(socket_path: &Path) -> Subtree {
     let gateway = rustix::process::getppid().map(number);
     let own: Vec<u32> = gateway.into_iter().chain([std::process::id()]).collect();
     let directory = socket_path.parent().unwrap_or(Path::new("."));
     // One that cannot be resolved has been refused before, where it matters.
     let directory = directory.canonicalize().unwrap_or_else(|_| directory.to_owned());
-    let subtree = Subtree::open(&Cgroups::of_this_process(&own), &directory);
-    for leftover in subtree.leftovers() {
-        leftover.kill();
-        roster.bury_cgroup(leftover, now);
-    }
-    subtree
+    Subtree::open(&Cgroups::of_this_process(&own), &directory)
 }
 
 struct Keeper {
@@ -124,12 +130,16 @@ struct Keeper {
     open_files: Rlimit,
     /// Where the cgroups of agents are.
     subtree: Subtree,
+    /// What was started, on disk.
+    ledger: Ledger,
+    /// Whether what an earlier keeper has left has been killed.
+    settled: bool,
     /// What this machine allows of a sandbox.
     enforcement: Enforcement,
 }
 
 impl Keeper {
-    fn new(path: &Path, listener: OwnedFd) -> Result<Self, KeeperError> {
+    fn new(path: &Path, listener: OwnedFd, options: Options) -> Result<Self, KeeperError> {
         let failed = |step: &'static str| {
             move |source: std::io::Error| KeeperError::System { step, path: path.to_owned(), source }
         };
@@ -145,8 +155,9 @@ impl Keeper {
         let _ = rustix::process::setsid(); // As above.
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
             .map_err(|errno| failed("becoming subreaper")(errno.into()))?;
-        let open_files = rustix::process::getrlimit(Resource::Nofile);
+        let mut open_files = rustix::process::getrlimit(Resource::Nofile);
         let raised = Rlimit { current: open_files.maximum, maximum: open_files.maximum };
+        open_files.current = options.open_files.or(open_files.current);
         // Eight descriptors an agent; with the old limit there are just fewer agents.
         let _ = rustix::process::setrlimit(Resource::Nofile, raised); // As above.
         rustix::io::ioctl_fionbio(&listener, true).map_err(|errno| failed("fionbio")(errno.into()))?;
@@ -154,23 +165,28 @@ impl Keeper {
         epoll::add(&epoll, &listener, EventData::new_u64(LISTENER), EventFlags::IN)
             .map_err(|errno| failed("watching the listener")(errno.into()))?;
         let now = Instant::now();
-        let mut roster = Roster::new(now);
-        let subtree = open_subtree(path, &mut roster, now);
-        Ok(Self {
+        let mut keeper = Self {
             socket_path: path.to_owned(),
             listener,
             epoll,
             connection: Connection::Nobody,
             guests: Guests::new(),
             watches_writable: false,
-            roster,
+            roster: Roster::new(now),
             succession: Succession::new(now),
             phase: Phase::Serving,
             reservation,
             open_files,
-            subtree,
+            subtree: open_subtree(path),
+            ledger: Ledger::beside(path),
+            settled: false,
             enforcement: probe::probe(),
-        })
+        };
+        if options.successor {
+            return Ok(keeper);
+        }
+        keeper.settle(now);
+        Ok(keeper)
     }
 
     fn system(&self, step: &'static str) -> impl FnOnce(Errno) -> KeeperError {
@@ -334,6 +350,8 @@ impl Keeper {
             }
             Request::Keep(keep) => self.succession.keep(keep),
             Request::Handover { start } => self.succession.hand_over(start),
+            Request::Adopt(request) => self.adopt(request, descriptors),
+            Request::Adopted => self.settle(now),
             Request::Shutdown { grace_ms } => self.end(Duration::from_millis(grace_ms), now),
         }
     }
@@ -368,7 +386,9 @@ impl Keeper {
             Ok(cgroup) => cgroup,
             Err(error) => return failed("limits", sentence(&error)),
         };
-        let launched = launch(request, &self.reservation, self.open_files, &cgroup, &self.enforcement);
+        self.ledger.make_room(self.roster.processes());
+        let launched =
+            launch(request, &self.reservation, self.open_files, &cgroup, (&self.enforcement, &self.ledger));
         let Launched { process, pidfd, held } = match launched {
             Ok(launched) => launched,
             Err(error) => {
@@ -376,13 +396,15 @@ impl Keeper {
                 return failed(error.step(), sentence(&error));
             }
         };
-        let watched = epoll::add(&self.epoll, &pidfd, EventData::new_u64(instance), EventFlags::IN);
+        let watched = epoll::add(&self.epoll, &*pidfd, EventData::new_u64(instance), EventFlags::IN);
         let ring_bytes = [request.to_agent_bytes, request.from_agent_bytes];
         let name = request.name.clone();
         let definition = request.definition();
-        let held_too = held.clone();
+        let attached = Attached::Agent(Arc::clone(&held), Arc::clone(&pidfd));
+        let is_child = true;
         let agent =
-            Agent { generation, process, pidfd, name, definition, ring_bytes, held: held_too, cgroup };
+            Agent { generation, process, pidfd, is_child, name, definition, ring_bytes, held, cgroup };
+        let cgroup = agent.cgroup_place();
         self.roster.add(instance, agent);
         if let Err(errno) = watched {
             // Nobody would see its end, so it ends now; `bury` needs the kernel to be through with it.
@@ -391,8 +413,9 @@ impl Keeper {
         }
         let not_enforced =
             request.sandbox.as_ref().map_or_else(Vec::new, |spec| self.enforcement.not_enforced(spec));
-        let event = Event::Spawned { instance, generation, process_id: number(process), not_enforced };
-        Outgoing { event, attached: Attached::Agent(held) }
+        let event =
+            Event::Spawned { instance, generation, process_id: number(process), not_enforced, cgroup };
+        Outgoing { event, attached }
     }
 
     /// Tells all agents to end, and sets the time at which they are killed.
@@ -400,6 +423,7 @@ impl Keeper {
         if let Phase::Killed { .. } = self.phase {
             return;
         }
+        self.settle(now);
         self.roster.signal_all(Signal::TERM);
         self.phase = Phase::Ending { kill_at: now + grace.min(GRACE_MAX) };
     }
@@ -412,6 +436,9 @@ impl Keeper {
         }
         // Before the last words: who reads them may bind the path anew, and start the next keeper.
         self.subtree.close();
+        if self.roster.agents().is_empty() {
+            self.ledger.remove();
+        }
         match std::fs::remove_file(&self.socket_path) {
             Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
                 let path = self.socket_path.clone();

@@ -150,7 +150,7 @@ pub(crate) fn halves<'a>(
         }
         RingId::Agent(instance) => {
             let held = &roster.agents().get(&instance)?.held;
-            Some([held.engine_half.read_only.as_fd(), held.agent_half.read_only.as_fd()])
+            Some([held.engine_half.read_only.as_fd(), held.agent_half.as_fd()])
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Skills: processes that live for one question of an agent, and never longer than the agent or its gateway.
 //!
 //! A skill has no rings. Its standard input and output are descriptors that the gateway has sent; what it writes to
-//! standard error is in the log of its agent. It is killed when its agent is buried, and when the gateway that waits for
-//! it is gone.
+//! standard error is in the log of its agent. It is killed when its agent is buried, when the gateway that waits for
+//! it is gone, and by the kernel when the keeper dies.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -91,6 +91,7 @@ pub(crate) fn launch(
         standard: [input, output, log.into()],
         rings: Vec::new(),
         open_files_max,
+        dies_with_keeper: true,
     };
     let attach = |process| match cgroup.attach(process) {
         Err(refused) if !request.limits.require => {

@@ -10,16 +10,17 @@
 use std::fs::File;
 use std::io;
 use std::mem::ManuallyDrop;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
 use std::sync::Arc;
 
 use agent_sdk::inherited::{AGENT_HALF_FD, DOORBELL_FD, ENGINE_HALF_FD, PASSAGE_FD};
 use rustix::io::FdFlags;
-use rustix::process::{Pid, Resource, Rlimit, Signal};
+use rustix::process::{Pid, Resource, Rlimit};
 
-use crate::launch::Held;
+use crate::launch::Fresh;
+use crate::ledger::note_self;
 
 /// The numbers at which an agent finds its descriptors.
 const TARGETS: [RawFd; 4] = [ENGINE_HALF_FD, AGENT_HALF_FD, DOORBELL_FD, PASSAGE_FD];
@@ -71,23 +72,28 @@ fn close_inherited_on_exec() -> io::Result<()> {
 /// Starts a command as the leader of a session and process group of its own, with its descriptors in place.
 ///
 /// The reservation proves that rule 1 holds. `open_files` is the limit the agent gets, since the keeper has
-/// raised its own. `cgroups` are what it writes to in order to be in its cgroups, before anything else.
+/// raised its own. `cgroups` are what it writes to in order to be in its cgroups, before anything else; then it writes its
+/// line in the ledger.
 pub(crate) fn start(
     _reservation: &Reservation,
     command: &mut Command,
-    held: &Arc<Held>,
+    fresh: &Arc<Fresh>,
     open_files: Rlimit,
-    cgroups: Vec<OwnedFd>,
+    (cgroups, ledger): (Vec<OwnedFd>, Option<BorrowedFd<'_>>),
 ) -> io::Result<Child> {
     let keeper = rustix::process::getpid();
     // Arc: the standard library wants the closure to be `Send`; this process has one thread.
-    let held = Arc::clone(held);
+    let fresh = Arc::clone(fresh);
+    let ledger = ledger.map(|file| file.try_clone_to_owned()).transpose()?;
     let mut targets = TARGETS.map(target);
     let enter = move || {
         for cgroup in &cgroups {
             rustix::io::write(cgroup, b"0")?;
         }
-        enter(keeper, &held, &mut targets, open_files)
+        if let Some(ledger) = &ledger {
+            note_self(ledger.as_fd());
+        }
+        enter(keeper, &fresh, &mut targets, open_files)
     };
     // SAFETY: the closure keeps rule 2, so it needs no lock that another thread may have held at the fork;
     // it writes to no memory the parent reads, and the descriptors it overwrites are free by rule 1.
@@ -98,18 +104,18 @@ pub(crate) fn start(
 /// The first steps of an agent, before its program is loaded. Rule 2.
 fn enter(
     keeper: Pid,
-    held: &Held,
+    fresh: &Fresh,
     targets: &mut [Target; TARGETS.len()],
     open_files: Rlimit,
 ) -> io::Result<()> {
     rustix::process::setsid()?;
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
     if rustix::process::getppid() != Some(keeper) {
-        // The keeper died before the line above: nobody would send the signal.
+        // The keeper is dead, and the next one may have looked for what is left before this process could be found. If it
+        // dies from here on, the next one finds this process in its cgroup or the ledger.
         return Err(io::Error::from_raw_os_error(rustix::io::Errno::SRCH.raw_os_error()));
     }
     rustix::process::setrlimit(Resource::Nofile, open_files)?;
-    for (source, target) in held.of_agent().into_iter().zip(targets) {
+    for (source, target) in fresh.of_agent().into_iter().zip(targets) {
         // The copy is not close-on-exec, the source is.
         rustix::io::dup2(source, target)?;
     }
@@ -120,8 +126,8 @@ fn enter(
 pub(crate) type Target = ManuallyDrop<OwnedFd>;
 
 /// Copies of the descriptors of an agent, each with its number. The reservation proves that rule 1 holds.
-pub(crate) fn rings(_reservation: &Reservation, held: &Held) -> io::Result<Vec<(OwnedFd, Target)>> {
-    let sources = held.of_agent().into_iter().zip(TARGETS);
+pub(crate) fn rings(_reservation: &Reservation, fresh: &Fresh) -> io::Result<Vec<(OwnedFd, Target)>> {
+    let sources = fresh.of_agent().into_iter().zip(TARGETS);
     sources.map(|(source, number)| Ok((source.try_clone_to_owned()?, target(number)))).collect()
 }
 

@@ -174,8 +174,9 @@ impl Succession {
                 name: agent.name.clone(),
                 process_id: number(agent.process),
                 definition: agent.definition,
+                cgroup: agent.cgroup_place(),
             },
-            attached: Attached::Agent(Arc::clone(&agent.held)),
+            attached: Attached::Agent(Arc::clone(&agent.held), Arc::clone(&agent.pidfd)),
         });
         let untold = std::mem::take(&mut self.untold);
         let end = Event::Held { instance_max: roster.instance_max(), untold };

@@ -154,12 +154,19 @@ fn make(name: &str, page: &ConfigPage, pages: Pages) -> Result<Segment, CreateEr
     stop_point("create.mode");
     rustix::fs::fcntl_add_seals(&writable, SEALS).map_err(failed("seal"))?;
     stop_point("create.sealed");
-    let path = rustix::path::DecInt::from_fd(&writable);
-    let path = format!("/proc/self/fd/{}", path.as_c_str().to_string_lossy());
-    let read_only = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(failed("reopen read-only"))?;
+    let segment = Segment::reopened(writable).map_err(failed("reopen read-only"))?;
     stop_point("create.reopened");
-    Ok(Segment { writable, read_only })
+    Ok(segment)
+}
+
+impl Segment {
+    /// The descriptors of a segment of which only that of its owner is at hand.
+    pub fn reopened(writable: OwnedFd) -> rustix::io::Result<Self> {
+        let path = rustix::path::DecInt::from_fd(&writable);
+        let path = format!("/proc/self/fd/{}", path.as_c_str().to_string_lossy());
+        let read_only = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        Ok(Self { writable, read_only })
+    }
 }
 
 /// Checks seals, size and config page of a half before anything is mapped.

@@ -176,11 +176,11 @@ impl Gateway {
             .collect()
     }
 
-    /// Its keeper's process id, if both live. The one child of the gateway; a process that the keeper has
+    /// Its keeper's process id, if both live and the gateway has started it. A process that the keeper has
     /// forked looks the same until it has loaded its program, but is the keeper's child.
     pub fn keeper(&self) -> Option<u32> {
-        let child = processes().into_iter().find(|process| process.parent == self.process_id())?;
-        child.is_keeper().then_some(child.process_id)
+        let is_keeper = |process: &Process| process.parent == self.process_id() && process.is_keeper();
+        processes().into_iter().find(is_keeper).map(|keeper| keeper.process_id)
     }
 }
 
@@ -276,16 +276,22 @@ pub fn processes() -> Vec<Process> {
         .collect()
 }
 
-/// Ends every keeper and gateway of a state directory, and with them its agents.
+/// Ends every keeper, gateway and agent of a state directory: all at once, so that nobody starts another one.
 pub fn end_all(state: &Path) {
-    let socket = state.join("keeper.sock");
-    // The keeper first, so that nobody is started again. Agents name neither of the two.
-    for named in [socket.as_path(), state] {
-        let named = named.to_string_lossy();
-        let ours = processes()
-            .into_iter()
-            .filter(|process| process.arguments.iter().any(|argument| *argument == named));
-        ours.for_each(|process| send_signal(process.process_id, Signal::KILL));
+    let place = state.to_string_lossy();
+    let is_gateway = |process: &Process| process.arguments.get(1).is_some_and(|first| first == "gateway");
+    let is_ours = |process: &Process| {
+        (process.is_keeper() || is_gateway(process))
+            && process.arguments.iter().any(|argument| argument.starts_with(&*place))
+    };
+    let ours: Vec<_> = processes().into_iter().filter(is_ours).collect();
+    let is_agent = |process: &Process| {
+        ours.iter().any(|parent| parent.process_id == process.parent)
+            && process.variable("OPENCLAW_AGENT_NAME").is_some()
+    };
+    let agents: Vec<_> = processes().into_iter().filter(is_agent).collect();
+    for signal in [Signal::STOP, Signal::KILL] {
+        ours.iter().chain(&agents).for_each(|process| send_signal(process.process_id, signal));
     }
 }
 

@@ -4,6 +4,8 @@
 mod book;
 #[path = "handover/conversations.rs"]
 mod conversations;
+#[path = "handover/keepers.rs"]
+mod keepers;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader};
@@ -18,9 +20,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tests::client::Client;
-use tests::process::{
-    Gateway, PATIENCE, alive, asked, configure, end_all, openclaw, processes, send_signal, until,
-};
+use tests::process::{Gateway, PATIENCE, alive, asked, configure, end_all, openclaw, send_signal, until};
 use tests::{binary, diary, workspace};
 
 /// A state directory in which one gateway follows the other. Whatever runs there is ended when this is dropped.
@@ -59,11 +59,12 @@ impl Line {
 
     /// The process ids of its agents, by name.
     fn agents(&self) -> BTreeMap<String, u32> {
-        let keeper = number(&asked(self.state(), &["gateway", "status"])["keeperProcessId"]);
-        let children = processes().into_iter().filter(|process| process.parent == keeper);
-        let named =
-            children.filter_map(|child| Some((child.variable("OPENCLAW_AGENT_NAME")?, child.process_id)));
-        named.collect()
+        let list = asked(self.state(), &["agent", "list"]);
+        let runs = |row: &Value| {
+            let process_id = row["processId"].as_u64()?.try_into().ok()?;
+            Some((row["name"].as_str()?.to_owned(), process_id))
+        };
+        list["agents"].as_array().unwrap().iter().filter_map(runs).collect()
     }
 
     /// As [`Self::agents`], once there are so many.

@@ -54,6 +54,7 @@ const UNSAFE_FILES: Exceptions = &[
     ("shm-transport/src/envelope/body.rs", "opens an archive that is valid by construction or by validation"),
     ("shm-transport/src/ring/loom_rig.rs", "checked cells of the model"),
     ("keeper/src/spawn.rs", "code between fork and exec"),
+    ("keeper/src/pidfd.rs", "a signal to the group of a process that is held by descriptor"),
     ("keeper/src/sandbox/kernel.rs", "system calls of the sandbox without a safe wrapper"),
     ("tests/src/bin/sandbox_probe.rs", "system calls that only an attacker makes"),
     ("agent-sdk/src/inherited.rs", "takes inherited descriptors"),

@@ -20,8 +20,16 @@ const PROCESSES_MAX: u64 = 32_768;
 const FILE_DEFAULT_MIB: u64 = 1024;
 const FILE_MAX_MIB: u64 = 1_048_576;
 /// What a gateway keeps in its state directory, which no agent is shown.
-const OWN_FILES: [&str; 6] =
-    ["gateway.lock", "gateway.sock", "journal", "keeper.sock", "logs", "openclaw.json"];
+const OWN_FILES: [&str; 8] = [
+    "gateway.lock",
+    "gateway.sock",
+    "journal",
+    "keeper.agents",
+    "keeper.agents.new",
+    "keeper.sock",
+    "logs",
+    "openclaw.json",
+];
 
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]

@@ -14,13 +14,14 @@ use engine::shard::{AgentWord, Command};
 use engine::supervision::{Event, Supervisor};
 use engine::time::Moment;
 use keeper::client::{HeldAgent, Holding};
-use keeper::control::Request;
+use keeper::control::{Adopt, Request};
 use shm_transport::link::Link;
 use shm_transport::segment::{AttachError, attach_engine};
 
 use super::Parts;
 use super::agents::{self, Agents, NOT_NEEDED};
 use super::conversations::Known;
+use super::held::HeldAgents;
 use super::processes::{describe, link_limits, spawn_request};
 use crate::config::{AgentConfig, Config};
 use crate::state_directory::StateDirectory;
@@ -42,6 +43,8 @@ pub struct Inheritance {
     shape: Option<String>,
     listeners: Vec<(String, String, OwnedFd)>,
     agents: Vec<(HeldAgent, Result<Rings, String>)>,
+    /// For the keeper that comes if this one dies.
+    pub held: HeldAgents,
 }
 
 #[derive(Debug)]
@@ -74,7 +77,11 @@ impl Inheritance {
             Holding::Shape(shape) => self.shape = Some(shape),
             Holding::Listener { name, address, socket } => self.listeners.push((name, address, socket)),
             Holding::Agent(mut agent) => {
-                // At once: two of four descriptors are not needed once the rings are mapped.
+                let HeldAgent { instance, generation, process_id, definition, .. } = agent;
+                let (name, cgroup) = (agent.name.clone(), agent.cgroup.clone());
+                let about = Adopt { instance, generation, name, process_id, definition, cgroup };
+                self.held.take(about, &agent.descriptors);
+                // At once: two of the descriptors are not needed once the rings are mapped.
                 let rings = attach(std::mem::take(&mut agent.descriptors));
                 self.agents.push((agent, rings));
             }
@@ -236,6 +243,11 @@ impl Leaving {
     /// Whether the agent of this number is started when another is gone.
     pub(super) fn blocks(&self, index: usize) -> bool {
         self.leavers.values().any(|leaver| leaver.next == Some(index))
+    }
+
+    /// Who leaves.
+    pub(super) fn instances(&self) -> impl Iterator<Item = InstanceId> {
+        self.leavers.keys().copied()
     }
 
     /// One is gone: who is to be started now, if nobody else of its name still leaves.

@@ -47,6 +47,8 @@ pub(super) struct Agent {
     granted: bool,
     /// Whether messages wait for it although it does not run, since nobody else takes them.
     pub(super) holds: bool,
+    /// [`keeper::control::Spawn::definition`] of what was asked for last.
+    definition: u64,
     /// Its process and since when it runs, while it does.
     pub(super) process: Option<(u32, Moment)>,
     /// What that process may see and do, which may differ from what the next one may.
@@ -106,6 +108,7 @@ impl Agents {
             due: None,
             granted: false,
             holds: false,
+            definition: 0,
             process: None,
             sandbox: None,
             ready: false,
@@ -239,6 +242,12 @@ impl Agents {
         self.runs(parts.clock.now(), index, process_id);
         self.on(parts, index, Event::Spawned);
         self.publish(parts);
+    }
+
+    /// Name and definition of what was asked for as this instance.
+    pub(super) fn asked(&self, instance: u64) -> Option<(String, u64)> {
+        let agent = &self.agents[*self.by_instance.get(&InstanceId(instance))?];
+        Some((agent.config.name.clone(), agent.definition))
     }
 
     /// A process of an agent is there.
@@ -428,6 +437,7 @@ impl Agents {
         agent.sandbox.clone_from(&agent.config.sandbox);
         self.by_instance.insert(instance, index);
         let request = spawn_request(&agent.config, &parts.executable, &parts.state, instance);
+        agent.definition = request.definition();
         self.started += 1;
         send(parts, &Request::Spawn(request));
     }
@@ -465,6 +475,9 @@ pub(super) fn kill(parts: &mut Parts, instance: InstanceId) {
 
 /// A request that cannot be sent is not lost silently: the keeper is gone then, which its socket tells next.
 pub(super) fn send(parts: &mut Parts, request: &Request) {
+    if let Request::Kill { instance, signal } = request {
+        parts.held.note_signal(*instance, *signal);
+    }
     if let Err(error) = parts.keeper.send(request)
         // Relaxed: only decides on a log line.
         && !parts.draining.load(Ordering::Relaxed)

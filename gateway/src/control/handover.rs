@@ -94,7 +94,10 @@ impl Control {
         }
         // Last, since from now on the keeper waits for the end of this process only.
         let handover = self.parts.succession.handover();
-        self.parts.keeper.send(&handover).map_err(ControlError::KeeperGone)?;
+        if let Err(gone) = self.parts.keeper.send(&handover) {
+            self.replace_keeper(gone)?;
+            self.parts.keeper.send(&handover).map_err(ControlError::KeeperGone)?;
+        }
         tracing::info!("gateway ended");
         Ok(ExitCode::SUCCESS)
     }

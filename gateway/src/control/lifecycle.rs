@@ -1,10 +1,8 @@
 //! What the admin socket asks of the gateway as a whole: how it is, to end, to make way for the next one.
 
-use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use engine::time::Moment;
-use tokio::io::unix::AsyncFd;
 use tokio::time::timeout;
 
 use super::{Control, Wake};
@@ -81,8 +79,9 @@ impl Control {
     }
 
     /// What woke the thread while it goes down: orders are answered, everything else is handled as ever.
-    pub(super) async fn wake_going(&mut self, keeper: &AsyncFd<OwnedFd>) -> Wake {
-        match self.wake(keeper, true).await {
+    pub(super) async fn wake_going(&mut self) -> Wake {
+        self.reap_strays(false);
+        match self.wake(true).await {
             Wake::Order(order) => {
                 self.obey(order).await;
                 Wake::Look

@@ -82,5 +82,6 @@ pub(super) fn describe(exit: Exit, cause: Option<Cause>) -> String {
         Exit::Code(127) => "exit status 127 (its program could not be started)".into(),
         Exit::Code(code) => format!("exit status {code}"),
         Exit::Signal(signal) => format!("signal {signal}"),
+        Exit::Unknown => "an unknown cause (its keeper had died before)".into(),
     }
 }

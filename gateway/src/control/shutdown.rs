@@ -1,6 +1,5 @@
 //! The orderly end: answer what was accepted or report it, end the agents, leave nothing behind.
 
-use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -8,7 +7,6 @@ use std::time::{Duration, Instant};
 use adapters::edge::Phase;
 use engine::shard::Command;
 use keeper::control::{Event as KeeperEvent, Request};
-use tokio::io::unix::AsyncFd;
 
 use super::{Control, Wake};
 use crate::edges::EdgeThread;
@@ -18,12 +16,14 @@ use crate::systemd;
 const AGENT_GRACE: Duration = Duration::from_secs(2);
 /// How long the edges may take to say goodbye.
 const EDGE_GRACE: Duration = Duration::from_secs(5);
+/// How often what dead agents have left is reaped meanwhile.
+const REAP_TICK: Duration = Duration::from_millis(50);
 /// How long the keeper may take beyond the grace of the agents.
 const KEEPER_GRACE: Duration = Duration::from_secs(3);
 
 impl Control {
     /// Ends everything that [`super::Parts`] holds. A second signal cuts the waiting short.
-    pub(super) async fn end(mut self, keeper: &AsyncFd<OwnedFd>) -> ExitCode {
+    pub(super) async fn end(mut self) -> ExitCode {
         // Relaxed: a single flag, and nobody relies on when exactly it is seen.
         self.parts.draining.store(true, Ordering::Relaxed);
         self.parts.phase.send_replace(Phase::Draining);
@@ -38,12 +38,12 @@ impl Control {
             if Instant::now() >= end {
                 break false;
             }
-            match self.wake_going(keeper).await {
+            match self.wake_going().await {
                 Wake::Signal => break false,
                 Wake::Look => {}
                 wake => {
-                    // Agents still die and come back while messages are on their way. A keeper that is gone
-                    // ends the waiting.
+                    // Agents still die and come back while messages are on their way. A keeper that cannot be
+                    // replaced ends the waiting.
                     if self.handle(wake).is_err() {
                         break false;
                     }
@@ -60,8 +60,8 @@ impl Control {
         for shard in &self.parts.shards {
             shard.tell(Command::StopAgents);
         }
-        self.end_agents(keeper).await;
-        let clean = self.end_keeper(keeper).await;
+        self.end_agents().await;
+        let clean = self.end_keeper().await;
         for shard in self.parts.shards.drain(..) {
             // A shard that panicked has ended the process already.
             let _ = shard.end();
@@ -89,10 +89,10 @@ impl Control {
     }
 
     /// Waits until the agents, which have been told, are gone.
-    async fn end_agents(&mut self, keeper: &AsyncFd<OwnedFd>) {
+    async fn end_agents(&mut self) {
         let end = Instant::now() + AGENT_GRACE;
         while self.agents.alive() > 0 && Instant::now() < end {
-            match self.wake_going(keeper).await {
+            match self.wake_going().await {
                 Wake::Signal => return,
                 wake => {
                     if self.handle(wake).is_err() {
@@ -104,22 +104,29 @@ impl Control {
     }
 
     /// Has the keeper end what is left, and waits for it, until nothing of either is there any more.
-    async fn end_keeper(&mut self, keeper: &AsyncFd<OwnedFd>) -> bool {
+    async fn end_keeper(&mut self) -> bool {
         let grace_ms = 500;
         if self.parts.keeper.send(&Request::Shutdown { grace_ms }).is_err() {
+            self.parts.held.kill_all();
             return false;
         }
         let stopped = async {
             loop {
                 match self.parts.keeper.receive() {
                     Ok(Some((KeeperEvent::Stopped, _))) => return true,
-                    Ok(Some(_)) => {}
-                    Ok(None) => match keeper.readable().await {
-                        Ok(mut ready) => ready.clear_ready(),
-                        Err(_) => return false,
-                    },
+                    // Who dies may have to be reaped here, and the keeper waits until it is.
+                    Ok(Some((event, descriptors))) => self.heard_from_keeper(event, descriptors),
+                    Ok(None) => {
+                        self.reap_strays(true);
+                        match tokio::time::timeout(REAP_TICK, self.keeper_ready.readable()).await {
+                            Ok(Ok(mut ready)) => ready.clear_ready(),
+                            Ok(Err(_)) => return false,
+                            Err(_) => {}
+                        }
+                    }
                     Err(error) => {
                         tracing::error!(%error, "the keeper ended without saying so");
+                        self.parts.held.kill_all();
                         return false;
                     }
                 }

@@ -195,6 +195,17 @@ impl Agents {
         self.end_skill(parts, instance);
     }
 
+    /// The keeper has died, and the kernel has killed all skills with it.
+    pub(super) fn lose_skills(&mut self, parts: &mut Parts) {
+        for instance in self.skills.running.keys().copied().collect::<Vec<_>>() {
+            if let Some(running) = self.skills.running.get_mut(&instance) {
+                let text = format!("the keeper died while skill \"{}\" ran", running.name);
+                running.failure.get_or_insert((SkillOutcome::Lost, text));
+            }
+            self.skill_died(parts, instance, Exit::Unknown, None);
+        }
+    }
+
     /// A skill could not be started.
     pub(super) fn skill_not_started(&mut self, parts: &mut Parts, instance: InstanceId, reason: String) {
         let Some(running) = self.skills.running.remove(&instance) else { return };

@@ -38,6 +38,16 @@ impl AgentCgroup {
         self.v1.values().chain(&self.v2).map(PathBuf::as_path).collect()
     }
 
+    /// Its name in every hierarchy, for [`super::Subtree::adopted`]; `None` if it has no directory.
+    pub fn leaf(&self) -> Option<&str> {
+        self.v1.values().chain(&self.v2).next()?.file_name()?.to_str()
+    }
+
+    /// What it may take of memory, if that is limited here.
+    pub fn memory_limit_bytes(&self) -> Option<u64> {
+        self.memory_limit_bytes
+    }
+
     /// What a process writes `0` to, in order to be in the cgroup with all that it starts.
     pub fn attach_fds(&self) -> io::Result<Vec<OwnedFd>> {
         let open = |directory: &Path| File::options().write(true).open(directory.join("cgroup.procs"));
@@ -119,7 +129,9 @@ impl AgentCgroup {
     /// did: an agent may as well go on when a helper of it was killed, and end later of something else.
     pub fn cause(&self, exit: Exit) -> Option<Cause> {
         let killed = Signal::KILL.as_raw();
-        let is_killed = exit == Exit::Signal(killed) || exit == Exit::Code(EXIT_SIGNAL_BASE + killed);
+        // Of one whose exit status nobody has, the cgroup is all there is.
+        let is_killed =
+            [Exit::Signal(killed), Exit::Code(EXIT_SIGNAL_BASE + killed), Exit::Unknown].contains(&exit);
         (is_killed && self.oom_kills() > 0)
             .then_some(Cause::OutOfMemory { limit_bytes: self.memory_limit_bytes })
     }

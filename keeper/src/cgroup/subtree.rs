@@ -12,6 +12,7 @@ use super::agent::{AgentCgroup, members, remove_tree, set};
 use super::detect::{Cgroups, Obstacle, is_root};
 use super::layout::{Controller, KEEPER_LEAF, NAME_PREFIX};
 use super::limits::{Device, Limits, Setting, v1_settings, v2_settings};
+use crate::control::CgroupPlace;
 use crate::serve::say;
 
 /// What begins the name of an agent's cgroup.
@@ -227,16 +228,33 @@ impl Subtree {
         let locked = |base: &PathBuf| self.locks.iter().any(|(locked, _)| locked == base);
         let leaves: BTreeSet<String> =
             self.locks.iter().flat_map(|(base, _)| folders(base, AGENT_PREFIX)).collect();
-        let existing =
-            |base: &PathBuf, leaf: &str| Some(base.join(leaf)).filter(|path| locked(base) && path.exists());
-        leaves
-            .iter()
-            .map(|leaf| AgentCgroup {
-                v1: self.v1.iter().filter_map(|(c, base)| Some((*c, existing(base, leaf)?))).collect(),
-                v2: self.v2.as_ref().and_then(|base| existing(base, leaf)),
-                memory_limit_bytes: None,
-            })
-            .collect()
+        leaves.iter().map(|leaf| self.existing(leaf, None, &locked)).collect()
+    }
+
+    /// The cgroup of an agent that an earlier keeper of the same directory has started; an empty one if it had none.
+    pub fn adopted(&self, place: Option<CgroupPlace>) -> AgentCgroup {
+        let place = place.filter(|place| place.leaf.starts_with(AGENT_PREFIX) && !place.leaf.contains('/'));
+        match place {
+            Some(CgroupPlace { leaf, memory_limit_bytes }) => {
+                self.existing(&leaf, memory_limit_bytes, &|_| true)
+            }
+            None => AgentCgroup { v1: BTreeMap::new(), v2: None, memory_limit_bytes: None },
+        }
+    }
+
+    /// What there is of a cgroup in those hierarchies.
+    fn existing(
+        &self,
+        leaf: &str,
+        memory_limit_bytes: Option<u64>,
+        within: &dyn Fn(&PathBuf) -> bool,
+    ) -> AgentCgroup {
+        let existing = |base: &PathBuf| Some(base.join(leaf)).filter(|path| within(base) && path.exists());
+        AgentCgroup {
+            v1: self.v1.iter().filter_map(|(c, base)| Some((*c, existing(base)?))).collect(),
+            v2: self.v2.as_ref().and_then(existing),
+            memory_limit_bytes,
+        }
     }
 
     /// Removes it, as far as it is empty, and gives the lock back. The leaf of the keeper itself stays where there is one.

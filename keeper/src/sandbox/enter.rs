@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::mount::{MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
-use rustix::process::{Pid, Resource, Rlimit, Signal};
+use rustix::process::{Resource, Rlimit, Signal};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use super::kernel::{self, Handled, Strings};
@@ -52,8 +52,6 @@ pub(super) struct Entry {
     pub(super) report: OwnedFd,
     /// The rule set under way.
     pub(super) rules: Option<OwnedFd>,
-    /// Where the keeper is seen: not in another namespace of processes.
-    pub(super) keeper: Option<Pid>,
 }
 
 /// Carries out all steps. Does not return: it ends with another program, or with the process.
@@ -74,7 +72,8 @@ pub(super) fn run(entry: &mut Entry) -> ! {
 fn carry_out(entry: &mut Entry, index: usize) -> io::Result<()> {
     match &entry.steps[index] {
         Step::Await => await_parent(&entry.hold, &mut entry.hold_writer),
-        Step::Session => session(entry.keeper),
+        Step::Session => Ok(rustix::process::setsid().map(drop)?),
+        Step::DieWithKeeper => Ok(rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?),
         Step::Descriptors => place_descriptors(entry),
         Step::Groups => Ok(rustix::thread::set_thread_groups(&[])?),
         Step::HostName => Ok(rustix::system::sethostname(HOST_NAME)?),
@@ -167,16 +166,6 @@ fn await_parent(hold: &OwnedFd, writer: &mut Option<OwnedFd>) -> io::Result<()> 
         0 => Err(io::Error::from_raw_os_error(libc::ESRCH)),
         _ => Ok(()),
     }
-}
-
-/// Sets the signal of the keeper's death; where it died before, the wait that follows sees it, or the look here.
-fn session(keeper: Option<Pid>) -> io::Result<()> {
-    rustix::process::setsid()?;
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-    if keeper.is_some() && rustix::process::getppid() != keeper {
-        return Err(io::Error::from_raw_os_error(libc::ESRCH));
-    }
-    Ok(())
 }
 
 fn place_descriptors(entry: &mut Entry) -> io::Result<()> {

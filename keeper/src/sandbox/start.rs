@@ -38,6 +38,8 @@ pub(crate) struct Task {
     pub(crate) rings: Vec<(OwnedFd, Target)>,
     /// The most open files its keeper could give it.
     pub(crate) open_files_max: Option<u64>,
+    /// Whether it ends when its keeper does.
+    pub(crate) dies_with_keeper: bool,
 }
 
 /// A process whose program has been loaded.
@@ -137,8 +139,12 @@ pub(super) fn sandbox_steps(
     let namespaces = allowed.namespaces();
     let view = View::new(spec)?;
     let directory = task.map_or(Path::new("/"), |task| &task.working_directory);
-    // The death of the keeper is watched before the wait, so that it is not missed.
-    let mut steps = vec![Step::Session, Step::Await, Step::Descriptors];
+    let mut steps = vec![Step::Session];
+    if task.is_some_and(|task| task.dies_with_keeper) {
+        // Before the wait, which fails if the keeper has died already.
+        steps.push(Step::DieWithKeeper);
+    }
+    steps.extend([Step::Await, Step::Descriptors]);
     if namespaces {
         if rustix::process::geteuid().is_root() {
             steps.push(Step::Groups);
@@ -207,7 +213,6 @@ pub(super) fn run_steps(
         hold_writer: Some(go_of_child),
         report,
         rules: None,
-        keeper: (namespaces == 0).then(rustix::process::getpid),
     };
     let (process, pidfd) = kernel::clone_child(namespaces | network, &mut entry)
         .map_err(|error| Failed::Prepare("making namespaces", error))?;

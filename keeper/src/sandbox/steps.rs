@@ -11,8 +11,10 @@ use seccompiler::BpfProgram;
 pub(super) enum Step {
     /// Waits until the parent has attached this process.
     Await,
-    /// A session and process group of its own; dies with the keeper.
+    /// A session and process group of its own.
     Session,
+    /// Ends when the keeper does.
+    DieWithKeeper,
     /// Standard descriptors and those of the rings at their numbers.
     Descriptors,
     /// Gives up the groups of the keeper's user.
@@ -77,6 +79,7 @@ impl fmt::Display for Step {
         match self {
             Self::Await => to.write_str("waiting for the keeper"),
             Self::Session => to.write_str("making a session"),
+            Self::DieWithKeeper => to.write_str("tying it to the keeper"),
             Self::Descriptors => to.write_str("placing descriptors"),
             Self::Groups => to.write_str("giving up groups"),
             Self::HostName => to.write_str("setting the host name"),

@@ -1,16 +1,17 @@
 //! The loop's part in the coming and going of gateways; what follows from it is decided by [`Succession`].
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Instant;
 
 use rustix::event::epoll::{self, EventData, EventFlags};
-use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, WaitOptions};
 
 use super::{CONNECTION, GATEWAY_PROCESS, INSTANCE_MAX, Keeper, KeeperError, ORPHANED_GRACE, Phase, say};
 use crate::channel::{Channel, ChannelError, sentence};
 use crate::connection::{Attached, Connection, Heard, Outgoing};
 use crate::control::{Event, NAME_BYTES_MAX, Skill};
+use crate::pidfd::is_dead;
 use crate::roster::number;
 use crate::sandbox::Started;
 use crate::shown::ShownRings;
@@ -82,7 +83,8 @@ impl Keeper {
 
     /// The process of the gateway may have ended.
     pub(super) fn look_after_gateway(&mut self, now: Instant) {
-        let Some(id) = self.succession.process().filter(|process| is_dead(process)).map(|process| process.id)
+        let Some(id) =
+            self.succession.process().filter(|process| is_dead(*process)).map(|process| process.id)
         else {
             return;
         };
@@ -137,7 +139,7 @@ impl Keeper {
 
     /// Buries an agent if it is dead, and tells who is to know.
     pub(super) fn bury(&mut self, instance: u64, now: Instant) {
-        let Some(name) = self.roster.agents().get(&instance).map(|agent| agent.name.clone()) else {
+        let Some(agent) = self.roster.agents().get(&instance) else {
             // The next gateway does not know of a skill of this one.
             if let Some(event) = self.roster.bury(instance, now)
                 && self.connection.gateway().is_some()
@@ -146,7 +148,10 @@ impl Keeper {
             }
             return;
         };
+        let (name, pidfd) = (agent.name.clone(), Arc::clone(&agent.pidfd));
         if let Some(event) = self.roster.bury(instance, now) {
+            // The gateway may have a copy, so that to close it here does not take it off.
+            let _ = epoll::delete(&self.epoll, &*pidfd); // It was added.
             self.report_death(Outgoing { event, attached: Attached::Name(name) });
         }
     }
@@ -223,11 +228,6 @@ impl Keeper {
             self.succession.miss(Event::Missed { instance, name, process_id, exit, cause, usage });
         }
     }
-}
-
-fn is_dead(process: &Process) -> bool {
-    let ended = &mut [PollFd::new(process, PollFlags::IN)];
-    rustix::event::poll(ended, Some(&Timespec::default())).is_ok_and(|count| count > 0)
 }
 
 /// How a gateway that was started here ended. The first one is nobody's child that is known here.

@@ -21,7 +21,7 @@ fn bind(path: &Path, writable: bool) -> Bind {
 
 impl Fixture {
     /// A request for a probe agent in a sandbox that shows its program and has a workspace.
-    fn sandboxed(&self, instance: u64) -> Spawn {
+    pub(super) fn sandboxed(&self, instance: u64) -> Spawn {
         let workspace = self.directory.path().join("workspace");
         std::fs::create_dir_all(&workspace).unwrap();
         let binds = vec![bind(&example("probe_agent"), false), bind(&workspace, true)];

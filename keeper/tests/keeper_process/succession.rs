@@ -92,13 +92,14 @@ impl Gateway {
 
 impl Drop for Gateway {
     fn drop(&mut self) {
-        // Whatever a failed test has left: without their keeper agents and gateways end.
+        // Whatever a failed test has left: gateways end without their keeper, agents do not.
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::fs::read_to_string(format!("/proc/{}/cmdline", self.keeper()))
             .is_ok_and(|line| line.contains(PROGRAM))
         {
             kill(self.keeper());
+            self.agents().into_iter().for_each(kill);
         }
     }
 }
@@ -109,11 +110,11 @@ fn number(value: &Value) -> u32 {
 
 /// Everything that is held, by kind.
 #[derive(Default)]
-struct Held {
-    shape: Option<String>,
-    listeners: Vec<(String, String, OwnedFd)>,
-    agents: Vec<HeldAgent>,
-    deaths: Vec<(String, u32, Exit)>,
+pub(super) struct Held {
+    pub(super) shape: Option<String>,
+    pub(super) listeners: Vec<(String, String, OwnedFd)>,
+    pub(super) agents: Vec<HeldAgent>,
+    pub(super) deaths: Vec<(String, u32, Exit)>,
 }
 
 impl Held {
@@ -129,15 +130,15 @@ impl Held {
 }
 
 /// Connects to a keeper that must be there.
-fn take_over(socket: &Path) -> (Client, Held) {
+pub(super) fn take_over(socket: &Path) -> (Client, Held) {
     let mut held = Held::default();
     let no_other = Path::new("/no/such/program");
-    let client = Client::connect_or_start(no_other, socket, &mut |holding| held.take(holding)).unwrap();
+    let client = Client::connect_or_start(no_other, socket, None, &mut |holding| held.take(holding)).unwrap();
     (client, held)
 }
 
 /// Ends a keeper, and waits for that.
-fn shut_down(client: &mut Client) {
+pub(super) fn shut_down(client: &mut Client) {
     client.send(&Request::Shutdown { grace_ms: 5000 }).unwrap();
     while !matches!(event(client).unwrap().0, Event::Stopped) {}
 }
@@ -176,7 +177,8 @@ fn agents_outlive_their_gateway() {
         assert_eq!(serde_json::json!([agent.instance, agent.process_id, files]), *expected);
         assert_eq!(agent.name, format!("probe-{}", agent.instance));
         assert!(agent.instance == 3 || agent.definition != definition, "the name is part of it");
-        let [engine_half, agent_half, bell, passage] = <[OwnedFd; 4]>::try_from(agent.descriptors).unwrap();
+        let [engine_half, agent_half, bell, passage, ..] =
+            <[OwnedFd; 6]>::try_from(agent.descriptors).unwrap();
         let attached =
             segment::attach_engine(engine_half, agent_half, Some(passage), Limits::default()).unwrap();
         let mut probe = Probe { link: attached.link, bell, process_id: agent.process_id };
@@ -225,8 +227,11 @@ fn a_crashed_gateway_is_started_again() {
     rustix::net::send(&stranger, shutdown, SendFlags::empty()).unwrap();
     let reason = format!("this keeper serves the gateway with process id {}", line["process"]);
     assert_eq!(read(&stranger), format!(r#"{{"type":"refused","reason":"{reason}"}}"#));
+    // This gateway replaces no keeper.
     kill(gateway.keeper());
-    for process in gateway.agents().into_iter().chain([number(&line["process"])]) {
+    await_gone_or_zombie(number(&line["process"]));
+    for process in gateway.agents() {
+        kill(process);
         await_gone_or_zombie(process);
     }
 }
@@ -301,7 +306,8 @@ fn a_keeper_of_another_version_is_replaced() {
     };
     let mut held = Held::default();
     let keeper = keeper_program();
-    let mut client = Client::connect_or_start(&keeper, &path, &mut |holding| held.take(holding)).unwrap();
+    let mut client =
+        Client::connect_or_start(&keeper, &path, None, &mut |holding| held.take(holding)).unwrap();
     let said = old.join().unwrap();
     assert!(said[0].starts_with(r#"{"type":"hello","#), "{said:?}");
     assert_eq!(said.last().unwrap(), r#"{"type":"shutdown","grace_ms":1000}"#);
