@@ -1,12 +1,14 @@
-//! Compares `docs/openclaw-protocol.md` with the code: methods, events and limits.
+//! Compares `docs/openclaw-protocol.md` with the code: methods, events, limits, and the tests that it names.
 
 use std::fmt::Display;
+use std::fs;
+use std::path::Path;
 
 use adapters::access::{devices, limiter};
 use adapters::openclaw::event::EventName;
 use adapters::openclaw::method::{Method, Need, Server};
 use adapters::openclaw::params::{self, rules};
-use adapters::openclaw::{conversation, run, runs, session_key, turn};
+use adapters::openclaw::{conversation, run, session_key, turn};
 
 const DOCUMENT: &str = include_str!("../../docs/openclaw-protocol.md");
 
@@ -55,7 +57,6 @@ fn events_are_documented() {
 fn limits_are_documented() {
     let window = grouped(limiter::WINDOW_MS);
     let waiting = format!("{}, for {} ms", devices::PENDING_MAX, grouped(devices::PENDING_MS_MAX));
-    let remembered = format!("{}, for {} ms", grouped(runs::ENDED_MAX), grouped(runs::ENDED_MS_MAX));
     let expected = [
         ("a frame before `hello-ok`", format!("{} bytes", grouped(conversation::PRE_AUTH_BYTES_MAX))),
         ("time until `hello-ok`", format!("{} ms", grouped(conversation::HANDSHAKE_MS_MAX))),
@@ -74,13 +75,37 @@ fn limits_are_documented() {
         ("fields of an object of parameters", params::FIELDS_MAX.to_string()),
         ("a list in parameters, where the schema has no limit", rules::LIST_MAX.to_string()),
         ("time between two deltas of a run", format!("{} ms", run::DELTA_INTERVAL_MS)),
-        ("runs that go on", grouped(runs::LIVE_MAX)),
-        ("runs that are remembered", remembered),
         ("paired devices", grouped(devices::PAIRED_MAX)),
         ("devices that wait", waiting),
     ];
     let documented: Vec<_> = rows("Limits").into_iter().map(|row| (row[0], row[1].to_owned())).collect();
     assert_eq!(documented, expected);
+}
+
+/// Every test that the page names is there. By looking for it in the sources of the crate.
+#[test]
+fn rules_are_held_by_tests() {
+    let mut source = String::new();
+    read_all(&tests::workspace().join("adapters/src"), &mut source);
+    let rows = rows("Rules that come from incidents of the incumbent");
+    let named: Vec<&str> = rows.iter().flat_map(|row| row[1].split(", ")).collect();
+    assert!(named.len() > rows.len(), "one row names two");
+    for name in named {
+        let test = format!("#[test]\nfn {}() {{", name.trim_matches('`'));
+        let indented = test.replace("\n", "\n    ");
+        assert!(source.contains(&test) || source.contains(&indented), "{name} is no test");
+    }
+}
+
+fn read_all(folder: &Path, source: &mut String) {
+    for entry in fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            read_all(&path, source);
+        } else {
+            source.push_str(&fs::read_to_string(&path).expect("a source file"));
+        }
+    }
 }
 
 /// With a comma between thousands.
