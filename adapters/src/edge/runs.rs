@@ -33,6 +33,9 @@ pub const ORIGIN: u64 = u64::MAX;
 pub const CHANNEL: &str = "openclaw";
 pub const USER: &str = "";
 
+/// When a run is cancelled once more whose shard had no room for that.
+const CANCEL_RETRY: Duration = Duration::from_millis(20);
+
 /// Runs of one edge, by sequence.
 #[derive(Debug, Default)]
 pub struct RunTable {
@@ -119,8 +122,11 @@ pub fn cancel(edge: &Edge, sequence: u32) {
     let Some(session) = edge.runs.borrow().runs.get(&sequence).map(|entry| entry.session) else { return };
     if turns::cancel(edge, ORIGIN, sequence, session) == Offered::Full {
         // Later, when the shard has taken some of what waits for it.
-        let own = edge.options.edge_index;
-        edge.shared.mailboxes[own].post(super::mailbox::Note::Cancel { sequence });
+        let (shared, own) = (Arc::clone(&edge.shared), edge.options.edge_index);
+        tokio::task::spawn_local(async move {
+            tokio::time::sleep(CANCEL_RETRY).await;
+            shared.mailboxes[own].post(super::mailbox::Note::Cancel { sequence });
+        });
     } else {
         edge.flush();
     }

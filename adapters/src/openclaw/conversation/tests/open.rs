@@ -230,6 +230,32 @@ fn subscriptions_are_bounded() {
     assert_eq!(say(&mut rig, "subscribe", 999).1["ok"], json!(true));
 }
 
+/// What the incumbent's command line sends is understood. One row for each call that it makes.
+#[test]
+fn the_command_line_of_the_incumbent_is_understood() {
+    let rows = [
+        ("health", json!({})),
+        ("status", json!({ "includeChannelSummary": true })),
+        ("system-presence", json!({})),
+        ("config.get", json!({})),
+        ("channels.status", json!({ "probe": false, "timeoutMs": 10_000 })),
+        ("logs.tail", json!({ "limit": 200, "maxBytes": 250_000, "cursor": 17 })),
+        ("cron.list", json!({ "includeDisabled": false, "limit": 200, "offset": 0 })),
+        ("node.list", json!({})),
+        ("device.pair.list", json!({})),
+        ("skills.status", json!({ "agentId": "main" })),
+        (
+            "agent",
+            json!({ "message": "hi", "agentId": "main", "deliver": false, "timeout": 600, "idempotencyKey": "k" }),
+        ),
+    ];
+    for (name, params) in rows {
+        let method = Method::from_name(name).expect("known");
+        let raw = serde_json::value::to_raw_value(&params).expect("JSON");
+        assert_eq!(Params::of(method, Some(&raw)).err(), None, "{name}");
+    }
+}
+
 /// Pieces of requests, whole and broken, in any order.
 fn pieces() -> impl Strategy<Value = String> {
     let piece = prop_oneof![
