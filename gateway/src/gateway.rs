@@ -131,11 +131,10 @@ fn sentences(lines: &[String]) -> String {
 /// Runs the gateway until it is told to end.
 pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
     let log = start_log(&options.log_level)?;
-    let _flush = FlushOnDrop(log.clone());
     let config = config::load(options)?;
     config::limits::report(&config);
     let state = StateDirectory::open(&config.state_directory)?;
-    let log_place = open_log_file(&log, &state);
+    let log_place = open_log_file(&log.0, &state);
     let chosen = driver::choose(config.runtime)?;
     let executable = std::env::current_exe().map_err(GatewayError::OwnPath)?;
     let Beginning { mut keeper, listener, address, left, succession } = begin(&config, &executable, &state)?;
@@ -168,12 +167,7 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
         agents: Arc::clone(&agents),
         draining: Arc::clone(&draining),
     });
-    let everybody = AccessSettings::new(AuthMode::None, None)
-        .unwrap_or_else(|error| unreachable!("nobody is asked for a secret: {error}"));
-    let access = Arc::new(Access::new(&everybody, Devices::in_memory())?);
-    let presence = Arc::new(Presence::new(own_entry(address)));
-    let rpc_sources = rpc::Sources { health: Arc::clone(&source), access, presence, log, log_place };
-    let (_backend, rpc) = Rpc::open(&config, rpc_sources);
+    let (_backend, rpc) = open_rpc(&config, address, &source, log.0.clone(), log_place)?;
     let (desk, pages) = PageDesk::open();
     let shared = Arc::new(EdgeShared::new(edge_count, Box::new(move || source.report()), desk));
     let (phase, phase_seen) = watch::channel(Phase::Running);
@@ -204,6 +198,23 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
         succession,
     };
     Ok(Control::run(config, parts, adoptions)?)
+}
+
+/// What answers OpenClaw clients, and where their calls wait until they are served. Nobody has devices that are kept yet,
+/// nor a secret: edges do not ask it.
+fn open_rpc(
+    config: &Config,
+    address: SocketAddr,
+    health: &Arc<HealthSource>,
+    log: Log,
+    log_place: Option<Arc<LogPlace>>,
+) -> Result<(Arc<Rpc>, rpc::Unserved), GatewayError> {
+    let everybody = AccessSettings::new(AuthMode::None, None)
+        .unwrap_or_else(|error| unreachable!("nobody is asked for a secret: {error}"));
+    let access = Arc::new(Access::new(&everybody, Devices::in_memory())?);
+    let presence = Arc::new(Presence::new(own_entry(address)));
+    let health = Arc::clone(health);
+    Ok(Rpc::open(config, rpc::Sources { health, access, presence, log, log_place }))
 }
 
 /// Refuses the start if an agent requires a sandbox of which something is not enforced.
@@ -383,10 +394,10 @@ fn announce(address: SocketAddr, config: &Config, chosen: &Chosen, executable: &
     tracing::info!(%address, runtime = chosen.runtime.name(), reason = %chosen.reason, "gateway started");
 }
 
-fn start_log(level: &str) -> Result<Log, GatewayError> {
+fn start_log(level: &str) -> Result<FlushOnDrop, GatewayError> {
     let log = Log::start(level).map_err(|_| GatewayError::LogLevel { level: level.to_owned() })?;
     end_on_panic(log.clone());
-    Ok(log)
+    Ok(FlushOnDrop(log))
 }
 
 /// A gateway without a log file works all the same: its log is on standard error, too.
