@@ -10,7 +10,7 @@
 //! | [`presence`] | who is connected |
 //! | [`turn`] | requests that are turns of agents, or about them |
 //! | [`run`] | one run of an agent, and the events that it becomes |
-//! | [`runs`] | which runs there are, and what comes of the same request twice |
+//! | [`runs`] | what clients are answered about runs |
 //! | [`session_key`] | how sessions are named |
 //! | [`surroundings`] | what a connection has to know of its gateway |
 //! | [`frame`] | how responses and events are written |

@@ -164,6 +164,8 @@ fn dummy_fields_do_not_switch_the_limiter_off() {
         // A password that comes right beyond the budget is a guess like the others.
         let right = access.check_secret(Some("swordfish"), peer.source, NOW_MS);
         assert_eq!(right.err(), Some(AuthRefusal::RateLimited { retry_after_ms: 60_000 }));
+        let right = access.log_in(&Login { password: Some("swordfish"), ..nothing() }, &peer, NOW_MS);
+        assert_eq!(refusal(right), "too many failed attempts, try again in 60000 ms");
         assert!(access.check_secret(Some("swordfish"), peer.source, NOW_MS + 60_000).is_ok());
     }
 }

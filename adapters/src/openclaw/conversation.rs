@@ -39,7 +39,7 @@ pub const HANDSHAKE_MS_MAX: u64 = 5_000;
 /// Errors that a client may cause in a second.
 pub const ERRORS_MAX: u32 = 20;
 /// The second that they are counted in.
-const ERRORS_WINDOW_MS: u64 = 1_000;
+pub const ERRORS_WINDOW_MS: u64 = 1_000;
 /// Calls that a client may not make, one after the other, until it is closed.
 pub const UNAUTHORIZED_MAX: u32 = 10;
 /// Sessions that a client may subscribe to.
@@ -52,9 +52,8 @@ const METHOD_CHARS_SHOWN: usize = 64;
 const STARTING_RETRY_MS: u64 = 500;
 const RESTARTING_RETRY_MS: u64 = 1_000;
 
-/// What a connection serves itself.
+/// What a connection serves itself, once its client is let in.
 pub const METHODS: MethodSet = MethodSet::of(&[
-    Method::Connect,
     Method::SessionsSubscribe,
     Method::SessionsMessagesSubscribe,
     Method::SessionsMessagesUnsubscribe,
@@ -244,15 +243,15 @@ impl Conversation {
         out: &mut Vec<u8>,
     ) -> Heard<'a> {
         let Request { id, method: name, params } = request;
+        if name == Method::Connect.name() {
+            let error = RpcError::invalid("connect is only valid as the first request");
+            return self.refuse(&id, &error, now_ms, out);
+        }
         let known = Method::from_name(&name).filter(|&method| surroundings.methods().contains(method));
         let Some(method) = known else {
             let shown: String = name.chars().take(METHOD_CHARS_SHOWN).collect();
             return self.refuse(&id, &RpcError::invalid(format!("unknown method: {shown}")), now_ms, out);
         };
-        if method == Method::Connect {
-            let error = RpcError::invalid("connect is only valid as the first request");
-            return self.refuse(&id, &error, now_ms, out);
-        }
         if let Some(error) = self.client.as_ref().and_then(|client| forbidden(&client.identity, method)) {
             return self.refuse_unauthorized(&id, &error, now_ms, out);
         }

@@ -15,6 +15,8 @@
 //! the message in `delta` is cumulative. A run that is begun anew, because its agent died, replaces what was told:
 //! its next text says so.
 
+use std::ops::Range;
+
 use serde_json::{Map, Value, json};
 use shm_transport::envelope::{BlockType, FailureCode};
 
@@ -35,6 +37,9 @@ pub struct RunEvent<'a> {
     pub is_tool: bool,
     /// A later one says all of it again, so a slow client can do without.
     pub is_delta: bool,
+    /// Where in the payload its new text lies, inside the quotes, if it goes on where the one before ended: the text
+    /// of both together is what one delta would have said.
+    pub joint: Option<Range<usize>>,
 }
 
 /// Where the events of a run go.
@@ -195,24 +200,33 @@ impl Run {
         self.payload.extend_from_slice(br#"{"text":"#);
         write_string(&mut self.payload, &self.text);
         self.payload.extend_from_slice(br#","delta":"#);
-        write_string(&mut self.payload, &self.text[self.told_bytes..]);
+        let joint = self.write_new_text(replaces);
         if replaces {
             self.payload.extend_from_slice(br#","replace":true"#);
         }
         self.payload.extend_from_slice(b"}}");
-        sink(RunEvent { event: EventName::Agent, payload: &self.payload, is_tool: false, is_delta: true });
+        let (event, payload) = (EventName::Agent, &self.payload);
+        sink(RunEvent { event, payload, is_tool: false, is_delta: true, joint });
 
         self.begin_chat("delta");
         self.payload.extend_from_slice(br#","deltaText":"#);
-        write_string(&mut self.payload, &self.text[self.told_bytes..]);
+        let joint = self.write_new_text(replaces);
         if replaces {
             self.payload.extend_from_slice(br#","replace":true"#);
         }
         self.write_message(now_ms);
         self.payload.push(b'}');
-        sink(RunEvent { event: EventName::Chat, payload: &self.payload, is_tool: false, is_delta: true });
+        let (event, payload) = (EventName::Chat, &self.payload);
+        sink(RunEvent { event, payload, is_tool: false, is_delta: true, joint });
         self.told_bytes = self.text.len();
         self.told_at_ms = now_ms;
+    }
+
+    /// Writes what was not told yet as a string, and says where the inside of the string lies if it can be joined.
+    fn write_new_text(&mut self, replaces: bool) -> Option<Range<usize>> {
+        let start = self.payload.len() + 1;
+        write_string(&mut self.payload, &self.text[self.told_bytes..]);
+        (!replaces).then(|| start..self.payload.len() - 1)
     }
 
     /// It ends with a reply, of which `rest` was not said yet.
@@ -269,7 +283,8 @@ impl Run {
             self.write_message(now_ms);
         }
         self.payload.push(b'}');
-        sink(RunEvent { event: EventName::Chat, payload: &self.payload, is_tool: false, is_delta: false });
+        let (event, payload) = (EventName::Chat, &self.payload);
+        sink(RunEvent { event, payload, is_tool: false, is_delta: false, joint: None });
     }
 
     fn tool_call(&mut self, content: &str, now_ms: u64, sink: &mut Sink<'_>) {
@@ -310,7 +325,8 @@ impl Run {
         self.payload.extend_from_slice(data.to_string().as_bytes());
         self.payload.push(b'}');
         let is_tool = stream == "tool";
-        sink(RunEvent { event: EventName::Agent, payload: &self.payload, is_tool, is_delta: false });
+        let (event, payload) = (EventName::Agent, &self.payload);
+        sink(RunEvent { event, payload, is_tool, is_delta: false, joint: None });
     }
 
     /// Up to the value of `data`.

@@ -1,5 +1,6 @@
 //! What a client that was let in may say, and what it hears.
 
+use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
@@ -227,4 +228,68 @@ fn subscriptions_are_bounded() {
     assert_eq!(say(&mut rig, "subscribe", 999).1["ok"], json!(false));
     assert_eq!(say(&mut rig, "unsubscribe", 0).1["payload"]["subscribed"], json!(false));
     assert_eq!(say(&mut rig, "subscribe", 999).1["ok"], json!(true));
+}
+
+/// What the incumbent's command line sends is understood. One row for each call that it makes.
+#[test]
+fn the_command_line_of_the_incumbent_is_understood() {
+    let rows = [
+        ("health", json!({})),
+        ("status", json!({ "includeChannelSummary": true })),
+        ("system-presence", json!({})),
+        ("config.get", json!({})),
+        ("channels.status", json!({ "probe": false, "timeoutMs": 10_000 })),
+        ("logs.tail", json!({ "limit": 200, "maxBytes": 250_000, "cursor": 17 })),
+        ("cron.list", json!({ "includeDisabled": false, "limit": 200, "offset": 0 })),
+        ("node.list", json!({})),
+        ("device.pair.list", json!({})),
+        ("skills.status", json!({ "agentId": "main" })),
+        (
+            "agent",
+            json!({ "message": "hi", "agentId": "main", "deliver": false, "timeout": 600, "idempotencyKey": "k" }),
+        ),
+    ];
+    for (name, params) in rows {
+        let method = Method::from_name(name).expect("known");
+        let raw = serde_json::value::to_raw_value(&params).expect("JSON");
+        assert_eq!(Params::of(method, Some(&raw)).err(), None, "{name}");
+    }
+}
+
+/// Pieces of requests, whole and broken, in any order.
+fn pieces() -> impl Strategy<Value = String> {
+    let piece = prop_oneof![
+        Just(r#"{"type":"req","#),
+        Just(r#""id":"7","#),
+        Just(r#""method":"chat.send","#),
+        Just(r#""method":"health""#),
+        Just(r#""params":{"#),
+        Just(r#""sessionKey":"main","#),
+        Just(r#""message":"\ud83d\ude00","#),
+        Just(r#""idempotencyKey":"k""#),
+        Just(r#""\ud800""#),
+        Just("}"),
+        Just("}}"),
+        Just("[["),
+        Just(" "),
+        Just("\u{e4}"),
+    ];
+    proptest::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat())
+}
+
+proptest! {
+    /// Whatever comes, before the handshake and after it, is answered in JSON or not at all, and lets nobody in who has
+    /// not shown the secret. With made-up text, and with made-up rows of pieces of requests.
+    #[test]
+    fn any_frame_is_answered_in_json(text in prop_oneof![any::<String>(), pieces()]) {
+        let mut stranger = Rig::new();
+        prop_assert!(matches!(stranger.say(&text).0, Got::Close(..)));
+        prop_assert_eq!(stranger.conversation.identity(), None);
+        let mut known = Rig::open(&["operator.admin"]);
+        let (got, answer) = known.say(&text);
+        match got {
+            Got::Call(_) => prop_assert_eq!(answer, json!(null)),
+            got => prop_assert!(got == Got::Answered && (answer.is_null() || answer["type"] == json!("res"))),
+        }
+    }
 }
