@@ -141,13 +141,9 @@ pub struct Unserved {
 impl Rpc {
     /// The backend of all edges, and what arrives there and has to be served.
     pub fn open(config: &Config, sources: Sources) -> (Arc<Self>, Unserved) {
-        let mut agents: Vec<String> = config.agents.iter().map(|agent| agent.pool.clone()).collect();
-        agents.dedup();
-        let known = Known {
-            agents,
-            default_agent: routes::default_agent(&config.agents, &config.routing).to_owned(),
-            state_directory: config.state_directory.clone(),
-        };
+        let agents = routes::pools(&config.agents);
+        let default_agent = routes::default_agent(&agents, config.routing.default.as_deref()).to_owned();
+        let known = Known { agents, default_agent, state_directory: config.state_directory.clone() };
         Self::over(known, sources)
     }
 
