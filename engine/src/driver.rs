@@ -43,7 +43,7 @@ pub enum Choice {
     Auto,
     /// io_uring or nothing.
     Uring,
-    /// epoll; chosen by measurement, see `docs/decisions/0020-epoll-by-default.md`.
+    /// epoll; chosen by measurement, see `docs/decisions/0019-epoll-by-default.md`.
     #[default]
     Epoll,
 }

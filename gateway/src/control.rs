@@ -228,7 +228,8 @@ impl Control {
         ));
         self.parts.admin.serve(Arc::clone(&admin)).map_err(ControlError::Start)?;
         if let Some(rpc) = self.parts.rpc.take() {
-            tokio::spawn(rpc.serve(Arc::clone(&admin)));
+            tokio::spawn(rpc.serve(Arc::clone(&admin), Arc::clone(&self.parts.shared)));
+            tokio::spawn(rpc::announce::run(Arc::clone(&self.parts.shared)));
         }
         self.serve_pages(admin);
         self.agents.start_all(&mut self.parts, adoptions);

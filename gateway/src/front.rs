@@ -16,7 +16,7 @@ use crate::log::Log;
 use crate::log::file::LogPlace;
 use crate::routes;
 use crate::rpc::status::own_entry;
-use crate::rpc::{Rpc, Sources, Unserved};
+use crate::rpc::{Rpc, Sources, Unserved, announce};
 use crate::state_directory::{StateDirectory, devices_file, gateway_log};
 
 /// Why clients cannot be served.
@@ -70,6 +70,7 @@ impl Front {
             EdgeShared::new(config.edge_count, Box::new(move || health.report()), Arc::clone(&access))
                 .with_pages(desk)
                 .with_backend(backend)
+                .with_presence(presence)
                 .with_about(about(config, run));
         Ok(Self { access, shared: Arc::new(shared), pages, rpc })
     }
@@ -89,6 +90,8 @@ fn open_log_file(log: &Log, state: &StateDirectory) -> Option<Arc<LogPlace>> {
 
 /// What clients are told of this gateway.
 fn about(config: &Config, run: u64) -> About {
-    let default_agent = routes::default_agent(&config.agents, &config.routing).to_owned();
-    About { default_agent, ..About::new(env!("CARGO_PKG_VERSION"), &format!("{run:016x}"), &[]) }
+    let pools = routes::pools(&config.agents);
+    let default_agent = routes::default_agent(&pools, config.routing.default.as_deref()).to_owned();
+    let boot_id = format!("{run:016x}");
+    About { default_agent, ..About::new(env!("CARGO_PKG_VERSION"), &boot_id, &announce::EVENTS) }
 }

@@ -137,7 +137,6 @@ fn sentences(lines: &[String]) -> String {
 /// Runs the gateway until it is told to end.
 pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
     let log = start_log(&options.log_level)?;
-    let _flush = FlushOnDrop(log.clone());
     let standing = Standing::find(options)?;
     begin_configuration(options)?;
     let config = config::load(options, &standing)?;
@@ -171,7 +170,8 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
     let draining = Arc::new(AtomicBool::new(false));
     let source = Arc::new(health(&chosen, &shards, &agents, &draining));
     let run = run_number();
-    let Front { access, shared, pages, rpc } = Front::open(&config, &state, address, log, source, run)?;
+    let Front { access, shared, pages, rpc } =
+        Front::open(&config, &state, address, log.0.clone(), source, run)?;
     let (phase, phase_seen) = watch::channel(Phase::Running);
     let edges = edges::start(&listener, ports.edges, &shared, &phase_seen, run)?;
     let admin = AdminSocket::bind(&admin_socket(state.path()))?;
@@ -466,10 +466,10 @@ fn link(address: SocketAddr, config: &Config) -> String {
     format!("\n  link     {}", config.auth.link(address))
 }
 
-fn start_log(level: &str) -> Result<Log, GatewayError> {
+fn start_log(level: &str) -> Result<FlushOnDrop, GatewayError> {
     let log = Log::start(level).map_err(|_| GatewayError::LogLevel { level: level.to_owned() })?;
     end_on_panic(log.clone());
-    Ok(log)
+    Ok(FlushOnDrop(log))
 }
 
 /// A thread that panics takes the process with it: a gateway that lost a shard or an edge must not go on

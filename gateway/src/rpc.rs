@@ -12,9 +12,11 @@
 //! | [`absent`] | what this gateway does not have: models, channels, nodes, scheduled jobs |
 //! | [`devices`] | paired devices, and what is done with them |
 //! | [`logs`] | the end of the log |
+//! | [`announce`] | what clients are told without asking: who is connected, and how the gateway is |
 
 mod absent;
 mod agents;
+pub mod announce;
 mod devices;
 mod health;
 mod logs;
@@ -28,6 +30,8 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use adapters::access::Access;
+use adapters::edge::EdgeShared;
+use adapters::edge::events::Event;
 use adapters::openclaw::backend::{Answer, Backend, Outcome, OwnedCall};
 use adapters::openclaw::event::StateVersion;
 use adapters::openclaw::method::{Method, MethodSet};
@@ -141,13 +145,9 @@ pub struct Unserved {
 impl Rpc {
     /// The backend of all edges, and what arrives there and has to be served.
     pub fn open(config: &Config, sources: Sources) -> (Arc<Self>, Unserved) {
-        let mut agents: Vec<String> = config.agents.iter().map(|agent| agent.pool.clone()).collect();
-        agents.dedup();
-        let known = Known {
-            agents,
-            default_agent: routes::default_agent(&config.agents, &config.routing).to_owned(),
-            state_directory: config.state_directory.clone(),
-        };
+        let agents = routes::pools(&config.agents);
+        let default_agent = routes::default_agent(&agents, config.routing.default.as_deref()).to_owned();
+        let known = Known { agents, default_agent, state_directory: config.state_directory.clone() };
         Self::over(known, sources)
     }
 
@@ -224,13 +224,13 @@ impl Backend for Rpc {
 impl Unserved {
     /// Answers calls for as long as the runtime goes on. A call that has to wait keeps no other one waiting, as long as
     /// there are few of them.
-    pub async fn serve(mut self, admin: Arc<Admin>) {
+    pub async fn serve(mut self, admin: Arc<Admin>, edges: Arc<EdgeShared>) {
         let places = Arc::new(Semaphore::new(CALLS_AT_ONCE_MAX));
         while let Some(Asked { call, answer }) = self.calls.recv().await {
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-            let (facts, admin) = (Arc::clone(&self.facts), Arc::clone(&admin));
+            let (facts, admin, edges) = (Arc::clone(&self.facts), Arc::clone(&admin), Arc::clone(&edges));
             tokio::spawn(async move {
-                answer.give(later(facts, &admin, call).await);
+                answer.give(later(facts, &admin, edges, call).await);
                 drop(place);
             });
         }
@@ -238,13 +238,21 @@ impl Unserved {
 }
 
 /// Answers a call that may have to wait.
-async fn later(facts: Arc<Facts>, admin: &Admin, call: OwnedCall) -> Outcome {
+async fn later(facts: Arc<Facts>, admin: &Admin, edges: Arc<EdgeShared>, call: OwnedCall) -> Outcome {
     if call.method == Method::SkillsStatus {
         return agents::skills_status(&facts.known, admin, &params(&call)?).await;
     }
     let done = tokio::task::spawn_blocking(move || match call.method {
         Method::LogsTail => logs::tail(facts.sources.log_place.as_deref(), &params(&call)?),
-        method => devices::serve(&facts.sources.access, method, &params(&call)?, &call.identity, now_ms()),
+        method => {
+            let access = &facts.sources.access;
+            let (payload, event) = devices::serve(access, method, &params(&call)?, &call.identity, now_ms())?;
+            if let Some((name, told)) = event {
+                tracing::info!(event = name.name(), device = %told["deviceId"], "paired devices have changed");
+                edges.publish(Event::plain(name, json(&told)));
+            }
+            Ok(payload)
+        }
     });
     // It is given up when the runtime ends.
     done.await.unwrap_or_else(|_| Err(RpcError::unavailable("the gateway is going down")))

@@ -13,6 +13,7 @@ use super::{EdgeOptions, Phase};
 use crate::openclaw::backend::Outcome;
 use crate::openclaw::conversation::{Conversation, Heard};
 use crate::openclaw::event::EventName;
+use crate::openclaw::presence::Seat;
 use crate::openclaw::surroundings::{self, Limits, Surroundings};
 use crate::openclaw::{devices, frame};
 use crate::refusal::CloseReason;
@@ -48,6 +49,8 @@ pub struct Operator {
     pub open_calls: usize,
     /// When the next tick is due.
     pub tick_at: Instant,
+    /// Its place in the list of those connected.
+    seat: Option<Seat>,
 }
 
 /// Pieces of one stream, joined.
@@ -68,6 +71,7 @@ pub fn begin(edge: &Edge, state: &mut ConnectionState) {
             pending: Vec::new(),
             open_calls: 0,
             tick_at: Instant::now() + edge.options.tick_interval,
+            seat: None,
         })),
         decided => decided,
     };
@@ -103,7 +107,11 @@ pub fn submit(edge: &Rc<Edge>, connection: &Connection, text: &str, now_ms: u64)
         Heard::Answered => Submitted::Taken,
         Heard::Welcomed => {
             let state = &mut *connection.state.borrow_mut();
-            let identity = state.operator().and_then(|operator| operator.conversation.identity().cloned());
+            let identity = state.operator().and_then(|operator| {
+                let entry = operator.conversation.take_entry();
+                operator.seat = entry.map(|entry| edge.shared.presence.join(&connection.thread, entry));
+                operator.conversation.identity().cloned()
+            });
             if let Some(identity) = identity {
                 state.admit(identity);
                 edge.listen(connection.id);

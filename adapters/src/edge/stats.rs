@@ -16,6 +16,7 @@ use crate::access::Access;
 use crate::openclaw::backend::{Answer, Backend, OwnedCall};
 use crate::openclaw::event::{EventName, EventSet, StateVersion};
 use crate::openclaw::method::MethodSet;
+use crate::openclaw::presence::{Entry, Presence};
 
 /// Shared by all edges and the gateway.
 pub struct EdgeShared {
@@ -29,6 +30,8 @@ pub struct EdgeShared {
     pub access: Arc<Access>,
     /// Serves the calls of OpenClaw clients that are no turns of agents. Arc: the gateway's own.
     pub backend: Arc<dyn Backend>,
+    /// OpenClaw clients that are connected. Arc: the gateway tells of them.
+    pub presence: Arc<Presence>,
     /// What OpenClaw clients are told of the gateway.
     pub about: About,
     /// Places for those who were not let in yet. Arc: each place gives itself back.
@@ -115,6 +118,7 @@ impl EdgeShared {
             stats: (0..edge_count).map(|_| EdgeStats::default()).collect(),
             access,
             backend: Arc::new(NoBackend),
+            presence: Arc::new(Presence::new(Entry::default())),
             about: About::default(),
             places: Arc::default(),
             channels: Arc::default(),
@@ -131,6 +135,11 @@ impl EdgeShared {
     /// With pages that the gateway makes.
     pub fn with_pages(self, pages: PageDesk) -> Self {
         Self { pages, ..self }
+    }
+
+    /// With this list of clients that are connected.
+    pub fn with_presence(self, presence: Arc<Presence>) -> Self {
+        Self { presence, ..self }
     }
 
     /// With what clients are told.

@@ -8,6 +8,7 @@ use crate::access::{Access, Peer, Role};
 use crate::refusal::{CloseReason, RpcError, of_login};
 
 use super::params::{Params, rules};
+use super::presence::Entry;
 
 /// The version of the protocol.
 pub const PROTOCOL: u64 = 4;
@@ -29,6 +30,8 @@ pub(super) struct Connected {
     pub protocol: u64,
     pub caps: Caps,
     pub admission: Admission,
+    /// For the list of those connected.
+    pub entry: Entry,
 }
 
 /// Why it was not, and how its connection ends.
@@ -82,7 +85,10 @@ pub(super) fn connect(
         description: description(&client),
     };
     match access.log_in(&login, peer, now_ms) {
-        Ok(admission) => Ok(Connected { protocol, caps: caps(params), admission }),
+        Ok(admission) => {
+            let entry = entry(&client, &admission, peer, now_ms);
+            Ok(Connected { protocol, caps: caps(params), admission, entry })
+        }
         Err(refusal) => {
             if let LoginRefusal::Devices(error) = &refusal {
                 tracing::error!(%error, "a device cannot be paired");
@@ -178,6 +184,29 @@ fn caps(params: &Params<'_>) -> Caps {
     let caps = params.texts("caps");
     let has = |name: &str| caps.iter().any(|cap| cap == name);
     Caps { tool_events: has("tool-events"), session_scoped_events: has("session-scoped-events") }
+}
+
+/// The client in the list of those connected: what it says of itself, and what was verified.
+fn entry(client: &Params<'_>, admission: &Admission, peer: &Peer, now_ms: u64) -> Entry {
+    let text = |name| client.text(name).unwrap_or_default().into_owned();
+    let identity = &admission.identity;
+    let (host, mode) = (client.text("displayName").unwrap_or_else(|| text("id").into()), text("mode"));
+    Entry {
+        text: format!("{host} · mode {mode} · reason connect"),
+        host: host.into_owned(),
+        ip: peer.source.to_canonical().to_string(),
+        version: text("version"),
+        platform: text("platform"),
+        device_family: text("deviceFamily"),
+        model_identifier: text("modelIdentifier"),
+        mode,
+        reason: "connect".to_owned(),
+        ts: now_ms,
+        device_id: identity.device.as_ref().map(|id| id.as_str().to_owned()).unwrap_or_default(),
+        roles: vec![identity.role.name()],
+        scopes: identity.scopes.iter().map(Scope::name).collect(),
+        instance_id: text("instanceId"),
+    }
 }
 
 fn description(client: &Params<'_>) -> Description {

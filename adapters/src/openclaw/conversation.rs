@@ -22,6 +22,7 @@ use super::connect::{self, Caps};
 use super::event::{EventName, StateVersion};
 use super::method::{Method, MethodSet, Need, Server};
 use super::params::{self, Params, rules};
+use super::presence::Entry;
 use super::session_key::canonical;
 use super::surroundings::{Phase, Surroundings};
 use super::{frame, hello};
@@ -71,6 +72,8 @@ pub struct Conversation {
     /// Frames that were no JSON, and got no answer.
     ignored: u64,
     news: Option<PairingNews>,
+    /// For the list of those connected, until it is taken.
+    entry: Option<Box<Entry>>,
 }
 
 /// A client that was let in.
@@ -132,8 +135,8 @@ struct Request<'a> {
 impl Conversation {
     /// A connection that has shown nothing yet. The nonce is random, and of this connection only.
     pub fn new(nonce: String, now_ms: u64) -> Self {
-        let (client, seq, errors, ignored, news) = (None, 0, Errors::default(), 0, None);
-        Self { nonce, opened_ms: now_ms, client, seq, errors, ignored, news }
+        let (client, seq, errors, ignored) = (None, 0, Errors::default(), 0);
+        Self { nonce, opened_ms: now_ms, client, seq, errors, ignored, news: None, entry: None }
     }
 
     /// The first frame, which every client gets.
@@ -145,6 +148,11 @@ impl Conversation {
         frame::write_number(&mut payload, self.opened_ms);
         payload.push(b'}');
         frame::write_event(out, EventName::ConnectChallenge, &payload, None, None);
+    }
+
+    /// The client in the list of those connected; once, when it has been let in.
+    pub fn take_entry(&mut self) -> Option<Entry> {
+        self.entry.take().map(|entry| *entry)
     }
 
     /// Who the client is, once it was let in.
@@ -232,6 +240,7 @@ impl Conversation {
         let (identity, caps) = (connected.admission.identity, connected.caps);
         let (watches_list, sessions, unauthorized) = (false, HashSet::new(), 0);
         self.client = Some(Client { identity, caps, watches_list, sessions, unauthorized });
+        self.entry = Some(Box::new(connected.entry));
         Heard::Welcomed
     }
 

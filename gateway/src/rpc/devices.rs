@@ -9,12 +9,15 @@
 
 use adapters::access::scopes::Scope;
 use adapters::access::{Access, Identity, Role};
-use adapters::openclaw::backend::Outcome;
 use adapters::openclaw::devices;
+use adapters::openclaw::event::EventName;
 use adapters::openclaw::method::Method;
 use adapters::openclaw::params::Params;
 use adapters::refusal::RpcError;
 use serde_json::{Value, json};
+
+/// What a call comes to, and what everybody who may see it is told of it.
+type Served = (Vec<u8>, Option<(EventName, Value)>);
 
 /// Serves one of the methods. Blocks while the file of devices is written.
 pub fn serve(
@@ -23,7 +26,7 @@ pub fn serve(
     params: &Params<'_>,
     caller: &Identity,
     now_ms: u64,
-) -> Outcome {
+) -> Result<Served, RpcError> {
     let target = Target::of(access, method, params, now_ms);
     if !target.is_in_reach_of(caller) {
         tracing::warn!(method = method.name(), caller = ?caller.device, device = ?target.device, "denied");
@@ -37,11 +40,7 @@ pub fn serve(
         Method::DeviceTokenRotate => withhold(&mut payload, caller),
         _ => {}
     }
-    if let Some(news) = news {
-        let (event, what) = devices::event(&news, now_ms);
-        tracing::info!(event = event.name(), device = %what["deviceId"], "paired devices have changed");
-    }
-    Ok(super::json(&payload))
+    Ok((super::json(&payload), news.map(|news| devices::event(&news, now_ms))))
 }
 
 /// What a call is about.

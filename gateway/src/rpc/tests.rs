@@ -94,7 +94,11 @@ impl Fixture {
                 }
             }
         });
-        tokio::spawn(self.unserved.take().unwrap().serve(Arc::new(admin)));
+        let unserved = self.unserved.take().unwrap();
+        let Sources { health, access, .. } = &unserved.facts.sources;
+        let (health, access) = (Arc::clone(health), Arc::clone(access));
+        let edges = EdgeShared::new(1, Box::new(move || health.report()), access);
+        tokio::spawn(unserved.serve(Arc::new(admin), Arc::new(edges)));
     }
 
     /// What comes of a call, as soon as it does.

@@ -1,0 +1,46 @@
+//! What clients are told without asking: who is connected, and how the gateway is.
+//!
+//! Looked at once a second, so that ten thousand clients that come back at once are told of in one event and not in ten
+//! thousand.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use adapters::edge::EdgeShared;
+use adapters::edge::events::Event;
+use adapters::openclaw::event::EventName;
+use tokio::time::{Instant, MissedTickBehavior};
+
+/// The events that are told here.
+pub const EVENTS: [EventName; 2] = [EventName::Presence, EventName::Health];
+/// How often it is looked who is connected.
+const LOOK: Duration = Duration::from_secs(1);
+/// How often it is told how the gateway is.
+const HEALTH_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Tells for as long as the runtime goes on.
+pub async fn run(edges: Arc<EdgeShared>) {
+    let mut look = tokio::time::interval(LOOK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut presence_told = edges.presence.version();
+    let mut health_at = Instant::now() + HEALTH_INTERVAL;
+    loop {
+        look.tick().await;
+        let version = edges.backend.state_version();
+        if version.presence != presence_told {
+            presence_told = version.presence;
+            let list = edges.backend.presence();
+            let payload = [b"{\"presence\":".as_slice(), &list, b"}"].concat();
+            tell(&edges, EventName::Presence, payload);
+        }
+        if Instant::now() >= health_at {
+            health_at += HEALTH_INTERVAL;
+            tell(&edges, EventName::Health, edges.backend.health());
+        }
+    }
+}
+
+fn tell(edges: &EdgeShared, name: EventName, payload: Vec<u8>) {
+    let state_version = Some(edges.backend.state_version());
+    edges.publish(Event { state_version, ..Event::plain(name, payload) });
+}
