@@ -43,6 +43,12 @@ pub enum ClientError {
     /// It cannot be sent.
     #[error("the token or password has characters that no header can carry")]
     Secret,
+    /// The gateway does not let this client in.
+    #[error("the gateway at {url} refuses the token or password; `openclaw token show` prints its token")]
+    Unauthorized {
+        /// As given.
+        url: String,
+    },
     /// Nobody answers there.
     #[error("cannot connect to the gateway at {url}; start it with `openclaw gateway run`")]
     Connect {
@@ -179,6 +185,9 @@ fn failed(url: &str, source: tungstenite::Error) -> ClientError {
         tungstenite::Error::Url(_) | tungstenite::Error::HttpFormat(_) => {
             ClientError::Address { url: url.into() }
         }
+        tungstenite::Error::Http(answer) if matches!(answer.status().as_u16(), 401 | 403) => {
+            ClientError::Unauthorized { url: url.into() }
+        }
         source => ClientError::Connect { url: url.into(), source },
     }
 }
@@ -227,5 +236,36 @@ pub async fn health(url: &str) -> Result<String, ClientError> {
     match response.split_once("\r\n\r\n") {
         Some((head, body)) if head.starts_with("HTTP/1.1 200") => Ok(body.to_string()),
         _ => Err(ClientError::Unexpected { url: url.into(), text: excerpt(&response) }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio_tungstenite::tungstenite::http::Response;
+
+    use super::*;
+
+    /// A secret goes into one header that nothing prints; one that no header can carry is refused before anything is sent.
+    #[test]
+    fn a_secret_is_shown_in_a_header() {
+        let request = upgrade("ws://127.0.0.1:1", Some("hush")).unwrap();
+        let header = &request.headers()[AUTHORIZATION];
+        assert_eq!((header.to_str().unwrap(), header.is_sensitive()), ("Bearer hush", true));
+        assert!(!format!("{request:?}").contains("hush"));
+        assert!(!upgrade("ws://127.0.0.1:1", None).unwrap().headers().contains_key(AUTHORIZATION));
+        assert!(matches!(upgrade("ws://127.0.0.1:1", Some("a\nb")), Err(ClientError::Secret)));
+    }
+
+    /// A gateway that refuses the secret is not taken for one that is not there.
+    #[test]
+    fn a_refusal_at_the_upgrade_is_told() {
+        let answer = |status: u16| {
+            let response = Response::builder().status(status).body(None).unwrap();
+            failed("ws://x", tungstenite::Error::Http(Box::new(response)))
+        };
+        for status in [401, 403] {
+            assert!(matches!(answer(status), ClientError::Unauthorized { .. }), "{status}");
+        }
+        assert!(matches!(answer(500), ClientError::Connect { .. }));
     }
 }

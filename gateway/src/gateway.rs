@@ -175,7 +175,7 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
     let (phase, phase_seen) = watch::channel(Phase::Running);
     let edges = edges::start(&listener, ports.edges, &shared, &phase_seen, run)?;
     let admin = AdminSocket::bind(&admin_socket(state.path()))?;
-    announce(address, &config, &chosen, &executable, keeper.process_id());
+    announce(address, options, &config, &chosen, &executable, keeper.process_id());
     tell_up(&mut keeper, &succession);
     let address_configured = config.address.to_string();
     let parts = Parts {
@@ -429,11 +429,18 @@ fn command_name(executable: &Path) -> String {
     executable.strip_prefix(here).unwrap_or(executable).display().to_string()
 }
 
-fn announce(address: SocketAddr, config: &Config, chosen: &Chosen, executable: &Path, keeper: u32) {
+fn announce(
+    address: SocketAddr,
+    options: &RunOptions,
+    config: &Config,
+    chosen: &Chosen,
+    executable: &Path,
+    keeper: u32,
+) {
     let command = command_name(executable);
     let agents: Vec<_> = config.agents.iter().map(|agent| agent.name.as_str()).collect();
     let many = if agents.len() > 8 { format!("{} agents", agents.len()) } else { agents.join(", ") };
-    let url = if address.port() == 18789 { String::new() } else { format!(" --url ws://{address}") };
+    let place = place(options, &config.state_directory);
     // One that the keeper has started is not in the terminal's session.
     let end = if std::os::unix::process::parent_id() == keeper {
         format!("{command} gateway stop --state-dir {}", config.state_directory.display())
@@ -445,7 +452,7 @@ fn announce(address: SocketAddr, config: &Config, chosen: &Chosen, executable: &
     let _ = writeln!(
         std::io::stdout(),
         "listening on ws://{address}{}\n  runtime  {} ({})\n  shards   {}, edge threads {}\n  agents   {many}\n  \
-         state    {}\ntry it:  {command} send{url} --agent {} \"hello\"\nend it:  {end}",
+         state    {}\ntry it:  {command} send{place} --agent {} \"hello\"\nend it:  {end}",
         link(address, config),
         chosen.runtime.name(),
         chosen.reason,
@@ -456,6 +463,18 @@ fn announce(address: SocketAddr, config: &Config, chosen: &Chosen, executable: &
     );
     tracing::info!(%address, runtime = chosen.runtime.name(), reason = %chosen.reason, "gateway started");
     tracing::info!(mode = config.auth.settings.mode().name(), origins = ?config.allowed_origins, "access");
+}
+
+/// The flags with which another command finds this gateway, its address and its token.
+fn place(options: &RunOptions, state_directory: &Path) -> String {
+    let mut flags = String::new();
+    if state_directory::chosen(None).as_deref() != Some(state_directory) {
+        flags.push_str(&format!(" --state-dir {}", state_directory.display()));
+    }
+    if let Some(config) = &options.config {
+        flags.push_str(&format!(" --config {}", config.display()));
+    }
+    flags
 }
 
 /// A line with the page of this gateway, for a person: it has the token, so it never goes into a file or a log.

@@ -67,6 +67,10 @@ fn the_first_start_writes_a_configuration() {
         let token = shown["token"].as_str().unwrap().to_owned();
         let port = asked(&state, &["gateway", "status"])["listener"].as_str().unwrap().to_owned();
         assert_eq!(shown["link"], format!("http://{port}/#token={token}"));
+        // What the gateway says to try finds it, and its token, by itself.
+        let line = format!(" send --state-dir {} --agent echo ", state.display());
+        assert!(std::fs::read_to_string(&out).unwrap().contains(&line));
+        assert_eq!(said(&run(&state, &["send", "--agent", "echo", "hello"])), "hello");
         said(&run(&state, &["gateway", "stop"]));
         assert!(gateway.wait().unwrap().success());
         for file in [out, log] {
