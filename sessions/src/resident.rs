@@ -14,34 +14,50 @@ use crate::store::{SessionStore, StoreError};
 /// Most rows kept in memory beside those that are being written.
 pub const ROWS_CACHED_MAX: usize = 8192;
 
-/// Rows that were used lately: two generations, of which the older one is forgotten as a whole.
+/// Rows that were used lately. One that is needed takes the place of one that has not been used since the hand last came
+/// by, so that nobody ever waits until many are forgotten at once.
 #[derive(Debug, Default)]
 struct Cache {
-    young: HashMap<SessionId, Arc<SessionRow>>,
-    old: HashMap<SessionId, Arc<SessionRow>>,
+    /// Rows, and whether they have been used since.
+    rows: Vec<(Arc<SessionRow>, bool)>,
+    by_id: HashMap<SessionId, usize>,
+    hand: usize,
 }
 
 impl Cache {
     fn get(&mut self, session: SessionId) -> Option<Arc<SessionRow>> {
-        if let Some(row) = self.young.get(&session) {
-            return Some(Arc::clone(row));
-        }
-        let row = self.old.remove(&session)?;
-        self.put(Arc::clone(&row));
-        Some(row)
+        let (row, used) = &mut self.rows[*self.by_id.get(&session)?];
+        *used = true;
+        Some(Arc::clone(row))
     }
 
     fn put(&mut self, row: Arc<SessionRow>) {
-        if self.young.len() >= ROWS_CACHED_MAX / 2 {
-            self.old = std::mem::take(&mut self.young);
+        let session = row.session_id;
+        if let Some(place) = self.by_id.get(&session) {
+            self.rows[*place] = (row, true);
+            return;
         }
-        self.old.remove(&row.session_id);
-        self.young.insert(row.session_id, row);
+        if self.rows.len() < ROWS_CACHED_MAX {
+            self.by_id.insert(session, self.rows.len());
+            self.rows.push((row, false));
+            return;
+        }
+        while std::mem::take(&mut self.rows[self.hand].1) {
+            self.hand = (self.hand + 1) % ROWS_CACHED_MAX;
+        }
+        let (forgotten, _) = std::mem::replace(&mut self.rows[self.hand], (row, false));
+        self.by_id.remove(&forgotten.session_id);
+        self.by_id.insert(session, self.hand);
+        self.hand = (self.hand + 1) % ROWS_CACHED_MAX;
     }
 
     fn remove(&mut self, session: SessionId) {
-        self.young.remove(&session);
-        self.old.remove(&session);
+        let Some(place) = self.by_id.remove(&session) else { return };
+        self.rows.swap_remove(place);
+        if let Some((moved, _)) = self.rows.get(place) {
+            self.by_id.insert(moved.session_id, place);
+        }
+        self.hand = 0;
     }
 }
 
@@ -156,4 +172,42 @@ fn load(
         })?;
     }
     Ok(sessions.iter().filter_map(|session| rows.remove(session)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(number: usize) -> Arc<SessionRow> {
+        Arc::new(SessionRow::new(&format!("k{number}"), "main", "test", number as u64))
+    }
+
+    /// Never more than the limit are kept; one that is used stays, one that is not goes, and what is found is the newest
+    /// that was put there.
+    #[test]
+    fn the_cache_forgets_what_is_not_used() {
+        let mut cache = Cache::default();
+        let rows: Vec<_> = (0..ROWS_CACHED_MAX * 2).map(row).collect();
+        for (number, row) in rows.iter().enumerate() {
+            cache.put(Arc::clone(row));
+            assert!(cache.get(rows[0].session_id).is_some(), "the first one is used all the time");
+            assert!(cache.rows.len() <= ROWS_CACHED_MAX);
+            assert_eq!(cache.by_id.len(), cache.rows.len(), "after {number}");
+        }
+        let kept = rows.iter().filter(|row| cache.by_id.contains_key(&row.session_id)).count();
+        assert_eq!(kept, ROWS_CACHED_MAX);
+        assert!(cache.get(rows[1].session_id).is_none());
+
+        let changed = Arc::new(SessionRow { updated_ms: 7, ..(*rows[0]).clone() });
+        cache.put(Arc::clone(&changed));
+        assert_eq!(cache.get(changed.session_id), Some(changed));
+        for row in &rows[..rows.len() - 1] {
+            cache.remove(row.session_id);
+            assert!(cache.get(row.session_id).is_none());
+        }
+        let last = rows.last().expect("there are rows");
+        assert_eq!((cache.rows.len(), cache.get(last.session_id).as_ref()), (1, Some(last)));
+        cache.put(Arc::clone(&rows[3]));
+        assert_eq!(cache.get(rows[3].session_id).as_ref(), Some(&rows[3]));
+    }
 }

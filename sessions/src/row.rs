@@ -33,9 +33,9 @@ pub const REFERENCE_BYTES_MAX: usize = 1024;
 pub struct SessionId(Uuid);
 
 impl SessionId {
-    /// One that nobody has.
-    pub fn random() -> Self {
-        Self(Uuid::new_v4())
+    /// One that nobody has. It begins with the time, so that sessions of one time lie together in the index.
+    pub fn fresh() -> Self {
+        Self(Uuid::now_v7())
     }
 
     /// What is written in file names and shown to clients.
@@ -145,7 +145,7 @@ impl SessionRow {
     pub fn new(key: &str, agent: &str, channel: &str, now_ms: u64) -> Self {
         Self {
             key: key.to_owned(),
-            session_id: SessionId::random(),
+            session_id: SessionId::fresh(),
             agent: agent.to_owned(),
             channel: channel.to_owned(),
             label: None,

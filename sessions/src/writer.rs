@@ -361,7 +361,7 @@ impl Writer {
     pub fn write_reset(&mut self, row: &SessionRow, now_ms: u64) -> Result<(), WriteError> {
         let store = Arc::clone(self.resident.store());
         let mut addition = Addition::new(row.clone());
-        let id = format!("reset-{}-{}", row.lifecycle_revision + 1, SessionId::random());
+        let id = format!("reset-{}-{}", row.lifecycle_revision + 1, SessionId::fresh());
         let message = Message::text(crate::transcript::Role::System, "reset");
         addition.add(&*store, (RowKind::Reset, &id, now_ms), message)?;
         self.write_file(&mut addition)?;

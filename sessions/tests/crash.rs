@@ -23,7 +23,8 @@ fn example() -> PathBuf {
 
 /// Starts the process, kills it after some of its lines, and returns the last number it has said.
 fn run(directory: &Path, from: u64, random: &mut fastrand::Rng) -> u64 {
-    let enough = from + random.u64(1..12) * 40;
+    // Behind what comes again, so that there is something to lose.
+    let enough = from + REPLAYED + random.u64(1..12) * 40;
     let mut child: Child = Command::new(example())
         .arg(directory)
         .arg(from.to_string())
@@ -37,7 +38,7 @@ fn run(directory: &Path, from: u64, random: &mut fastrand::Rng) -> u64 {
         let number: u64 = line.parse().expect("it says numbers");
         if committed.replace(number).is_some() && number >= enough {
             // It goes on meanwhile, so it is at any step when SIGKILL comes; what it says until then counts, too.
-            (0..random.u32(0..3000)).for_each(|_| std::thread::yield_now());
+            (0..random.u32(0..100_000)).for_each(|_| std::hint::spin_loop());
             child.kill().expect("it can be killed");
         }
     }
