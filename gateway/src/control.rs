@@ -188,12 +188,23 @@ enum Wake {
 impl Control {
     /// Starts the agents, keeps them alive, and ends everything on SIGINT or SIGTERM; or leaves everything to the next
     /// gateway.
-    pub fn run(config: Config, parts: Parts, adoptions: Adoptions) -> Result<ExitCode, ControlError> {
+    ///
+    /// `up` is called once: from then on a signal ends the gateway as it should.
+    pub fn run(
+        config: Config,
+        parts: Parts,
+        adoptions: Adoptions,
+        up: impl FnOnce(&mut Parts),
+    ) -> Result<ExitCode, ControlError> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(ControlError::Start)?;
-        runtime.block_on(async { Self::new(config, parts)?.serve(adoptions).await })
+        runtime.block_on(async {
+            let mut control = Self::new(config, parts)?;
+            up(&mut control.parts);
+            control.serve(adoptions).await
+        })
     }
 
     /// Before anything has been spawned.

@@ -1,7 +1,7 @@
 //! The role `gateway run`: puts everything together, runs it, and takes it apart again.
 
 use std::hash::{BuildHasher, RandomState};
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -26,6 +26,7 @@ use shm_transport::ports::{EdgePorts, Ports, Shown, connect_shown};
 use tokio::sync::{mpsc, watch};
 
 use crate::admin::{AdminSocket, AdminSocketError};
+use crate::announcement;
 use crate::config::file::FileError;
 use crate::config::{self, AgentConfig, Config, ConfigError, InstancesPer, Standing};
 use crate::control::adoption::{CLIENTS, Inheritance};
@@ -175,8 +176,9 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
     let (phase, phase_seen) = watch::channel(Phase::Running);
     let edges = edges::start(&listener, ports.edges, &shared, &phase_seen, run)?;
     let admin = AdminSocket::bind(&admin_socket(state.path()))?;
-    announce(address, options, &config, &chosen, &executable, keeper.process_id());
-    tell_up(&mut keeper, &succession);
+    let greeting = announcement::text(address, options, &config, &chosen, &executable, keeper.process_id());
+    tracing::info!(%address, runtime = chosen.runtime.name(), reason = %chosen.reason, "gateway started");
+    tracing::info!(mode = config.auth.settings.mode().name(), origins = ?config.allowed_origins, "access");
     let address_configured = config.address.to_string();
     let parts = Parts {
         options: options.clone(),
@@ -206,7 +208,12 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
         address,
         succession,
     };
-    Ok(Control::run(config, parts, adoptions)?)
+    Ok(Control::run(config, parts, adoptions, |parts| {
+        // To standard output: this is what the command is for; everything else is the log. A closed standard
+        // output must not end a gateway.
+        let _ = writeln!(std::io::stdout(), "{greeting}");
+        tell_up(&mut parts.keeper, &parts.succession);
+    })?)
 }
 
 /// The first start of a gateway in a state directory: a configuration with a token of its own.
@@ -415,74 +422,6 @@ fn listen(address: SocketAddr) -> Result<TcpListener, GatewayError> {
 /// Differs between runs, so that the names of nameless sessions do.
 fn run_number() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
-}
-
-/// How the user calls this program: by name if it is found by name, else by the shortest path.
-fn command_name(executable: &Path) -> String {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let found =
-        std::env::split_paths(&path).map(|folder| folder.join("openclaw")).find(|path| path.is_file());
-    if found.and_then(|path| path.canonicalize().ok()).as_deref() == Some(executable) {
-        return "openclaw".into();
-    }
-    let here = std::env::current_dir().unwrap_or_default();
-    executable.strip_prefix(here).unwrap_or(executable).display().to_string()
-}
-
-fn announce(
-    address: SocketAddr,
-    options: &RunOptions,
-    config: &Config,
-    chosen: &Chosen,
-    executable: &Path,
-    keeper: u32,
-) {
-    let command = command_name(executable);
-    let agents: Vec<_> = config.agents.iter().map(|agent| agent.name.as_str()).collect();
-    let many = if agents.len() > 8 { format!("{} agents", agents.len()) } else { agents.join(", ") };
-    let place = place(options, &config.state_directory);
-    // One that the keeper has started is not in the terminal's session.
-    let end = if std::os::unix::process::parent_id() == keeper {
-        format!("{command} gateway stop --state-dir {}", config.state_directory.display())
-    } else {
-        "Ctrl-C".to_owned()
-    };
-    // To standard output: this is what the command is for; everything else is the log. A closed standard
-    // output must not end a gateway.
-    let _ = writeln!(
-        std::io::stdout(),
-        "listening on ws://{address}{}\n  runtime  {} ({})\n  shards   {}, edge threads {}\n  agents   {many}\n  \
-         state    {}\ntry it:  {command} send{place} --agent {} \"hello\"\nend it:  {end}",
-        link(address, config),
-        chosen.runtime.name(),
-        chosen.reason,
-        config.shard_count,
-        config.edge_count,
-        config.state_directory.display(),
-        config::ECHO_AGENT,
-    );
-    tracing::info!(%address, runtime = chosen.runtime.name(), reason = %chosen.reason, "gateway started");
-    tracing::info!(mode = config.auth.settings.mode().name(), origins = ?config.allowed_origins, "access");
-}
-
-/// The flags with which another command finds this gateway, its address and its token.
-fn place(options: &RunOptions, state_directory: &Path) -> String {
-    let mut flags = String::new();
-    if state_directory::chosen(None).as_deref() != Some(state_directory) {
-        flags.push_str(&format!(" --state-dir {}", state_directory.display()));
-    }
-    if let Some(config) = &options.config {
-        flags.push_str(&format!(" --config {}", config.display()));
-    }
-    flags
-}
-
-/// A line with the page of this gateway, for a person: it has the token, so it never goes into a file or a log.
-fn link(address: SocketAddr, config: &Config) -> String {
-    if !std::io::stdout().is_terminal() {
-        return String::new();
-    }
-    format!("\n  link     {}", config.auth.link(address))
 }
 
 fn start_log(level: &str) -> Result<FlushOnDrop, GatewayError> {

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod admin;
+mod announcement;
 mod ask;
 mod config;
 mod control;

@@ -10,8 +10,8 @@ use hyper::http::uri::Authority;
 
 use crate::refusal::HttpRefusal;
 
-/// Refuses a request whose Host or Origin does not name this machine.
-pub fn check(headers: &HeaderMap, target: Option<&Authority>) -> Result<(), HttpRefusal> {
+/// Refuses a request whose Host does not name this machine, or whose Origin neither does nor is one of `allowed`.
+pub fn check(headers: &HeaderMap, target: Option<&Authority>, allowed: &[String]) -> Result<(), HttpRefusal> {
     let host = only(headers, &HOST).ok_or(HttpRefusal::ForeignHost)?;
     if !is_loopback_authority(host) || target.is_some_and(|target| !is_loopback_authority(target.as_str())) {
         return Err(HttpRefusal::ForeignHost);
@@ -19,7 +19,9 @@ pub fn check(headers: &HeaderMap, target: Option<&Authority>) -> Result<(), Http
     if headers.contains_key(ORIGIN) {
         let origin = only(headers, &ORIGIN).ok_or(HttpRefusal::ForeignOrigin)?;
         let authority = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
-        if !authority.is_some_and(is_loopback_authority) {
+        // As a whole: what only begins like one of them is another page.
+        let is_allowed = allowed.iter().any(|allowed| allowed == origin);
+        if !is_allowed && !authority.is_some_and(is_loopback_authority) {
             return Err(HttpRefusal::ForeignOrigin);
         }
     }
@@ -96,7 +98,7 @@ mod tests {
             if let Some(value) = origin_header {
                 headers.insert(ORIGIN, HeaderValue::from_static(value));
             }
-            assert_eq!(check(&headers, None), expected, "{host_header} {origin_header:?}");
+            assert_eq!(check(&headers, None, &[]), expected, "{host_header} {origin_header:?}");
         }
     }
 
@@ -104,11 +106,32 @@ mod tests {
     #[test]
     fn headers_are_there_once() {
         let mut headers = HeaderMap::new();
-        assert_eq!(check(&headers, None), Err(HttpRefusal::ForeignHost));
+        assert_eq!(check(&headers, None, &[]), Err(HttpRefusal::ForeignHost));
         headers.append(HOST, HeaderValue::from_static("localhost"));
         let foreign = Authority::from_static("example.org");
-        assert_eq!(check(&headers, Some(&foreign)), Err(HttpRefusal::ForeignHost));
+        assert_eq!(check(&headers, Some(&foreign), &[]), Err(HttpRefusal::ForeignHost));
         headers.append(HOST, HeaderValue::from_static("localhost"));
-        assert_eq!(check(&headers, None), Err(HttpRefusal::ForeignHost));
+        assert_eq!(check(&headers, None, &[]), Err(HttpRefusal::ForeignHost));
+    }
+
+    /// Pages of an origin that is allowed pass, and none that only looks like it. By one row per trick.
+    #[test]
+    fn allowed_origins_are_compared_as_a_whole() {
+        let allowed = ["https://gateway.example.org".to_owned()];
+        for (origin, passes) in [
+            ("https://gateway.example.org", true),
+            ("https://gateway.example.org.evil.example", false),
+            ("https://gateway.example.org:8443", false),
+            ("http://gateway.example.org", false),
+            ("https://gateway.example.org/", false),
+            ("https://evil.example", false),
+            ("http://localhost:5173", true),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(HOST, HeaderValue::from_static("localhost"));
+            headers.insert(ORIGIN, HeaderValue::from_static(origin));
+            let expected = if passes { Ok(()) } else { Err(HttpRefusal::ForeignOrigin) };
+            assert_eq!(check(&headers, None, &allowed), expected, "{origin}");
+        }
     }
 }

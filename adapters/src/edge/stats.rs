@@ -22,6 +22,8 @@ use crate::openclaw::presence::{Entry, Presence};
 pub struct EdgeShared {
     /// Asks the gateway how it is. Called on an edge thread, so it must not block.
     pub health: Box<dyn Fn() -> HealthReport + Send + Sync>,
+    /// Origins of pages that may connect, beside those of this machine.
+    pub allowed_origins: Vec<String>,
     /// Where pages are made that need more than an edge knows.
     pub pages: PageDesk,
     /// By edge.
@@ -114,6 +116,7 @@ impl EdgeShared {
     ) -> Self {
         Self {
             health,
+            allowed_origins: Vec::new(),
             pages: PageDesk::closed(),
             stats: (0..edge_count).map(|_| EdgeStats::default()).collect(),
             access,
@@ -130,6 +133,11 @@ impl EdgeShared {
     /// With calls that the gateway serves.
     pub fn with_backend(self, backend: Arc<dyn Backend>) -> Self {
         Self { backend, ..self }
+    }
+
+    /// With pages of these origins beside those of this machine.
+    pub fn with_allowed_origins(self, allowed_origins: Vec<String>) -> Self {
+        Self { allowed_origins, ..self }
     }
 
     /// With pages that the gateway makes.
