@@ -10,7 +10,7 @@ use crate::config::{self, Config};
 use crate::options::RunOptions;
 use crate::state_directory;
 
-/// What a person reads who has started the gateway.
+/// What a person reads who has started the gateway; the log tells less.
 pub fn text(
     address: SocketAddr,
     options: &RunOptions,
@@ -19,6 +19,8 @@ pub fn text(
     executable: &Path,
     keeper: u32,
 ) -> String {
+    tracing::info!(%address, runtime = chosen.runtime.name(), reason = %chosen.reason, "gateway started");
+    tracing::info!(mode = config.auth.settings.mode().name(), origins = ?config.allowed_origins, "access");
     let command = command_name(executable);
     let agents: Vec<_> = config.agents.iter().map(|agent| agent.name.as_str()).collect();
     let many = if agents.len() > 8 { format!("{} agents", agents.len()) } else { agents.join(", ") };

@@ -138,16 +138,12 @@ fn sentences(lines: &[String]) -> String {
 /// Runs the gateway until it is told to end.
 pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
     let log = start_log(&options.log_level)?;
-    let standing = Standing::find(options)?;
-    begin_configuration(options)?;
-    let config = config::load(options, &standing)?;
-    config::tell_unsupported(&config.unsupported);
-    config::limits::report(&config, &standing);
-    let state = StateDirectory::open(&config.state_directory, config.user)?;
+    let (standing, config, state) = settle(options)?;
     let executable = std::env::current_exe().map_err(GatewayError::OwnPath)?;
     let open_files = held::prepare();
     let Beginning { mut keeper, listener, address, mut left, succession } =
         begin(&config, &executable, &state, open_files)?;
+    log.0.write();
     // Not before: what runs shards now may be what only root was allowed.
     let chosen = driver::choose(config.runtime)?;
 
@@ -177,8 +173,6 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
     let edges = edges::start(&listener, ports.edges, &shared, &phase_seen, run)?;
     let admin = AdminSocket::bind(&admin_socket(state.path()))?;
     let greeting = announcement::text(address, options, &config, &chosen, &executable, keeper.process_id());
-    tracing::info!(%address, runtime = chosen.runtime.name(), reason = %chosen.reason, "gateway started");
-    tracing::info!(mode = config.auth.settings.mode().name(), origins = ?config.allowed_origins, "access");
     let address_configured = config.address.to_string();
     let parts = Parts {
         options: options.clone(),
@@ -208,12 +202,18 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
         address,
         succession,
     };
-    Ok(Control::run(config, parts, adoptions, |parts| {
-        // To standard output: this is what the command is for; everything else is the log. A closed standard
-        // output must not end a gateway.
-        let _ = writeln!(std::io::stdout(), "{greeting}");
-        tell_up(&mut parts.keeper, &parts.succession);
-    })?)
+    Ok(Control::run(config, parts, adoptions, |parts| tell_up(parts, &greeting))?)
+}
+
+/// The settings, for a process of this standing, and the state directory that they name.
+fn settle(options: &RunOptions) -> Result<(Standing, Config, StateDirectory), GatewayError> {
+    let standing = Standing::find(options)?;
+    begin_configuration(options)?;
+    let config = config::load(options, &standing)?;
+    config::tell_unsupported(&config.unsupported);
+    config::limits::report(&config, &standing);
+    let state = StateDirectory::open(&config.state_directory, config.user)?;
+    Ok((standing, config, state))
 }
 
 /// The first start of a gateway in a state directory: a configuration with a token of its own.
@@ -292,9 +292,12 @@ fn begin(
     Ok(Beginning { keeper, listener, address, left, succession })
 }
 
-/// Says that the gateway is up, to those who have to do with its end.
-fn tell_up(keeper: &mut Client, succession: &Succession) {
-    if let Err(error) = keeper.send(&succession.keep()) {
+/// Says that the gateway is up: to whoever has started it, and to those who have to do with its end.
+fn tell_up(parts: &mut Parts, greeting: &str) {
+    // To standard output: this is what the command is for; everything else is the log. A closed standard output must
+    // not end a gateway.
+    let _ = writeln!(std::io::stdout(), "{greeting}");
+    if let Err(error) = parts.keeper.send(&parts.succession.keep()) {
         tracing::warn!(%error, "agents end with this gateway");
     }
     systemd::ready();

@@ -36,7 +36,7 @@ pub struct Log {
 }
 
 impl Log {
-    /// From now on this process has a log on standard error. Lines for the file wait until it is there.
+    /// From now on what is said is kept: until [`Self::write`] for standard error, until there is one for the file.
     pub fn start(level: &str) -> Result<Self, ParseError> {
         let filter = EnvFilter::try_new(level)?;
         let log = Self { text: Sink::new(format::dropped_text), json: Sink::new(format::dropped_json) };
@@ -50,11 +50,19 @@ impl Log {
             .event_format(format::JsonLine)
             .with_writer(log.json.clone());
         tracing_subscriber::registry().with(filter).with(text).with(json).init();
-        if let Err(error) = log.text.write_to("log-text", io::stderr()) {
+        Ok(log)
+    }
+
+    /// Starts the thread that writes to standard error, once. Not before privileges have been given up: each thread has
+    /// its own.
+    pub fn write(&self) {
+        if self.text.has_writer() {
+            return;
+        }
+        if let Err(error) = self.text.write_to("log-text", io::stderr()) {
             // There is no other place to say it.
             eprintln!("openclaw: no thread writes the log: {error}");
         }
-        Ok(log)
     }
 
     /// A log that nobody writes to.
@@ -77,6 +85,7 @@ impl Log {
 
     /// Waits until what was said is written, but not for long.
     pub fn flush(&self) {
+        self.write();
         self.json.flush(FLUSH_PATIENCE);
         self.text.flush(FLUSH_PATIENCE);
     }

@@ -132,7 +132,7 @@ fn a_change_keeps_comments() {
     let again = asked(state, &["config", "set", "gateway.port", "18791"]);
     assert_eq!((&again["changed"], &again["keys"]), (&json!(false), &json!([])));
     let (code, told) = refused(state, &["config", "get", "engine.runtime"]);
-    assert_eq!((code, told.as_str()), (Some(1), "openclaw: engine.runtime is not set; its default: auto"));
+    assert_eq!((code, told.as_str()), (Some(1), "openclaw: engine.runtime is not set; its default: epoll"));
 }
 
 /// Whatever breaks a rule is refused with key, value and rule, and the file is not touched; a file that is no JSON5 is left

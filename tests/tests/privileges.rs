@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tests::binary;
 use tests::client::Client;
-use tests::process::{Gateway, alive, asked, end_all, openclaw, send_signal, until};
+use tests::process::{Gateway, alive, asked, configure, end_all, openclaw, send_signal, until};
 
 /// The name and number of a user who is not root.
 const NOBODY: (&str, u32) = ("nobody", 65_534);
@@ -24,7 +24,7 @@ struct Place(Arc<TempDir>);
 impl Place {
     fn new(owner: u32, settings: &Value) -> Self {
         let place = Self(Arc::new(tempfile::tempdir().unwrap()));
-        std::fs::write(place.path().join("openclaw.json"), settings.to_string()).unwrap();
+        configure(place.path(), settings);
         if geteuid().is_root() {
             chown(place.path(), Some(owner), Some(owner)).unwrap();
         }
@@ -187,7 +187,7 @@ async fn capabilities_are_given_up_in_any_case() {
     let folder = tempfile::tempdir().unwrap();
     chown(folder.path(), Some(NOBODY.1), None).unwrap();
     let config = folder.path().join("settings.json5");
-    std::fs::write(&config, "{gateway: {user: 65534}}").unwrap();
+    std::fs::write(&config, "{gateway: {auth: {mode: 'none'}, user: 65534}}").unwrap();
     let made = folder.path().join("a/b");
     let mut command = Command::new(binary("openclaw"));
     command.args(["gateway", "run", "--port", "0", "--restart", "never", "--handover-timeout-ms", "0"]);
@@ -234,7 +234,7 @@ async fn users_that_cannot_be_are_refused() {
 
     let place = Place::new(NOBODY.1, &json!({"gateway": {"user": NOBODY.1}}));
     let gateway = place.start(&["--restart", "always"]);
-    std::fs::write(place.path().join("openclaw.json"), json!({"gateway": {"user": 7}}).to_string()).unwrap();
+    configure(place.path(), &json!({"gateway": {"user": 7}}));
     let output = openclaw(place.path(), &["gateway", "restart"]).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains("gateway.user = 7: ") && said.contains("must belong to user 7"), "{said}");

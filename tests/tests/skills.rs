@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tests::client::Client;
-use tests::process::{Gateway, alive, asked, openclaw, processes, send_signal, until};
+use tests::process::{Gateway, alive, asked, configure, openclaw, processes, send_signal, until};
 
 /// An agent that asks for a skill in each message, `SKILL INPUT`, and answers with what has come of it.
 const AGENT: &str = r#"
@@ -50,7 +50,7 @@ impl Place {
             json!({"command": ["python3", script], "skills": listed, "sandbox": {"workspace": folder}});
         let settings = json!({"skills": {"entries": skills}, "agents": {"entries": {"asks": agent}},
             "journal": {"segmentMib": 1, "retainMib": 1}});
-        std::fs::write(place.state.path().join("openclaw.json"), settings.to_string()).unwrap();
+        configure(place.state.path(), &settings);
         place
     }
 

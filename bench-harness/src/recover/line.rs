@@ -207,7 +207,7 @@ fn settings(agents: u64) -> Value {
         entries.insert(name, json!({"command": ["sleep", "infinity"], "instances": instances}));
         left -= instances;
     }
-    json!({"agents": {"entries": entries}})
+    json!({"gateway": {"auth": {"mode": "none"}}, "agents": {"entries": entries}})
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use super::path::{KeyPath, Step};
 
 /// By the section that has them; `""` is the top of the file. A row of `docs/config.md` each.
-pub const UNSUPPORTED: [(&str, &[&str]); 5] = [
+pub const UNSUPPORTED: [(&str, &[&str]); 6] = [
     (
         "",
         &[
@@ -33,7 +33,6 @@ pub const UNSUPPORTED: [(&str, &[&str]); 5] = [
             "secrets",
             "security",
             "session",
-            "skills",
             "talk",
             "telemetry",
             "tools",
@@ -49,6 +48,7 @@ pub const UNSUPPORTED: [(&str, &[&str]); 5] = [
     ),
     ("gateway.auth", &["allowTailscale", "rateLimit", "trustedProxy"]),
     ("gateway.controlUi", &["allowInsecureAuth", "basePath", "enabled", "root"]),
+    ("skills", &["allowBundled", "install", "limits", "load"]),
     (
         "agents.defaults",
         &[

@@ -319,7 +319,7 @@ mod tests {
             "gateway.restrat: there is no such key; did you mean \"restart\"?",
             "gatewy: there is no such key; did you mean \"gateway\"?",
             "journal = []: must be an object: {…}",
-            "zzz: there is no such key; there are: agents, delivery, engine, gateway, journal, routing, supervision",
+            "zzz: there is no such key; there are: agents, delivery, engine, gateway, journal, routing, skills, supervision",
         ];
         assert_eq!(found.broken, expected);
         assert_eq!(found.unsupported, [""; 0]);
@@ -355,7 +355,7 @@ mod tests {
         let port = json!({"type": "integer", "format": "uint16", "minimum": 0, "maximum": 65535, "default": 18789,
             "description": "TCP port: 0 to 65535; 0 takes a free one; default: 18789"});
         assert_eq!(key("gateway.port"), port);
-        assert_eq!(key("engine.runtime")["enum"], json!(["auto", "uring", "epoll"]));
+        assert_eq!(key("engine.runtime")["enum"], json!(["epoll", "uring", "auto"]));
         assert_eq!(key("agents.defaults.limits.require")["default"], json!(false));
         assert_eq!(schema["additionalProperties"], json!(false));
         let found = rows().filter(|row| {

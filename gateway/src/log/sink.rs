@@ -64,6 +64,11 @@ impl Sink {
         Ok(())
     }
 
+    /// Whether there is a thread that writes.
+    pub fn has_writer(&self) -> bool {
+        self.queue.lock().has_writer
+    }
+
     /// How many lines have been dropped, ever.
     pub fn dropped(&self) -> u64 {
         self.queue.lock().dropped
