@@ -2,11 +2,12 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::sync::Arc;
 
 use rustix::process::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tests::client::Client;
-use tests::process::{Gateway, PATIENCE, until};
+use tests::process::{Gateway, PATIENCE, configure, until};
 
 /// A page as it came.
 struct Page {
@@ -17,9 +18,15 @@ struct Page {
 
 impl Page {
     fn get(port: u16, path: &str) -> Self {
+        Self::get_with(port, path, "")
+    }
+
+    /// With these header lines, each with its end.
+    fn get_with(port: u16, path: &str, headers: &str) -> Self {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("the gateway listens");
         stream.set_read_timeout(Some(PATIENCE)).expect("it can be set");
-        let request = format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n");
+        let request =
+            format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n{headers}\r\n");
         stream.write_all(request.as_bytes()).expect("the gateway takes it");
         let mut text = String::new();
         stream.read_to_string(&mut text).expect("text");
@@ -130,6 +137,30 @@ fn documented_paths_are_served() {
     }
 }
 
+/// Where a token is asked for, tables and metrics are shown to its bearers only, and what supervisors ask to everybody. A
+/// token in the address is not looked at.
+#[test]
+fn pages_ask_for_the_token() {
+    const TOKEN: &str = "a-token-of-more-than-thirty-two-characters";
+    let state = tempfile::tempdir().unwrap();
+    configure(state.path(), &json!({"gateway": {"auth": {"token": TOKEN}}}));
+    let gateway = Gateway::start_in(Arc::new(state), &[]).unwrap();
+    let port = gateway.port();
+    let bearer = format!("Authorization: Bearer {TOKEN}\r\n");
+    for path in ["/metrics", "/varz", "/agentz", "/ringz", "/shardz"] {
+        assert_eq!(Page::get(port, path).status, 401, "{path}");
+        assert_eq!(Page::get(port, &format!("{path}?token={TOKEN}")).status, 401, "{path}");
+        assert_eq!(Page::get_with(port, path, &bearer).status, 200, "{path}");
+    }
+    for path in ["/healthz", "/health", "/startupz", "/readyz"] {
+        assert_eq!(Page::get(port, path).status, 200, "{path}");
+    }
+    let wrong = "Authorization: Bearer another-token-of-more-than-thirty-two\r\n";
+    let statuses: Vec<_> = (0..6).map(|_| Page::get_with(port, "/varz", wrong).status).collect();
+    assert_eq!(statuses, [401, 401, 401, 401, 401, 429]);
+    assert_eq!(Page::get_with(port, "/varz", &bearer).status, 200, "who has the token is not locked out");
+}
+
 /// A gateway that goes down says so to who asks whether it is ready, as long as a reply keeps it. By an agent that never
 /// answers.
 #[tokio::test]
@@ -148,7 +179,7 @@ async fn a_gateway_that_drains_is_not_ready() {
         let page = Page::get(port, "/readyz");
         (page.status == 503).then_some(page)
     });
-    assert_eq!(page.json()["failing"], serde_json::json!(["draining"]));
+    assert_eq!(page.json()["failing"], json!(["draining"]));
     assert_eq!(Page::get(port, "/startupz").status, 503);
     assert_eq!(Page::found(port, "/healthz")["status"], "live");
     gateway.signal(Signal::INT);
