@@ -47,9 +47,7 @@ impl Client {
 
     /// Kills an agent that has just replied, and sends to its successor until that has replied.
     pub async fn outlive_agent(&mut self, agent: &str, process_id: u32) -> io::Result<Duration> {
-        let first = format!("{agent}-before");
-        self.send(agent, &first).await?;
-        self.ended(|id| id == first).await?;
+        self.converse(agent).await?;
         let killed = kill(process_id)?;
         let mut ticks = interval(PERIOD);
         // An open loop: what could not be sent in time is sent at once.
@@ -65,8 +63,9 @@ impl Client {
                 }
                 // What is left of agents killed before is heard and passed over.
                 ended = self.ended(|id| id.starts_with(&after)) => {
-                    ended?;
-                    return Ok(killed.elapsed());
+                    if ended? {
+                        return Ok(killed.elapsed());
+                    }
                 }
                 () = tokio::time::sleep_until(deadline) => {
                     return Err(late(&format!("agent {agent} has no successor that replies")));
@@ -77,8 +76,7 @@ impl Client {
 
     /// Kills the gateway of this client, and tries until the next one has acknowledged a message.
     pub async fn outlive_gateway(mut self, port: u16, process_id: u32) -> io::Result<Times> {
-        self.send("echo", "before").await?;
-        self.ended(|id| id == "before").await?;
+        self.converse("echo").await?;
         let killed = kill(process_id)?;
         drop(self);
         let deadline = tokio::time::Instant::now() + PATIENCE;
@@ -99,6 +97,22 @@ impl Client {
         }
     }
 
+    /// Sends to an agent until it has replied.
+    async fn converse(&mut self, agent: &str) -> io::Result<()> {
+        let conversing = async {
+            for tries in 1u64.. {
+                let id = format!("{agent}-before-{tries}");
+                self.send(agent, &id).await?;
+                if self.ended(|ended| ended == id).await? {
+                    break;
+                }
+                sleep(RETRY).await;
+            }
+            Ok(())
+        };
+        timeout(PATIENCE, conversing).await.map_err(|_| late(&format!("agent {agent} does not reply")))?
+    }
+
     async fn send(&mut self, agent: &str, id: &str) -> io::Result<()> {
         let frame = json!({
             "type": "message", "agent": agent, "id": id, "sessionId": id, "content": "x", "metadata": {"ack": true},
@@ -112,22 +126,31 @@ impl Client {
             let frame = self.frame().await?;
             if frame["type"] == "status" && frame["content"]["state"] == "accepted" {
                 let acknowledged = killed.elapsed();
-                self.ended(|_| true).await?;
-                return Ok(Times { acknowledged, replied: killed.elapsed() });
+                return if self.ended(|_| true).await? {
+                    Ok(Times { acknowledged, replied: killed.elapsed() })
+                } else {
+                    Err(io::Error::other("what was acknowledged is refused"))
+                };
             }
-            refuse(&frame)?;
+            if frame["type"] == "error" {
+                return Err(io::Error::other(frame["content"].to_string()));
+            }
         }
     }
 
-    /// Hears the reply to a message with such an id.
-    async fn ended(&mut self, is_meant: impl Fn(&str) -> bool) -> io::Result<()> {
+    /// Hears the end of a message with such an id: `true` if it is a reply, `false` if it is to be sent again later, as
+    /// where the agent is about to be started again.
+    async fn ended(&mut self, is_meant: impl Fn(&str) -> bool) -> io::Result<bool> {
         loop {
             let frame = self.frame().await?;
-            if frame["id"].as_str().is_some_and(&is_meant) {
-                refuse(&frame)?;
-                if frame["type"] == "message" {
-                    return Ok(());
-                }
+            if !frame["id"].as_str().is_some_and(&is_meant) {
+                continue;
+            }
+            match (frame["type"].as_str(), frame["content"]["retryable"].as_bool()) {
+                (Some("message"), _) => return Ok(true),
+                (Some("error"), Some(true)) => return Ok(false),
+                (Some("error"), _) => return Err(io::Error::other(frame["content"].to_string())),
+                _ => {}
             }
         }
     }
@@ -144,10 +167,6 @@ impl Client {
             }
         }
     }
-}
-
-fn refuse(frame: &Value) -> io::Result<()> {
-    if frame["type"] == "error" { Err(io::Error::other(frame["content"].to_string())) } else { Ok(()) }
 }
 
 fn late(what: &str) -> io::Error {
