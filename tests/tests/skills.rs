@@ -211,6 +211,30 @@ async fn skills_die_with_their_agent() {
     until("all are dead", || (!alive(skill) && !children.iter().any(|&child| alive(child))).then_some(()));
 }
 
+/// A skill dies with the keeper that has started it; its agent goes on in the same process, is told that it is lost, and may ask
+/// the next keeper for another one.
+#[tokio::test]
+async fn skills_die_with_their_keeper() {
+    let place = Place::new(
+        |_| json!({"holds": {"command": ["sleep", "1000"]}, "answers": {"command": ["echo", "here"]}}),
+    );
+    let gateway = place.start(&["--shards", "1", "--restart", "always"]);
+    let mut client = Client::connect(&gateway.url()).await;
+    client.say("asks", "s", "1", "holds").await;
+    let keeper = gateway.keeper().unwrap();
+    let skill = place.skill(keeper, "holds");
+    let agents = || asked(place.state.path(), &["agent", "status", "asks"])["agents"][0]["processId"].clone();
+    let agent = agents();
+    send_signal(keeper, Signal::KILL);
+    until("it is dead", || (!alive(skill)).then_some(()));
+    assert_eq!(said(&mut client).await, "lost: the keeper died while skill \"holds\" ran");
+    assert_eq!((ask(&mut client, "s", "answers").await.trim_end(), agents()), ("here", agent));
+    let next = gateway.keeper().unwrap();
+    let stopped = openclaw(place.state.path(), &["gateway", "stop", "--timeout-ms", "0"]).output().unwrap();
+    assert!(stopped.status.success(), "{stopped:?}");
+    until("the keeper has ended", || (!alive(next)).then_some(()));
+}
+
 /// A skill dies with the gateway that has started it; its agent goes on, and is told that it is lost.
 #[tokio::test]
 async fn skills_die_with_their_gateway() {
