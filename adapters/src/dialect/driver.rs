@@ -18,8 +18,7 @@ use shm_transport::envelope::{
 };
 
 use super::fields::{
-    Rule, field_refusal, optional_string, refuse_depth, refuse_json, refuse_other_than_object,
-    required_string, too_deep,
+    Rule, Unread, field_refusal, optional_string, read_object, refuse_json, required_string,
 };
 use super::simple::metadata::{self, Wishes};
 use super::simple::{AGENT_BYTES_MAX, ID_BYTES_MAX, SESSION_BYTES_MAX, read_content};
@@ -123,15 +122,6 @@ impl PresenceStatus {
     }
 }
 
-/// A frame that was not understood.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Unread<'a> {
-    /// Its `id`, where that could be read.
-    pub id: Option<Cow<'a, str>>,
-    /// Why.
-    pub refusal: Refusal<'static>,
-}
-
 /// Whether a frame of this type is of this dialect.
 pub fn is_type(kind: &str) -> bool {
     matches!(kind, "message_in" | "presence" | "reaction" | "channel_status")
@@ -183,15 +173,8 @@ struct Payload<'a> {
 ///
 /// HOT: no allocation unless a string holds an escape, or there are labels.
 pub fn parse(text: &str) -> Result<Request<'_>, Unread<'_>> {
-    let nameless = |refusal| Unread { id: None, refusal };
-    if too_deep(text.as_bytes()) {
-        return Err(nameless(refuse_depth()));
-    }
-    if !text.trim_ascii_start().starts_with('{') {
-        return Err(nameless(refuse_other_than_object()));
-    }
-    let fields: Fields<'_> = serde_json::from_str(text).map_err(|error| nameless(refuse_json(&error)))?;
-    let id = required_string(fields.id, &ID).map_err(nameless)?;
+    let fields: Fields<'_> = read_object(text).map_err(Unread::nameless)?;
+    let id = required_string(fields.id, &ID).map_err(Unread::nameless)?;
     match read(&fields) {
         Ok((session, said)) => Ok(Request { id, session, said }),
         Err(refusal) => Err(Unread { id: Some(id), refusal }),

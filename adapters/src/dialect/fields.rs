@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use serde::Deserialize;
 use serde_json::error::Category;
 use serde_json::value::RawValue;
 
@@ -17,6 +18,35 @@ pub struct Rule {
     pub expected: &'static str,
     /// If it is a string.
     pub bytes_max: usize,
+}
+
+/// A frame that was not understood.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Unread<'a> {
+    /// Its `id`, where that could be read.
+    pub id: Option<Cow<'a, str>>,
+    /// Why.
+    pub refusal: Refusal<'static>,
+}
+
+impl Unread<'_> {
+    /// One without an id.
+    pub fn nameless(refusal: Refusal<'static>) -> Self {
+        Self { id: None, refusal }
+    }
+}
+
+/// The fields of a frame, which must be one object, nested no deeper than [`DEPTH_MAX`].
+#[inline]
+pub fn read_object<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, Refusal<'static>> {
+    if too_deep(text.as_bytes()) {
+        return Err(refuse_depth());
+    }
+    // Asked here, since serde would read an array as the fields in order.
+    if !text.trim_ascii_start().starts_with('{') {
+        return Err(refuse_other_than_object());
+    }
+    serde_json::from_str(text).map_err(|error| refuse_json(&error))
 }
 
 /// The string that a field must be.
@@ -99,7 +129,7 @@ fn behind_string(bytes: &[u8], mut at: usize) -> usize {
 
 /// A frame that is nested too deeply.
 #[cold]
-pub fn refuse_depth() -> Refusal<'static> {
+fn refuse_depth() -> Refusal<'static> {
     let mut refusal = Refusal::new(Code::TooDeep, "the frame is nested too deeply");
     refusal.expected = Some("at most 64 arrays and objects inside each other");
     refusal
@@ -107,7 +137,7 @@ pub fn refuse_depth() -> Refusal<'static> {
 
 /// A frame that is something else.
 #[cold]
-pub fn refuse_other_than_object() -> Refusal<'static> {
+fn refuse_other_than_object() -> Refusal<'static> {
     let mut refusal = Refusal::new(Code::InvalidJson, "the frame is not a JSON object");
     refusal.expected = Some("one JSON object");
     refusal

@@ -17,11 +17,7 @@ use serde_json::value::RawValue;
 use shm_transport::envelope::{CONTENT_JSON, CONTENT_TEXT};
 
 use self::metadata::Wishes;
-pub(crate) use super::fields::too_deep;
-use super::fields::{
-    Rule, field_refusal, optional_string, refuse_depth, refuse_json, refuse_other_than_object,
-    required_string, string,
-};
+use super::fields::{Rule, Unread, field_refusal, optional_string, read_object, required_string, string};
 use crate::refusal::{Code, Refusal};
 
 /// The longest name of an agent.
@@ -67,15 +63,6 @@ pub struct Message<'a> {
     pub wishes: Wishes,
 }
 
-/// A frame that was not understood.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Unread<'a> {
-    /// Its `id`, where that could be read.
-    pub id: Option<Cow<'a, str>>,
-    /// Why.
-    pub refusal: Refusal<'static>,
-}
-
 /// The fields of a frame, not looked into yet.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -105,16 +92,8 @@ struct Spoken<'a> {
 ///
 /// HOT: no allocation unless a string holds an escape, or there are labels.
 pub fn parse(text: &str) -> Result<Request<'_>, Unread<'_>> {
-    if too_deep(text.as_bytes()) {
-        return Err(Unread { id: None, refusal: refuse_depth() });
-    }
-    // Asked here, since serde would read an array as the fields in order.
-    if !text.trim_ascii_start().starts_with('{') {
-        return Err(Unread { id: None, refusal: refuse_other_than_object() });
-    }
-    let fields: Fields<'_> =
-        serde_json::from_str(text).map_err(|error| Unread { id: None, refusal: refuse_json(&error) })?;
-    let id = optional_string(fields.id, &ID).map_err(|refusal| Unread { id: None, refusal })?;
+    let fields: Fields<'_> = read_object(text).map_err(Unread::nameless)?;
+    let id = optional_string(fields.id, &ID).map_err(Unread::nameless)?;
     let refused = |refusal| Unread { id: id.clone(), refusal };
     match required_string(fields.r#type, &TYPE).map_err(refused)?.as_ref() {
         "message" => match read_message(&fields) {
@@ -123,7 +102,7 @@ pub fn parse(text: &str) -> Result<Request<'_>, Unread<'_>> {
         },
         "cancel" => match id {
             Some(id) => Ok(Request::Cancel { id }),
-            None => Err(Unread { id: None, refusal: field_refusal(Code::MissingField, &ID) }),
+            None => Err(Unread::nameless(field_refusal(Code::MissingField, &ID))),
         },
         "status" => Ok(Request::Status { id }),
         _ => Err(Unread { id, refusal: field_refusal(Code::UnknownType, &TYPE) }),

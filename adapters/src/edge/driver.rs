@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use shm_transport::envelope::{DurabilityClass, FailureCode, MessageV2, SessionMode};
+use shm_transport::envelope::{DurabilityClass, FailureCode, SessionMode};
 use shm_transport::ports::session_hash;
 
 use super::client::Speech;
 use super::events;
 use super::state::{Connection, ConnectionId, Edge};
-use super::turns::{self, Offered, Submitted, Turn};
+use super::turns::{self, Offered, Spoken, Submitted, Turn};
 use super::words::Dialect;
 use crate::dialect::driver::{self, Message, Request, Said, frames};
 use crate::refusal::{Code, Refusal};
@@ -139,7 +139,16 @@ fn say(
     let user = if message.wishes.mode == SessionMode::Group { "" } else { &message.sender };
     let thread = request.session.as_deref().unwrap_or("");
     let session = session_hash(&message.channel, user, thread);
-    fill(&mut edge.scratch.borrow_mut().envelope, message, (user, thread), &request.id, now_ms);
+    let spoken = Spoken {
+        agent: message.agent.as_deref().unwrap_or(""),
+        key: [&message.channel, user, thread],
+        id: &request.id,
+        content: &message.content,
+        content_kind: message.content_kind,
+        metadata: message.metadata,
+        wishes: &message.wishes,
+    };
+    turns::fill(edge, &spoken, now_ms);
     match turns::offer(edge, &turns::next_route(connection, session)) {
         Offered::Taken => turns::open(edge, connection, |turn| label(turn, request, session)),
         Offered::Full => return Submitted::Stalled,
@@ -147,31 +156,6 @@ fn say(
         Offered::Failed => {}
     }
     Submitted::Taken
-}
-
-fn fill(envelope: &mut MessageV2, message: &Message<'_>, key: (&str, &str), id: &str, now_ms: u64) {
-    let (user, thread) = key;
-    for (part, text) in [
-        (&mut envelope.agent, message.agent.as_deref().unwrap_or("")),
-        (&mut envelope.channel, message.channel.as_ref()),
-        (&mut envelope.user, user),
-        (&mut envelope.thread, thread),
-        (&mut envelope.client_id, id),
-        (&mut envelope.content, message.content.as_ref()),
-        (&mut envelope.metadata, message.metadata),
-        (&mut envelope.labels, &message.wishes.labels),
-    ] {
-        part.clear();
-        part.push_str(text);
-    }
-    envelope.received_at_ms = now_ms;
-    envelope.content_kind = message.content_kind;
-    let wishes = &message.wishes;
-    envelope.deadline_ms = wishes.deadline_ms;
-    envelope.priority = wishes.priority as u8;
-    envelope.flags = wishes.flags;
-    envelope.mode = wishes.mode as u8;
-    envelope.durability = wishes.durability as u8;
 }
 
 fn label(turn: &mut Turn, request: &Request<'_>, session: u64) {

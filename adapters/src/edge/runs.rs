@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use shm_transport::envelope::{BlockType, FailureCode, Message, Opened, Route};
+use shm_transport::envelope::{BlockType, FailureCode, Message, Route};
 use shm_transport::ports::session_hash;
 use tokio::sync::Notify;
 
@@ -21,6 +21,7 @@ use super::calls::{Caller, Counted};
 use super::events::{self, Event, Live};
 use super::state::Edge;
 use super::turns::{self, Offered, SequenceHash};
+use super::words::Word;
 use crate::openclaw::backend::Answer;
 use crate::openclaw::run::{DELTA_INTERVAL_MS, Ending, Run, RunEvent};
 use crate::openclaw::runs::{Ended, accepted, ack, completed, conflict, full, summary, waited};
@@ -205,31 +206,31 @@ fn apply(
     now_ms: u64,
     told: &mut Vec<Event>,
 ) -> Outcome {
-    let opened = message.open();
-    if matches!(opened, Opened::Accepted | Opened::Block(_) | Opened::End(_)) {
+    let Some(word) = Word::of(message) else { return Outcome::Open };
+    if !matches!(word, Word::Failure(_)) {
         accept(edge, entry, message.route.sequence, now_ms, told);
     }
     let reply_bytes_max = edge.options.reply_bytes_max;
     let room = reply_bytes_max.saturating_sub(entry.run.text().len());
     let mut sink = collect(edge.options.edge_index, message.route.sequence, &entry.session_key, told);
     let run = &mut entry.run;
-    let more = match &opened {
-        Opened::Block(block) => block.content.len(),
-        Opened::End(end) => end.content.len(),
-        _ => 0,
+    let more = match &word {
+        Word::Block(block) => block.content.len(),
+        Word::End(end) => end.content.len(),
+        Word::Failure(_) | Word::Accepted => 0,
     };
     if more > room {
         let text = format!("the reply is longer than the {reply_bytes_max} bytes that are passed on");
         return Outcome::Over(run.fail(FailureCode::TooLarge, &text, now_ms, &mut sink));
     }
-    match opened {
-        Opened::Block(block) => {
+    match word {
+        Word::Block(block) => {
             let block_type = BlockType::from_number(block.block_type).unwrap_or_default();
             run.block(block_type, &block.content, now_ms, &mut sink);
             Outcome::Open
         }
-        Opened::End(end) => Outcome::Over(run.end(&end.content, now_ms, &mut sink)),
-        Opened::Failure(failure) => {
+        Word::End(end) => Outcome::Over(run.end(&end.content, now_ms, &mut sink)),
+        Word::Failure(failure) => {
             let code = FailureCode::from_number(failure.code.to_native()).unwrap_or(FailureCode::AgentError);
             if matches!(entry.asked, Asked::By(_)) {
                 let retry_after_ms = failure.retry_after_ms.to_native();
@@ -237,18 +238,8 @@ fn apply(
             }
             Outcome::Over(run.fail(code, &failure.text, now_ms, &mut sink))
         }
-        // Accepted was told above; the others are nothing that a client is told.
-        Opened::Accepted
-        | Opened::Message(_)
-        | Opened::Hello(_)
-        | Opened::Stop
-        | Opened::Cancel
-        | Opened::Journaled
-        | Opened::Skill(_)
-        | Opened::SkillResult(_)
-        | Opened::RollCall
-        | Opened::Working
-        | Opened::Kept => Outcome::Open,
+        // Told above.
+        Word::Accepted => Outcome::Open,
     }
 }
 

@@ -2,11 +2,10 @@
 
 use std::rc::Rc;
 
-use shm_transport::envelope::MessageV2;
 use shm_transport::ports::session_hash;
 
 use super::state::{Connection, Edge};
-use super::turns::{self, Offered, Submitted, Turn};
+use super::turns::{self, Offered, Spoken, Submitted, Turn};
 use super::words::Dialect;
 use crate::dialect::simple::{self, Request, frames};
 use crate::refusal::{Code, Refusal};
@@ -41,7 +40,16 @@ pub fn submit(edge: &Rc<Edge>, connection: &Connection, text: &str, now_ms: u64)
     }
     let thread = message.session.as_deref().unwrap_or(&connection.thread);
     let session = session_hash(CHANNEL, USER, thread);
-    fill(&mut edge.scratch.borrow_mut().envelope, &message, thread, now_ms);
+    let spoken = Spoken {
+        agent: message.agent.as_deref().unwrap_or(""),
+        key: [CHANNEL, USER, thread],
+        id: message.id.as_deref().unwrap_or(""),
+        content: &message.content,
+        content_kind: message.content_kind,
+        metadata: message.metadata,
+        wishes: &message.wishes,
+    };
+    turns::fill(edge, &spoken, now_ms);
     match turns::offer(edge, &turns::next_route(connection, session)) {
         Offered::Taken => turns::open(edge, connection, |turn| label(turn, &message, thread, session)),
         Offered::Full => return Submitted::Stalled,
@@ -49,30 +57,6 @@ pub fn submit(edge: &Rc<Edge>, connection: &Connection, text: &str, now_ms: u64)
         Offered::Failed => {}
     }
     Submitted::Taken
-}
-
-fn fill(envelope: &mut MessageV2, message: &simple::Message<'_>, thread: &str, now_ms: u64) {
-    for (part, text) in [
-        (&mut envelope.agent, message.agent.as_deref().unwrap_or("")),
-        (&mut envelope.channel, CHANNEL),
-        (&mut envelope.user, USER),
-        (&mut envelope.thread, thread),
-        (&mut envelope.client_id, message.id.as_deref().unwrap_or("")),
-        (&mut envelope.content, message.content.as_ref()),
-        (&mut envelope.metadata, message.metadata),
-        (&mut envelope.labels, &message.wishes.labels),
-    ] {
-        part.clear();
-        part.push_str(text);
-    }
-    envelope.received_at_ms = now_ms;
-    envelope.content_kind = message.content_kind;
-    let wishes = &message.wishes;
-    envelope.deadline_ms = wishes.deadline_ms;
-    envelope.priority = wishes.priority as u8;
-    envelope.flags = wishes.flags;
-    envelope.mode = wishes.mode as u8;
-    envelope.durability = wishes.durability as u8;
 }
 
 fn label(turn: &mut Turn, message: &simple::Message<'_>, thread: &str, session: u64) {

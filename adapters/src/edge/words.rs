@@ -1,11 +1,13 @@
 //! What each dialect makes of the words of a shard.
 
-use shm_transport::envelope::{ACCEPTED_DUPLICATE, BlockType, DurabilityClass, Message, Opened};
+use shm_transport::envelope::{
+    ACCEPTED_DUPLICATE, ArchivedBlockV1, ArchivedEndV1, ArchivedFailureV1, BlockType, DurabilityClass,
+    FailureCode, Message, Opened,
+};
 
 use super::turns::Turn;
 use crate::dialect::{driver, simple};
 use crate::refusal::{Code, Refusal};
-use shm_transport::envelope::FailureCode;
 
 /// The dialects whose replies go to the connection that asked, one turn each.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -15,6 +17,41 @@ pub enum Dialect {
     Simple,
     /// [`driver`].
     Driver,
+}
+
+/// What a shard says that a client may be told.
+pub enum Word<'a> {
+    /// A piece of a reply.
+    Block(&'a ArchivedBlockV1),
+    /// The end of a reply.
+    End(&'a ArchivedEndV1),
+    /// There is none.
+    Failure(&'a ArchivedFailureV1),
+    /// The message is kept.
+    Accepted,
+}
+
+impl<'a> Word<'a> {
+    /// What is said; `None` if it is between shard and agent.
+    #[inline]
+    pub fn of(message: &Message<'a>) -> Option<Self> {
+        match message.open() {
+            Opened::Block(block) => Some(Self::Block(block)),
+            Opened::End(end) => Some(Self::End(end)),
+            Opened::Failure(failure) => Some(Self::Failure(failure)),
+            Opened::Accepted => Some(Self::Accepted),
+            Opened::Message(_)
+            | Opened::Hello(_)
+            | Opened::Stop
+            | Opened::Cancel
+            | Opened::Journaled
+            | Opened::Skill(_)
+            | Opened::SkillResult(_)
+            | Opened::RollCall
+            | Opened::Working
+            | Opened::Kept => None,
+        }
+    }
 }
 
 /// What a piece of a reply does to its turn.
@@ -38,8 +75,9 @@ pub fn apply(
     reply_bytes_max: usize,
     now_ms: u64,
 ) -> Outcome {
-    match message.open() {
-        Opened::Block(block) => {
+    let Some(word) = Word::of(message) else { return Outcome::Open };
+    match word {
+        Word::Block(block) => {
             if !turn.requires_response {
                 return Outcome::Open;
             }
@@ -54,7 +92,7 @@ pub fn apply(
             turn.blocks += 1;
             Outcome::Open
         }
-        Opened::End(end) => {
+        Word::End(end) => {
             if !turn.requires_response {
                 tell_accepted(turn, out, 0, now_ms);
             } else if turn.text.len() + end.content.len() > reply_bytes_max {
@@ -64,26 +102,15 @@ pub fn apply(
             }
             Outcome::Answered
         }
-        Opened::Failure(failure) => {
+        Word::Failure(failure) => {
             let (code, retry) = (failure.code.to_native(), failure.retry_after_ms.to_native());
             write_error(turn, out, &Refusal::of_failure(code, &failure.text, retry), now_ms);
             Outcome::Refused
         }
-        Opened::Accepted => {
+        Word::Accepted => {
             tell_accepted(turn, out, message.route.attempt, now_ms);
             Outcome::Open
         }
-        // Nothing that a client is told.
-        Opened::Message(_)
-        | Opened::Hello(_)
-        | Opened::Stop
-        | Opened::Cancel
-        | Opened::Journaled
-        | Opened::Skill(_)
-        | Opened::SkillResult(_)
-        | Opened::RollCall
-        | Opened::Working
-        | Opened::Kept => Outcome::Open,
     }
 }
 

@@ -29,7 +29,7 @@ use super::{frame, hello};
 use crate::access::login::PairingNews;
 use crate::access::scopes::Scope;
 use crate::access::{Access, Identity, Peer, Role};
-use crate::dialect::simple::too_deep;
+use crate::dialect::fields::too_deep;
 pub use crate::refusal::CloseReason;
 use crate::refusal::RpcError;
 
