@@ -75,3 +75,11 @@ pub fn files_below(directory: &Path) -> io::Result<Vec<PathBuf>> {
     }
     Ok(files)
 }
+
+/// The gateway to measure: this one, or the one beside this program.
+pub fn openclaw(given: Option<&Path>) -> io::Result<PathBuf> {
+    match given {
+        Some(path) => path.canonicalize(),
+        None => Ok(std::env::current_exe()?.with_file_name("openclaw")),
+    }
+}

@@ -72,10 +72,7 @@ struct Found {
 pub fn run(options: &Options) -> io::Result<()> {
     let machine = Machine::read();
     let calibration_ns = crate::ring::calibrate_if_possible();
-    let openclaw = match &options.openclaw {
-        Some(path) => path.canonicalize()?,
-        None => std::env::current_exe()?.with_file_name("openclaw"),
-    };
+    let openclaw = crate::place::openclaw(options.openclaw.as_deref())?;
     let place = Place::make(options.directory.as_deref())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let found = runtime.block_on(measure(&openclaw, &place, options))?;

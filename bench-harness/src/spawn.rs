@@ -89,10 +89,7 @@ struct Found {
 pub fn run(options: &Options) -> io::Result<()> {
     let machine = Machine::read();
     let calibration_ns = crate::ring::calibrate_if_possible();
-    let openclaw = match &options.openclaw {
-        Some(path) => path.canonicalize()?,
-        None => std::env::current_exe()?.with_file_name("openclaw"),
-    };
+    let openclaw = crate::place::openclaw(options.openclaw.as_deref())?;
     let kinds = options.kinds(&openclaw);
     let most = options.alive.iter().max().copied().unwrap_or(0);
     crate::sleepers::allow_files(256 + 8 * (most + SPARES_MAX))?;

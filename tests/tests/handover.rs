@@ -93,18 +93,21 @@ fn settings() -> Value {
     })
 }
 
+/// The same with one that keeps a diary in that folder.
+fn settings_with_diary(folder: &Path) -> Value {
+    let mut settings = settings();
+    settings["agents"]["entries"]["noted"] =
+        json!({"command": [binary("delivery-agent"), folder], "sandbox": {"workspace": folder}});
+    settings
+}
+
 /// `kill -9` of the gateway under load, four times: its keeper starts the next one, which has the same agents and the same
 /// port; a client that comes back and sends again what it has no reply to gets one and the same reply to each message, in
 /// the order of each session.
 #[tokio::test]
 async fn agents_go_on_when_their_gateway_is_killed() {
     let folder = tempfile::tempdir().unwrap();
-    let mut settings = settings();
-    settings["agents"]["entries"]["noted"] = json!({
-        "command": [binary("delivery-agent"), folder.path()],
-        "sandbox": {"workspace": folder.path()},
-    });
-    let line = Line::new(&settings);
+    let line = Line::new(&settings_with_diary(folder.path()));
     let gateway = line.start(&["--shards", "2", "--restart", "always", "--runtime", "auto"]);
     let agents = line.all_agents(5);
     let keeper = gateway.keeper().expect("a keeper");

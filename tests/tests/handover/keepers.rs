@@ -12,7 +12,7 @@ use tests::process::{Gateway, alive, asked, processes, send_signal, until};
 use tests::{binary, diary};
 
 use super::book::Book;
-use super::{Line, number, settings, stopped};
+use super::{Line, number, settings, settings_with_diary, stopped};
 
 impl Line {
     /// The keeper that its gateway has.
@@ -34,12 +34,7 @@ impl Line {
 #[tokio::test]
 async fn agents_go_on_when_their_keeper_is_killed() {
     let folder = tempfile::tempdir().unwrap();
-    let mut settings = settings();
-    settings["agents"]["entries"]["noted"] = json!({
-        "command": [binary("delivery-agent"), folder.path()],
-        "sandbox": {"workspace": folder.path()},
-    });
-    let line = Line::new(&settings);
+    let line = Line::new(&settings_with_diary(folder.path()));
     let gateway = line.start(&["--shards", "2", "--restart", "always"]);
     let agents = line.all_agents(5);
     let mut book = Book::default();
