@@ -40,6 +40,7 @@ use engine::shard::Notice;
 use engine::time::{Clock, Moment};
 use keeper::client::{Client, ClientError, StartError};
 use keeper::control::{Adopt, Event as KeeperEvent};
+use sessions::Sessions;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, watch};
 
@@ -108,6 +109,8 @@ pub struct Parts {
     pub state: StateDirectory,
     /// How clients prove who they are. Arc: the edges ask it.
     pub access: Arc<Access>,
+    /// What was said in sessions. Arc: clients ask for it.
+    pub sessions: Arc<Sessions>,
     /// The keeper.
     pub keeper: Client,
     /// The agents, for the next keeper.

@@ -8,6 +8,7 @@ use adapters::access::{Access, NoRandomNumbers};
 use adapters::edge::pages::{PageDesk, PageRequest};
 use adapters::edge::{About, EdgeShared};
 use adapters::openclaw::presence::Presence;
+use sessions::Sessions;
 use tokio::sync::mpsc;
 
 use crate::config::Config;
@@ -50,7 +51,7 @@ impl Front {
         state: &StateDirectory,
         address: SocketAddr,
         log: Log,
-        health: Arc<HealthSource>,
+        (health, sessions): (Arc<HealthSource>, Arc<Sessions>),
         run: u64,
     ) -> Result<Self, FrontError> {
         let devices = Devices::open(&devices_file(state.path()))?;
@@ -61,6 +62,7 @@ impl Front {
             health: Arc::clone(&health),
             access: Arc::clone(&access),
             presence: Arc::clone(&presence),
+            sessions,
             log,
             log_place,
         };

@@ -20,6 +20,7 @@ use engine::shard::Notice;
 use engine::time::Clock;
 use keeper::client::{Client, StartError};
 use keeper::sandbox::probe::Enforcement;
+use sessions::OpenError;
 use shm_transport::layout::Geometry;
 use shm_transport::link::{Limits, Link};
 use shm_transport::ports::{EdgePorts, Ports, Shown, connect_shown};
@@ -44,6 +45,7 @@ use crate::privileges::{self, PrivilegeError};
 use crate::routes;
 use crate::state_directory::{self, StateDirectory, StateDirectoryError, admin_socket};
 use crate::systemd;
+use crate::transcripts;
 
 /// Capacity of the rings between threads. Not pre-faulted: an idle one costs a few pages.
 const INTERNAL_RING_BYTES: u64 = 256 * 1024;
@@ -108,6 +110,9 @@ pub enum GatewayError {
     /// The journal cannot be used.
     #[error(transparent)]
     Journal(#[from] JournalStartError),
+    /// The sessions on disk cannot be used.
+    #[error(transparent)]
+    Sessions(#[from] OpenError),
     /// The rules of routing contradict each other; all of them are listed.
     #[error("the rules of routing cannot be used{}", routes::list(.0))]
     Routing(Vec<RuleError>),
@@ -148,6 +153,7 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
     let chosen = driver::choose(config.runtime)?;
 
     let clock = Clock::start();
+    let sessions = transcripts::open(state.path())?;
     let make_core = core_maker(&config)?;
     let opened = journal::open(state.path(), config.shard_count, &config.delivery, &make_core)?;
     let (notices, notices_in) = mpsc::unbounded_channel();
@@ -168,7 +174,7 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
     let source = Arc::new(health(&chosen, &shards, &agents, &draining));
     let run = run_number();
     let Front { access, shared, pages, rpc } =
-        Front::open(&config, &state, address, log.0.clone(), source, run)?;
+        Front::open(&config, &state, address, log.0.clone(), (source, Arc::clone(&sessions)), run)?;
     let (phase, phase_seen) = watch::channel(Phase::Running);
     let edges = edges::start(&listener, ports.edges, &shared, &phase_seen, run)?;
     let admin = AdminSocket::bind(&admin_socket(state.path()))?;
@@ -186,6 +192,7 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
         admin,
         state,
         access,
+        sessions,
         keeper,
         shards,
         journal: Some(journal),

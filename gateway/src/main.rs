@@ -26,6 +26,7 @@ mod settings;
 mod state_directory;
 mod systemd;
 mod table;
+mod transcripts;
 
 use std::io::Write;
 use std::process::ExitCode;

@@ -39,6 +39,7 @@ use adapters::openclaw::params::Params;
 use adapters::openclaw::presence::Presence;
 use adapters::refusal::RpcError;
 use serde::Serialize;
+use sessions::Sessions;
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::admin::Admin;
@@ -105,6 +106,8 @@ pub struct Sources {
     pub access: Arc<Access>,
     /// Who is connected. Arc: the edges say who comes and goes.
     pub presence: Arc<Presence>,
+    /// What was said in sessions. Arc: it is written down elsewhere.
+    pub sessions: Arc<Sessions>,
     /// What is said, and how much of it could not be written.
     pub log: Log,
     /// Where that lies, if it is in a file. Arc: the thread that writes it moves it on.

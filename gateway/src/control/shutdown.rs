@@ -72,6 +72,9 @@ impl Control {
         {
             tracing::error!("the journal thread ended with an error");
         }
+        if let Err(error) = self.parts.sessions.commit_all() {
+            tracing::error!(%error, "the transcripts are not all on disk; the next start looks after them");
+        }
         tracing::info!("gateway ended");
         if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }

@@ -56,6 +56,7 @@ pub fn of(known: &Known, sources: &Sources) -> Value {
         "sessions": {
             "paths": [],
             "count": counters.sessions,
+            "kept": sources.sessions.len(),
             "defaults": {"model": null, "contextTokens": null},
             "recent": [],
             "byAgent": [],

@@ -68,6 +68,7 @@ impl Fixture {
         let sources = Sources {
             health: Arc::new(health),
             access: Arc::new(Access::new(&settings, devices(directory.path())).unwrap()),
+            sessions: crate::transcripts::open(directory.path()).unwrap(),
             presence: Arc::new(Presence::new(status::own_entry("127.0.0.1:1".parse().unwrap()))),
             log: Log::detached(),
             log_place: Some(log_place),
