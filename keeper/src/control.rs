@@ -103,6 +103,8 @@ pub enum Request {
     Adopt(Adopt),
     /// Those are all agents that are to live: what else is left of an earlier keeper is killed.
     Adopted,
+    /// A sign of life is wanted. Answered by [`Event::Beat`]. Only to keepers that say so in [`Event::Welcome`].
+    Beat,
     /// End all agents, then the keeper. Answered by [`Event::Stopped`].
     Shutdown {
         /// How long agents may take before they are killed.
@@ -243,6 +245,9 @@ pub enum Event {
         /// Whether it starts skills.
         #[serde(default)]
         skills: bool,
+        /// Whether it answers [`Request::Beat`].
+        #[serde(default)]
+        beats: bool,
     },
     /// The keeper speaks none of the versions of the hello.
     OtherVersion {
@@ -352,6 +357,8 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Usage::is_unknown")]
         usage: Usage,
     },
+    /// The keeper gets on with its work: all that was asked before has been done.
+    Beat,
     /// All agents are dead, the socket is removed, and the keeper exits.
     Stopped,
 }

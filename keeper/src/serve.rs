@@ -352,6 +352,7 @@ impl Keeper {
             Request::Handover { start } => self.succession.hand_over(start),
             Request::Adopt(request) => self.adopt(request, descriptors),
             Request::Adopted => self.settle(now),
+            Request::Beat => self.connection.push(Event::Beat.into()),
             Request::Shutdown { grace_ms } => self.end(Duration::from_millis(grace_ms), now),
         }
     }

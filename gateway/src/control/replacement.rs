@@ -1,4 +1,4 @@
-//! A keeper that dies is replaced: its agents go on, and the gateway serves as before.
+//! A keeper that dies or hangs is replaced: its agents go on, and the gateway serves as before.
 //!
 //! This process holds what the keeper holds of each agent ([`super::held`]). It starts the next keeper and hands that
 //! over. What is not handed over, agents that were just being started among it, the new keeper kills; here they
@@ -13,6 +13,7 @@ use keeper::client::{self, Client, ClientError};
 use keeper::control::{Exit, Request, Usage};
 
 use super::agents::Agents;
+use super::beats::KeeperBeats;
 use super::{Control, ControlError, Parts, watch_keeper};
 use crate::control::adoption::CLIENTS;
 
@@ -68,7 +69,7 @@ impl Control {
         }
     }
 
-    /// The connection to the keeper has ended.
+    /// The connection to the keeper has ended, or it hangs ([`super::beats`]).
     pub(super) fn replace_keeper(&mut self, gone: ClientError) -> Result<(), ControlError> {
         let began = Instant::now();
         let before = self.parts.keeper.process_id();
@@ -76,6 +77,8 @@ impl Control {
         while let Ok(Some((event, descriptors))) = self.parts.keeper.receive() {
             self.heard_from_keeper(event, descriptors);
         }
+        // There is one keeper at a time; what lives of this one is of no use.
+        self.parts.keeper.kill();
         if !self.parts.keeper.wait_until(began + DEATH_PATIENCE) {
             return Err(ControlError::KeeperGone(gone));
         }
@@ -92,6 +95,7 @@ impl Control {
         let keeper = Client::start_successor(&program, &socket, self.parts.open_files);
         self.parts.keeper = keeper.map_err(ControlError::KeeperStart)?;
         self.keeper_ready = watch_keeper(self.parts.keeper.as_fd()).map_err(ControlError::Start)?;
+        self.keeper_beats = KeeperBeats::new(Instant::now());
         let count = hand_over(&mut self.parts).map_err(ControlError::KeeperGone)?;
         self.agents.lose_others(&mut self.parts);
         self.agents.lose_skills(&mut self.parts);
