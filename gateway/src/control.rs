@@ -79,7 +79,8 @@ pub enum ControlError {
     KeeperGone(#[source] ClientError),
     /// The keeper has died, and this process has given up what it takes to start one like it.
     #[error(
-        "the keeper of root is dead, and a gateway with gateway.user cannot replace it; start the gateway again"
+        "the keeper of root is dead, there was no standby, and a gateway with gateway.user cannot replace it; start the \
+         gateway again"
     )]
     KeeperOfRoot(#[source] ClientError),
     /// The keeper is dead, and there is no other one.
@@ -176,6 +177,8 @@ pub struct Control {
     keeper_ready: AsyncFd<OwnedFd>,
     keeper_deaths: Deaths,
     keeper_beats: KeeperBeats,
+    /// When a standby was asked for of late.
+    standbys: Deaths,
 }
 
 /// What woke the control thread.
@@ -231,6 +234,7 @@ impl Control {
             keeper_ready: watch_keeper(parts.keeper.as_fd()).map_err(ControlError::Start)?,
             keeper_deaths: Deaths::default(),
             keeper_beats: KeeperBeats::new(Instant::now()),
+            standbys: Deaths::default(),
             config,
             parts,
         })
@@ -251,6 +255,7 @@ impl Control {
             tokio::spawn(rpc::announce::run(Arc::clone(&self.parts.shared)));
         }
         self.serve_pages(admin);
+        self.mind_standby();
         self.agents.start_all(&mut self.parts, adoptions);
         let result = loop {
             match self.wake(false).await {

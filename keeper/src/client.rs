@@ -1,6 +1,7 @@
 //! The gateway's end of the control socket: start a keeper, talk to it.
 
 mod holding;
+mod standby;
 mod start_error;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -48,6 +49,9 @@ pub struct Client {
     enforcement: Enforcement,
     starts_skills: bool,
     answers_beats: bool,
+    keeps_standbys: bool,
+    /// The way to the standby, if there is one.
+    standby: Option<OwnedFd>,
     /// Whether it has made no room for a request.
     is_stuck: bool,
     /// Only if this process has started it.
@@ -132,18 +136,7 @@ impl Client {
         let failed = |step: &'static str| {
             move |errno: Errno| StartError::Socket { step, path: path.to_owned(), source: errno.into() }
         };
-        let address = SocketAddrUnix::new(path).map_err(failed("the address"))?;
-        match rustix::net::connect(&socket().map_err(failed("making"))?, &address) {
-            Ok(()) => return Err(StartError::AlreadyRunning { path: path.to_owned() }),
-            Err(Errno::NOENT) => {}
-            Err(Errno::CONNREFUSED) => rustix::fs::unlink(path).map_err(failed("removing the dead file"))?,
-            Err(errno) => return Err(failed("probing")(errno)),
-        }
-        let listener = socket().map_err(failed("making"))?;
-        rustix::net::bind(&listener, &address).map_err(failed("binding"))?;
-        // Nobody can connect before `listen`, so nobody has while the mode was another.
-        rustix::fs::chmod(path, Mode::RUSR | Mode::WUSR).map_err(failed("protecting"))?;
-        rustix::net::listen(&listener, BACKLOG).map_err(failed("listening"))?;
+        let listener = listen(path)?;
         let child = Command::new(executable)
             .arg("--socket")
             .arg(path)
@@ -163,6 +156,7 @@ impl Client {
             }
         };
         let connection = socket().map_err(failed("making"))?;
+        let address = SocketAddrUnix::new(path).map_err(failed("the address"))?;
         rustix::net::connect(&connection, &address).map_err(failed("connecting"))?;
         let mut client = Self::unheard(connection, child.id(), Some(child));
         // A new keeper holds nothing.
@@ -180,6 +174,8 @@ impl Client {
             enforcement,
             starts_skills: false,
             answers_beats: false,
+            keeps_standbys: false,
+            standby: None,
             is_stuck: false,
             child,
             process: None,
@@ -209,9 +205,10 @@ impl Client {
             // A keeper that has much to tell is not silent.
             deadline = Instant::now() + WELCOME_DEADLINE;
             match (event, <[OwnedFd; 1]>::try_from(descriptors)) {
-                (Event::Welcome { process_id, enforcement, shape, skills, beats, .. }, _) => {
+                (Event::Welcome { process_id, enforcement, shape, skills, beats, standbys, .. }, _) => {
                     self.starts_skills = skills;
                     self.answers_beats = beats;
+                    self.keeps_standbys = standbys;
                     self.process_id = process_id;
                     self.process = watch(process_id);
                     self.enforcement = enforcement;
@@ -384,6 +381,26 @@ fn retire(socket_path: &Path) {
         // If it is not heard, the keeper is found alive again, and told again.
         let _ = Channel::new(connection).send(&request, &[]);
     }
+}
+
+/// Makes the control socket, in the place of that of a dead keeper.
+pub(crate) fn listen(path: &Path) -> Result<OwnedFd, StartError> {
+    let failed = |step: &'static str| {
+        move |errno: Errno| StartError::Socket { step, path: path.to_owned(), source: errno.into() }
+    };
+    let address = SocketAddrUnix::new(path).map_err(failed("the address"))?;
+    match rustix::net::connect(&socket().map_err(failed("making"))?, &address) {
+        Ok(()) => return Err(StartError::AlreadyRunning { path: path.to_owned() }),
+        Err(Errno::NOENT) => {}
+        Err(Errno::CONNREFUSED) => rustix::fs::unlink(path).map_err(failed("removing the dead file"))?,
+        Err(errno) => return Err(failed("probing")(errno)),
+    }
+    let listener = socket().map_err(failed("making"))?;
+    rustix::net::bind(&listener, &address).map_err(failed("binding"))?;
+    // Nobody can connect before `listen`, so nobody has while the mode was another.
+    rustix::fs::chmod(path, Mode::RUSR | Mode::WUSR).map_err(failed("protecting"))?;
+    rustix::net::listen(&listener, BACKLOG).map_err(failed("listening"))?;
+    Ok(listener)
 }
 
 pub(crate) fn socket() -> Result<OwnedFd, Errno> {

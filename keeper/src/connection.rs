@@ -70,7 +70,15 @@ impl Connection {
     ) -> Self {
         let mut gateway = Self::Gateway { channel, process_id, queue: VecDeque::new(), shown };
         let process_id = std::process::id();
-        let welcome = Event::Welcome { version, process_id, enforcement, shape, skills: true, beats: true };
+        let welcome = Event::Welcome {
+            version,
+            process_id,
+            enforcement,
+            shape,
+            skills: true,
+            beats: true,
+            standbys: true,
+        };
         gateway.push(welcome.into());
         gateway
     }

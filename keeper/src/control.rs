@@ -103,6 +103,9 @@ pub enum Request {
     Adopt(Adopt),
     /// Those are all agents that are to live: what else is left of an earlier keeper is killed.
     Adopted,
+    /// Keep a standby, which becomes a keeper when this one is dead or hangs. Comes with one end of a pair of sockets that the
+    /// gateway has made. Only to keepers that say so in [`Event::Welcome`].
+    Standby,
     /// A sign of life is wanted. Answered by [`Event::Beat`]. Only to keepers that say so in [`Event::Welcome`].
     Beat,
     /// End all agents, then the keeper. Answered by [`Event::Stopped`].
@@ -248,6 +251,9 @@ pub enum Event {
         /// Whether it answers [`Request::Beat`].
         #[serde(default)]
         beats: bool,
+        /// Whether it carries out [`Request::Standby`].
+        #[serde(default)]
+        standbys: bool,
     },
     /// The keeper speaks none of the versions of the hello.
     OtherVersion {

@@ -82,6 +82,7 @@ impl Control {
         // What it has said while this thread did not run.
         let before = self.parts.keeper.process_id();
         self.hear_keeper()?;
+        self.mind_standby();
         if self.parts.keeper.process_id() != before || !self.parts.keeper.answers_beats() {
             self.keeper_beats = KeeperBeats::new(Instant::now());
             return Ok(());
