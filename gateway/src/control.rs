@@ -7,6 +7,7 @@
 mod acts;
 pub mod adoption;
 mod agents;
+mod beats;
 mod conversations;
 pub mod handover;
 pub mod held;
@@ -28,7 +29,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use adapters::access::Access;
 use adapters::edge::pages::PageRequest;
@@ -56,6 +57,7 @@ use crate::rpc;
 use crate::state_directory::StateDirectory;
 use adoption::Adoptions;
 use agents::Agents;
+use beats::KeeperBeats;
 use handover::Succession;
 use held::HeldAgents;
 use lifecycle::Next;
@@ -77,7 +79,8 @@ pub enum ControlError {
     KeeperGone(#[source] ClientError),
     /// The keeper has died, and this process has given up what it takes to start one like it.
     #[error(
-        "the keeper of root is dead, and a gateway with gateway.user cannot replace it; start the gateway again"
+        "the keeper of root is dead, there was no standby, and a gateway with gateway.user cannot replace it; start the \
+         gateway again"
     )]
     KeeperOfRoot(#[source] ClientError),
     /// The keeper is dead, and there is no other one.
@@ -173,12 +176,16 @@ pub struct Control {
     order_sender: mpsc::UnboundedSender<Order>,
     keeper_ready: AsyncFd<OwnedFd>,
     keeper_deaths: Deaths,
+    keeper_beats: KeeperBeats,
+    /// When a standby was asked for of late.
+    standbys: Deaths,
 }
 
 /// What woke the control thread.
 enum Wake {
     Signal,
     Keeper,
+    KeeperBeat,
     Notice(Notice),
     Loads(Vec<AgentLoad>),
     Said(Said),
@@ -226,6 +233,8 @@ impl Control {
             order_sender,
             keeper_ready: watch_keeper(parts.keeper.as_fd()).map_err(ControlError::Start)?,
             keeper_deaths: Deaths::default(),
+            keeper_beats: KeeperBeats::new(Instant::now()),
+            standbys: Deaths::default(),
             config,
             parts,
         })
@@ -246,6 +255,7 @@ impl Control {
             tokio::spawn(rpc::announce::run(Arc::clone(&self.parts.shared)));
         }
         self.serve_pages(admin);
+        self.mind_standby();
         self.agents.start_all(&mut self.parts, adoptions);
         let result = loop {
             match self.wake(false).await {
@@ -294,6 +304,7 @@ impl Control {
         let look = if looking { DRAIN_LOOK } else { Duration::from_secs(1) };
         let due = self.agents.next_due().map(|due| due.since(self.now()));
         let until_due = due.unwrap_or(Duration::MAX).min(Duration::from_secs(3600));
+        let beat = self.keeper_beats.next_look().saturating_duration_since(Instant::now());
         tokio::select! {
             asked = self.signals.any() => match asked {
                 Asked::End => Wake::Signal,
@@ -309,6 +320,7 @@ impl Control {
             Some(loads) = self.agents.pools.heard() => Wake::Loads(loads),
             Some(said) = self.agents.skills.heard() => Wake::Said(said),
             Some(order) = self.orders.recv() => Wake::Order(order),
+            () = tokio::time::sleep(beat) => Wake::KeeperBeat,
             () = tokio::time::sleep(until_due), if due.is_some() => Wake::Due,
             () = tokio::time::sleep(look) => Wake::Look,
         }
@@ -320,13 +332,8 @@ impl Control {
 
     fn handle(&mut self, wake: Wake) -> Result<(), ControlError> {
         match wake {
-            Wake::Keeper => loop {
-                match self.parts.keeper.receive() {
-                    Ok(Some((event, descriptors))) => self.heard_from_keeper(event, descriptors),
-                    Ok(None) => break,
-                    Err(gone) => return self.replace_keeper(gone),
-                }
-            },
+            Wake::Keeper => return self.hear_keeper(),
+            Wake::KeeperBeat => return self.look_after_keeper(),
             Wake::Notice(notice) => self.agents.noticed(&mut self.parts, &notice),
             Wake::Due => self.agents.due(&mut self.parts),
             Wake::Said(said) => self.agents.skill_said(&mut self.parts, said),
@@ -341,7 +348,19 @@ impl Control {
         Ok(())
     }
 
+    /// Hears all that the keeper has said.
+    fn hear_keeper(&mut self) -> Result<(), ControlError> {
+        loop {
+            match self.parts.keeper.receive() {
+                Ok(Some((event, descriptors))) => self.heard_from_keeper(event, descriptors),
+                Ok(None) => return Ok(()),
+                Err(gone) => return self.replace_keeper(gone),
+            }
+        }
+    }
+
     fn heard_from_keeper(&mut self, event: KeeperEvent, descriptors: Vec<OwnedFd>) {
+        self.keeper_beats.heard();
         match event {
             KeeperEvent::Spawned { instance, generation, process_id, not_enforced, cgroup } => {
                 self.agents.name_missing(instance, &not_enforced);
@@ -367,6 +386,8 @@ impl Control {
             | KeeperEvent::Alive { .. }
             | KeeperEvent::Missed { .. }
             | KeeperEvent::Held { .. }
+            // That it has said something is noted for all events.
+            | KeeperEvent::Beat
             | KeeperEvent::Stopped => {}
             KeeperEvent::NotShown { reason } => {
                 tracing::warn!(%reason, "`openclaw ring` does not see every ring");

@@ -47,7 +47,7 @@ mod subtree;
 #[cfg(test)]
 mod tests;
 
-pub use agent::{AgentCgroup, Usage};
+pub use agent::{AgentCgroup, Born, Usage};
 pub use detect::{Cgroups, Holder, Obstacle};
 pub use limits::{Device, Limits};
 pub use subtree::{LimitError, Subtree, subtree_name};

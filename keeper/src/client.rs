@@ -1,7 +1,11 @@
 //! The gateway's end of the control socket: start a keeper, talk to it.
 
+mod holding;
+mod standby;
+mod start_error;
+
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -9,20 +13,25 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::Mode;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::channel::{Channel, Sent};
-use crate::control::{Adopt, Cause, CgroupPlace, Event, Exit, Request, Skill, Usage, VERSION};
+use crate::control::{Adopt, Event, Request, Skill, VERSION};
 use crate::sandbox::probe::Enforcement;
 
 pub use crate::channel::ChannelError as ClientError;
+pub use holding::{HeldAgent, Holding};
+pub use start_error::StartError;
 
 /// The file name of the keeper's program, which lies beside that of the gateway.
 pub const PROGRAM: &str = "openclaw-keeper";
 /// How long a new keeper may take to answer.
 const WELCOME_DEADLINE: Duration = Duration::from_secs(5);
-/// How long a keeper may take to make room for a request.
-const SEND_DEADLINE: Duration = Duration::from_secs(5);
+/// How long a keeper may take to make room for a request: so many steps, since a machine that stands still for the whole
+/// time of one lets nobody make room.
+const SEND_STEPS: u32 = 5;
+/// See [`SEND_STEPS`].
+const SEND_STEP: Duration = Duration::from_secs(1);
 /// How long a keeper that ends may take for it.
 const END_DEADLINE: Duration = Duration::from_secs(10);
 /// How often it is looked whether it has.
@@ -32,126 +41,6 @@ const OTHER_VERSION_GRACE_MS: u64 = 1000;
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 16;
 
-/// Why no keeper was started.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The socket of an earlier keeper answers.
-    #[error("a keeper still runs on {}; end it, or choose another state directory", path.display())]
-    AlreadyRunning {
-        /// The control socket.
-        path: PathBuf,
-    },
-    /// The control socket could not be made.
-    #[error("{step} of the control socket {} failed", path.display())]
-    Socket {
-        /// Which step.
-        step: &'static str,
-        /// The control socket.
-        path: PathBuf,
-        /// The kernel's answer.
-        #[source]
-        source: std::io::Error,
-    },
-    /// There is no such program.
-    #[error("the keeper {} is missing: it belongs beside `openclaw`, and `cargo build --release --package keeper` builds it", executable.display())]
-    Missing {
-        /// Where it should be.
-        executable: PathBuf,
-    },
-    /// The program could not be run.
-    #[error("the keeper {} cannot be run", executable.display())]
-    Run {
-        /// The program.
-        executable: PathBuf,
-        /// The kernel's answer.
-        #[source]
-        source: std::io::Error,
-    },
-    /// The keeper ended or broke off before it answered; its own words are on standard error.
-    #[error("the keeper on {} broke off before it answered", path.display())]
-    BrokeOff {
-        /// The control socket.
-        path: PathBuf,
-        /// What was seen of it.
-        #[source]
-        source: ClientError,
-    },
-    /// The keeper did not answer in time.
-    #[error("the keeper on {} did not answer within {} s", path.display(), WELCOME_DEADLINE.as_secs())]
-    Silent {
-        /// The control socket.
-        path: PathBuf,
-    },
-    /// The keeper answered, but not with a welcome.
-    #[error("the keeper on {} refuses: {reason}", path.display())]
-    Refused {
-        /// The control socket.
-        path: PathBuf,
-        /// Its reason.
-        reason: String,
-    },
-    /// The keeper speaks none of the versions of this build.
-    #[error("the keeper on {} speaks control version {version}, this gateway {VERSION}", path.display())]
-    OtherVersion {
-        /// The control socket.
-        path: PathBuf,
-        /// Its version.
-        version: u32,
-    },
-}
-
-/// What a keeper holds from the gateway before.
-#[derive(Debug)]
-pub enum Holding {
-    /// What that gateway has said of itself. Told first.
-    Shape(String),
-    /// A listening socket.
-    Listener {
-        /// What it is for.
-        name: String,
-        /// Where it listens, in the words of the configuration.
-        address: String,
-        /// The socket.
-        socket: OwnedFd,
-    },
-    /// An agent that lives.
-    Agent(HeldAgent),
-    /// The death of an agent while no gateway was there.
-    Death {
-        /// Which agent.
-        name: String,
-        /// What was its process id.
-        process_id: u32,
-        /// How it ended.
-        exit: Exit,
-        /// Why, where its cgroup tells.
-        cause: Option<Cause>,
-        /// What it has taken.
-        usage: Usage,
-    },
-    /// Deaths that are not told, since there were too many.
-    Untold(u64),
-}
-
-/// An agent that lives, with its descriptors.
-#[derive(Debug)]
-pub struct HeldAgent {
-    /// Which agent.
-    pub instance: u64,
-    /// Its name in the configuration it was started by.
-    pub name: String,
-    /// Its process id.
-    pub process_id: u32,
-    /// [`crate::control::Spawn::definition`] of what it was started with.
-    pub definition: u64,
-    /// Which incarnation.
-    pub generation: u64,
-    /// Where its cgroup is found again.
-    pub cgroup: Option<CgroupPlace>,
-    /// Those of [`Event::Spawned`].
-    pub descriptors: Vec<OwnedFd>,
-}
-
 /// A running keeper. Dropping this kills nothing; the keeper sees the connection end.
 #[derive(Debug)]
 pub struct Client {
@@ -159,6 +48,12 @@ pub struct Client {
     process_id: u32,
     enforcement: Enforcement,
     starts_skills: bool,
+    answers_beats: bool,
+    keeps_standbys: bool,
+    /// The way to the standby, if there is one.
+    standby: Option<OwnedFd>,
+    /// Whether it has made no room for a request.
+    is_stuck: bool,
     /// Only if this process has started it.
     child: Option<Child>,
     /// Tells of its end. `None`: it was gone at once.
@@ -241,18 +136,7 @@ impl Client {
         let failed = |step: &'static str| {
             move |errno: Errno| StartError::Socket { step, path: path.to_owned(), source: errno.into() }
         };
-        let address = SocketAddrUnix::new(path).map_err(failed("the address"))?;
-        match rustix::net::connect(&socket().map_err(failed("making"))?, &address) {
-            Ok(()) => return Err(StartError::AlreadyRunning { path: path.to_owned() }),
-            Err(Errno::NOENT) => {}
-            Err(Errno::CONNREFUSED) => rustix::fs::unlink(path).map_err(failed("removing the dead file"))?,
-            Err(errno) => return Err(failed("probing")(errno)),
-        }
-        let listener = socket().map_err(failed("making"))?;
-        rustix::net::bind(&listener, &address).map_err(failed("binding"))?;
-        // Nobody can connect before `listen`, so nobody has while the mode was another.
-        rustix::fs::chmod(path, Mode::RUSR | Mode::WUSR).map_err(failed("protecting"))?;
-        rustix::net::listen(&listener, BACKLOG).map_err(failed("listening"))?;
+        let listener = listen(path)?;
         let child = Command::new(executable)
             .arg("--socket")
             .arg(path)
@@ -272,6 +156,7 @@ impl Client {
             }
         };
         let connection = socket().map_err(failed("making"))?;
+        let address = SocketAddrUnix::new(path).map_err(failed("the address"))?;
         rustix::net::connect(&connection, &address).map_err(failed("connecting"))?;
         let mut client = Self::unheard(connection, child.id(), Some(child));
         // A new keeper holds nothing.
@@ -283,8 +168,19 @@ impl Client {
     fn unheard(connection: OwnedFd, process_id: u32, child: Option<Child>) -> Self {
         let enforcement = Enforcement::default();
         let channel = Channel::new(connection);
-        let starts_skills = false;
-        Self { channel, process_id, enforcement, starts_skills, child, process: None, instance_max: 0 }
+        Self {
+            channel,
+            process_id,
+            enforcement,
+            starts_skills: false,
+            answers_beats: false,
+            keeps_standbys: false,
+            standby: None,
+            is_stuck: false,
+            child,
+            process: None,
+            instance_max: 0,
+        }
     }
 
     /// Says hello, and hears what is held.
@@ -309,8 +205,10 @@ impl Client {
             // A keeper that has much to tell is not silent.
             deadline = Instant::now() + WELCOME_DEADLINE;
             match (event, <[OwnedFd; 1]>::try_from(descriptors)) {
-                (Event::Welcome { process_id, enforcement, shape, skills, .. }, _) => {
+                (Event::Welcome { process_id, enforcement, shape, skills, beats, standbys, .. }, _) => {
                     self.starts_skills = skills;
+                    self.answers_beats = beats;
+                    self.keeps_standbys = standbys;
                     self.process_id = process_id;
                     self.process = watch(process_id);
                     self.enforcement = enforcement;
@@ -363,6 +261,24 @@ impl Client {
         &self.enforcement
     }
 
+    /// Whether the keeper is of a build that answers [`Request::Beat`].
+    pub fn answers_beats(&self) -> bool {
+        self.answers_beats
+    }
+
+    /// Whether it has not read for so long that a request was lost.
+    pub fn is_stuck(&self) -> bool {
+        self.is_stuck
+    }
+
+    /// Kills the keeper, whatever it does. Of one that belongs to another user nothing comes of it.
+    pub fn kill(&self) {
+        if let Some(process) = &self.process {
+            // One that is dead already is what is wanted; for the rest see above.
+            let _ = pidfd_send_signal(process, Signal::KILL); // As above.
+        }
+    }
+
     /// Sends a request. Waits at most 5 s for room.
     pub fn send(&mut self, request: &Request) -> Result<(), ClientError> {
         self.send_with(request, &[])
@@ -396,12 +312,16 @@ impl Client {
     }
 
     fn send_with(&mut self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<(), ClientError> {
-        let deadline = Instant::now() + SEND_DEADLINE;
+        let mut steps = 0;
         while self.channel.send(request, fds)? == Sent::Blocked {
-            if !wait(&self.channel, PollFlags::OUT, deadline) {
+            if self.is_stuck || steps >= SEND_STEPS {
+                self.is_stuck = true;
                 let source = std::io::ErrorKind::TimedOut.into();
                 return Err(ClientError::System { step: "waiting for room", source });
             }
+            // There may be room for a part of it only, so that this does not count what comes back early.
+            let ready = wait(&self.channel, PollFlags::OUT, Instant::now() + SEND_STEP);
+            steps += u32::from(!ready);
         }
         Ok(())
     }
@@ -461,6 +381,26 @@ fn retire(socket_path: &Path) {
         // If it is not heard, the keeper is found alive again, and told again.
         let _ = Channel::new(connection).send(&request, &[]);
     }
+}
+
+/// Makes the control socket, in the place of that of a dead keeper.
+pub(crate) fn listen(path: &Path) -> Result<OwnedFd, StartError> {
+    let failed = |step: &'static str| {
+        move |errno: Errno| StartError::Socket { step, path: path.to_owned(), source: errno.into() }
+    };
+    let address = SocketAddrUnix::new(path).map_err(failed("the address"))?;
+    match rustix::net::connect(&socket().map_err(failed("making"))?, &address) {
+        Ok(()) => return Err(StartError::AlreadyRunning { path: path.to_owned() }),
+        Err(Errno::NOENT) => {}
+        Err(Errno::CONNREFUSED) => rustix::fs::unlink(path).map_err(failed("removing the dead file"))?,
+        Err(errno) => return Err(failed("probing")(errno)),
+    }
+    let listener = socket().map_err(failed("making"))?;
+    rustix::net::bind(&listener, &address).map_err(failed("binding"))?;
+    // Nobody can connect before `listen`, so nobody has while the mode was another.
+    rustix::fs::chmod(path, Mode::RUSR | Mode::WUSR).map_err(failed("protecting"))?;
+    rustix::net::listen(&listener, BACKLOG).map_err(failed("listening"))?;
+    Ok(listener)
 }
 
 pub(crate) fn socket() -> Result<OwnedFd, Errno> {

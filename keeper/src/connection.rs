@@ -70,7 +70,16 @@ impl Connection {
     ) -> Self {
         let mut gateway = Self::Gateway { channel, process_id, queue: VecDeque::new(), shown };
         let process_id = std::process::id();
-        gateway.push(Event::Welcome { version, process_id, enforcement, shape, skills: true }.into());
+        let welcome = Event::Welcome {
+            version,
+            process_id,
+            enforcement,
+            shape,
+            skills: true,
+            beats: true,
+            standbys: true,
+        };
+        gateway.push(welcome.into());
         gateway
     }
 

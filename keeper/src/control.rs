@@ -103,6 +103,11 @@ pub enum Request {
     Adopt(Adopt),
     /// Those are all agents that are to live: what else is left of an earlier keeper is killed.
     Adopted,
+    /// Keep a standby, which becomes a keeper when this one is dead or hangs. Comes with one end of a pair of sockets that the
+    /// gateway has made. Only to keepers that say so in [`Event::Welcome`].
+    Standby,
+    /// A sign of life is wanted. Answered by [`Event::Beat`]. Only to keepers that say so in [`Event::Welcome`].
+    Beat,
     /// End all agents, then the keeper. Answered by [`Event::Stopped`].
     Shutdown {
         /// How long agents may take before they are killed.
@@ -243,6 +248,12 @@ pub enum Event {
         /// Whether it starts skills.
         #[serde(default)]
         skills: bool,
+        /// Whether it answers [`Request::Beat`].
+        #[serde(default)]
+        beats: bool,
+        /// Whether it carries out [`Request::Standby`].
+        #[serde(default)]
+        standbys: bool,
     },
     /// The keeper speaks none of the versions of the hello.
     OtherVersion {
@@ -352,6 +363,8 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Usage::is_unknown")]
         usage: Usage,
     },
+    /// The keeper gets on with its work: all that was asked before has been done.
+    Beat,
     /// All agents are dead, the socket is removed, and the keeper exits.
     Stopped,
 }

@@ -35,13 +35,15 @@ struct Guest {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Role {
     Stranger,
+    /// The gateway that a standby was kept for: nobody else has the other end of its socket.
+    Expected,
     Observer,
 }
 
 impl Guest {
     fn deadline(&self) -> Instant {
         match self.role {
-            Role::Stranger => self.since + GREETING_DEADLINE,
+            Role::Stranger | Role::Expected => self.since + GREETING_DEADLINE,
             Role::Observer => self.since + SILENCE_MAX,
         }
     }
@@ -105,6 +107,15 @@ impl Guests {
         seat
     }
 
+    /// Seats the gateway that is to be served, and says where.
+    pub(crate) fn expect(&mut self, socket: OwnedFd, now: Instant) -> usize {
+        let seat = self.accept(socket, now);
+        if let Some(guest) = &mut self.seats[seat] {
+            guest.role = Role::Expected;
+        }
+        seat
+    }
+
     /// The socket to watch.
     pub(crate) fn socket(&self, seat: usize) -> Option<BorrowedFd<'_>> {
         self.seats[seat].as_ref().map(|guest| guest.channel.as_fd())
@@ -114,7 +125,7 @@ impl Guests {
     pub(crate) fn listen(&mut self, seat: usize, door: Door, now: Instant) -> Came {
         let Some(guest) = &mut self.seats[seat] else { return Came::Nothing };
         match guest.role {
-            Role::Stranger => self.greet(seat, door, now),
+            Role::Stranger | Role::Expected => self.greet(seat, door, now),
             Role::Observer => match guest.channel.receive::<Question>() {
                 Ok(None) => Came::Nothing,
                 Ok(Some((question, _))) => {
@@ -240,7 +251,7 @@ fn refusal(door: Door, guest: &Guest) -> Option<String> {
         Door::Ending => return Some("this keeper ends its agents, and then itself".to_owned()),
     }
     let own = rustix::process::geteuid();
-    let other = (peer.uid != own).then_some(peer.uid)?;
+    let other = (peer.uid != own && guest.role != Role::Expected).then_some(peer.uid)?;
     Some(format!("this keeper serves user {}, not user {}", own.as_raw(), other.as_raw()))
 }
 

@@ -20,7 +20,7 @@ use crate::channel::sentence;
 use crate::control::{KEPT_VARIABLES, Spawn};
 use crate::ledger::Ledger;
 use crate::sandbox::probe::Enforcement;
-use crate::sandbox::{self, SandboxError, Started, Task};
+use crate::sandbox::{self, Place, SandboxError, Started, Task};
 use crate::serve::say;
 use crate::spawn::{self, Reservation};
 
@@ -181,10 +181,10 @@ pub(crate) fn launch(
     };
     if let Some(spec) = &request.sandbox {
         let task = task(request, reservation, open_files, &fresh, output(request)?)?;
-        let attach = |process| {
+        let attach = |process, born| {
             // Where the disk is full, only its cgroup tells of it.
             let _ = ledger.note(process); // As above.
-            match cgroup.attach(process) {
+            match cgroup.attach(process, born) {
                 Err(refused) if !request.limits.require => {
                     in_no_cgroup(&refused);
                     Ok(())
@@ -192,7 +192,8 @@ pub(crate) fn launch(
                 attached => attached,
             }
         };
-        let Started { process, pidfd } = sandbox::start(spec, enforcement, task, &attach)?;
+        let place = Place { birth: cgroup.birthplace(), attach: &attach };
+        let Started { process, pidfd } = sandbox::start(spec, enforcement, task, &place)?;
         return Ok(Launched { process, pidfd: Arc::new(pidfd), held });
     }
     let cgroups =

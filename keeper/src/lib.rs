@@ -47,6 +47,9 @@
 //! status. When keeper and gateway are gone, the next keeper kills what they have left: all that is in the cgroups of
 //! agents, and the processes of the ledger.
 //!
+//! A gateway that has become another user cannot start a keeper of root. For it the keeper keeps a *standby*
+//! (`serve/standby.rs`): a process that sleeps, and becomes the next keeper when the gateway says hello to it.
+//!
 //! # What is deliberately absent
 //!
 //! - A search for all descendants of an agent for which no cgroup can be made and that runs without a sandbox: one that
@@ -77,4 +80,4 @@ mod succession;
 pub mod view;
 
 pub use channel::sentence;
-pub use serve::{KeeperError, Options, run};
+pub use serve::{KeeperError, Options, run, stand_by};

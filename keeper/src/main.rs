@@ -6,10 +6,10 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use keeper::Options;
+use keeper::{KeeperError, Options};
 
 const USAGE: &str = "openclaw-keeper holds the agents of a gateway and their rings. The gateway starts it and gives it \
-its socket as standard input; people start `openclaw gateway`.\n\nusage: openclaw-keeper --socket PATH [--open-files COUNT] [--successor]";
+its socket as standard input; people start `openclaw gateway`.\n\nusage: openclaw-keeper --socket PATH [--open-files COUNT] [--successor | --standby]";
 
 /// How it is called wrongly.
 const WRONG_USAGE: u8 = 2;
@@ -21,6 +21,7 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         Asked::Run(socket, options) => (socket, options),
+        Asked::StandBy(socket, options) => return ended(keeper::stand_by(&socket, options)),
         Asked::Wrong => {
             eprintln!("{USAGE}");
             return ExitCode::from(WRONG_USAGE);
@@ -30,7 +31,11 @@ fn main() -> ExitCode {
         Ok(listener) => listener,
         Err(error) => return failed(&error),
     };
-    match keeper::run(&socket, listener, options) {
+    ended(keeper::run(&socket, listener, options))
+}
+
+fn ended(result: Result<(), KeeperError>) -> ExitCode {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failed(&error),
     }
@@ -39,16 +44,18 @@ fn main() -> ExitCode {
 /// What the command line asks for.
 enum Asked {
     Run(PathBuf, Options),
+    StandBy(PathBuf, Options),
     Version,
     Wrong,
 }
 
 fn parse(mut arguments: impl Iterator<Item = OsString>) -> Asked {
-    let (mut socket, mut options) = (None, Options::default());
+    let (mut socket, mut options, mut run) = (None, Options::default(), Asked::Run as fn(_, _) -> _);
     while let Some(argument) = arguments.next() {
         match argument.to_str() {
             Some("--version") => return Asked::Version,
             Some("--successor") => options.successor = true,
+            Some("--standby") => run = Asked::StandBy,
             Some("--socket") => socket = arguments.next().map(PathBuf::from),
             Some("--open-files") => {
                 let count = arguments.next().and_then(|count| count.to_str()?.parse().ok());
@@ -58,7 +65,7 @@ fn parse(mut arguments: impl Iterator<Item = OsString>) -> Asked {
             _ => return Asked::Wrong,
         }
     }
-    socket.map_or(Asked::Wrong, |socket| Asked::Run(socket, options))
+    socket.map_or(Asked::Wrong, |socket| run(socket, options))
 }
 
 /// Says why it ends, with the causes, in one line.

@@ -38,4 +38,4 @@ mod start;
 mod steps;
 mod view;
 
-pub(crate) use start::{SandboxError, Started, Task, start};
+pub(crate) use start::{Place, SandboxError, Started, Task, start};

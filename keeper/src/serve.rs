@@ -2,6 +2,7 @@
 
 mod adoption;
 mod gateway;
+mod standby;
 
 use std::io::Write;
 use std::os::fd::OwnedFd;
@@ -13,10 +14,11 @@ use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, SocketType, sockopt};
-use rustix::process::{Resource, Rlimit, Signal};
+use rustix::process::{Pid, Resource, Rlimit, Signal};
 
 use crate::cgroup::{Cgroups, Subtree};
 use crate::channel::sentence;
+use crate::client::StartError;
 use crate::connection::{Attached, Connection, Heard, Outgoing};
 use crate::control::{AGENTS_MAX, Event, NAME_BYTES_MAX, Request, Spawn};
 use crate::guests::{Came, Door, Guests, SEATS};
@@ -28,6 +30,8 @@ use crate::shown;
 use crate::spawn::Reservation;
 use crate::succession::Succession;
 use crate::view::{Answer, Question};
+
+pub use standby::stand_by;
 
 /// Marks the listener in an epoll event; agents are marked by their instance.
 const LISTENER: u64 = u64::MAX;
@@ -55,6 +59,9 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Why a keeper ended without being told to.
 #[derive(Debug, thiserror::Error)]
 pub enum KeeperError {
+    /// A standby cannot make the control socket.
+    #[error("the standby cannot take over")]
+    Listen(#[source] StartError),
     /// What was handed over is not the socket it should be.
     #[error("the descriptor handed over for {} is not a listening SEQPACKET socket", path.display())]
     NotListener {
@@ -97,17 +104,18 @@ enum Phase {
 /// Serves one gateway on a listening socket bound to `socket_path`, until it is told to stop or the gateway
 /// is gone. The main function of the keeper's process, which must have a single thread.
 pub fn run(socket_path: &Path, listener: OwnedFd, options: Options) -> Result<(), KeeperError> {
-    let mut keeper = Keeper::new(socket_path, listener, options)?;
-    while !keeper.is_finished() {
-        keeper.step()?;
-    }
-    keeper.finish()
+    // First of all, so that the numbers are free.
+    let reservation = Reservation::new().map_err(|source| KeeperError::System {
+        step: "reserving descriptors",
+        path: socket_path.to_owned(),
+        source,
+    })?;
+    Keeper::new(socket_path, listener, options, (reservation, rustix::process::getppid()))?.serve()
 }
 
 /// Takes the cgroup of the state directory, in which the control socket lies.
-fn open_subtree(socket_path: &Path) -> Subtree {
-    let gateway = rustix::process::getppid().map(number);
-    let own: Vec<u32> = gateway.into_iter().chain([std::process::id()]).collect();
+fn open_subtree(socket_path: &Path, gateway: Option<Pid>) -> Subtree {
+    let own: Vec<u32> = gateway.map(number).into_iter().chain([std::process::id()]).collect();
     let directory = socket_path.parent().unwrap_or(Path::new("."));
     // One that cannot be resolved has been refused before, where it matters.
     let directory = directory.canonicalize().unwrap_or_else(|_| directory.to_owned());
@@ -136,15 +144,20 @@ struct Keeper {
     settled: bool,
     /// What this machine allows of a sandbox.
     enforcement: Enforcement,
+    /// The process of the standby, if the gateway has asked for one.
+    standby: Option<OwnedFd>,
 }
 
 impl Keeper {
-    fn new(path: &Path, listener: OwnedFd, options: Options) -> Result<Self, KeeperError> {
+    fn new(
+        path: &Path,
+        listener: OwnedFd,
+        options: Options,
+        (reservation, gateway): (Reservation, Option<Pid>),
+    ) -> Result<Self, KeeperError> {
         let failed = |step: &'static str| {
             move |source: std::io::Error| KeeperError::System { step, path: path.to_owned(), source }
         };
-        // First of all, so that the numbers are free.
-        let reservation = Reservation::new().map_err(failed("reserving descriptors"))?;
         let listens = sockopt::socket_acceptconn(&listener).unwrap_or(false)
             && sockopt::socket_type(&listener).is_ok_and(|kind| kind == SocketType::SEQPACKET);
         if !listens {
@@ -177,16 +190,24 @@ impl Keeper {
             phase: Phase::Serving,
             reservation,
             open_files,
-            subtree: open_subtree(path),
+            subtree: open_subtree(path, gateway),
             ledger: Ledger::beside(path),
             settled: false,
             enforcement: probe::probe(),
+            standby: None,
         };
         if options.successor {
             return Ok(keeper);
         }
         keeper.settle(now);
         Ok(keeper)
+    }
+
+    fn serve(mut self) -> Result<(), KeeperError> {
+        while !self.is_finished() {
+            self.step()?;
+        }
+        self.finish()
     }
 
     fn system(&self, step: &'static str) -> impl FnOnce(Errno) -> KeeperError {
@@ -352,6 +373,12 @@ impl Keeper {
             Request::Handover { start } => self.succession.hand_over(start),
             Request::Adopt(request) => self.adopt(request, descriptors),
             Request::Adopted => self.settle(now),
+            Request::Standby => {
+                if let Err(error) = self.start_standby(descriptors) {
+                    self.connection.push(refused(sentence(&error)));
+                }
+            }
+            Request::Beat => self.connection.push(Event::Beat.into()),
             Request::Shutdown { grace_ms } => self.end(Duration::from_millis(grace_ms), now),
         }
     }

@@ -18,7 +18,7 @@ use crate::cgroup::AgentCgroup;
 use crate::channel::sentence;
 use crate::control::{KEPT_VARIABLES, Skill};
 use crate::sandbox::probe::Enforcement;
-use crate::sandbox::{self, SandboxError, Started, Task};
+use crate::sandbox::{self, Place, SandboxError, Started, Task};
 use crate::serve::say;
 
 /// The most skills of one keeper.
@@ -93,12 +93,13 @@ pub(crate) fn launch(
         open_files_max,
         dies_with_keeper: true,
     };
-    let attach = |process| match cgroup.attach(process) {
+    let attach = |process, born| match cgroup.attach(process, born) {
         Err(refused) if !request.limits.require => {
             say(&format!("skill {} is in no cgroup: {}", request.name, sentence(&refused)));
             Ok(())
         }
         attached => attached,
     };
-    Ok(sandbox::start(&request.sandbox, enforcement, task, &attach)?)
+    let place = Place { birth: cgroup.birthplace(), attach: &attach };
+    Ok(sandbox::start(&request.sandbox, enforcement, task, &place)?)
 }

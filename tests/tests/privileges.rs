@@ -12,7 +12,9 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tests::binary;
 use tests::client::Client;
-use tests::process::{Gateway, alive, asked, configure, end_all, openclaw, send_signal, until};
+use tests::process::{
+    Gateway, Process, alive, asked, configure, end_all, openclaw, processes, send_signal, until,
+};
 
 /// The name and number of a user who is not root.
 const NOBODY: (&str, u32) = ("nobody", 65_534);
@@ -169,6 +171,79 @@ async fn a_gateway_of_root_becomes_another_user() {
     let stopped = openclaw(place.path(), &["gateway", "stop"]).output().unwrap();
     assert!(stopped.status.success() && !alive(process), "{stopped:?}");
     until("the keeper has ended", || (!alive(keeper)).then_some(()));
+}
+
+/// The standby of a keeper of root: the process that would be the next one. The keeper may have been one itself.
+fn standby(place: &Place, keeper: u32) -> Option<u32> {
+    let path = place.path().to_string_lossy();
+    let is_standby = |process: &Process| {
+        process.is_keeper()
+            && process.process_id != keeper
+            && process.arguments.iter().any(|argument| argument == "--standby")
+            && process.arguments.iter().any(|argument| argument.starts_with(&*path))
+    };
+    processes().into_iter().find(is_standby).map(|process| process.process_id)
+}
+
+/// The keeper of root is killed, and stopped, under a gateway that is root no more: its standby takes its place, of root like
+/// it; the agents keep their processes, messages are answered over the same connection, and the next standby is there. So it
+/// is when the standby is killed, and after a restart; and it ends with its gateway.
+#[tokio::test]
+async fn a_keeper_of_root_is_replaced() {
+    if needs_root() {
+        return;
+    }
+    let words = json!({"command": ["python3", tests::workspace().join("examples/streaming_agent.py")]});
+    let place = Place::new(
+        NOBODY.1,
+        &json!({"gateway": {"user": NOBODY.0}, "agents": {"entries": {"words": words}}}),
+    );
+    let mut gateway = place.start(&["--restart", "always"]);
+    let (process, mut keeper) = place.after(0);
+    let agents = || {
+        let list = asked(place.path(), &["agent", "list"]);
+        let rows = list["agents"].as_array().unwrap().iter();
+        rows.filter_map(|row| row["processId"].as_u64()).collect::<Vec<_>>()
+    };
+    let first = until("the agents run", || Some(agents()).filter(|agents| agents.len() == 2));
+    let mut client = Client::connect(&gateway.url()).await;
+    for (id, signal) in [("a", Signal::KILL), ("b", Signal::KILL), ("c", Signal::STOP)] {
+        let next = until("there is a standby", || standby(&place, keeper));
+        is_not_bare(next);
+        send_signal(keeper, signal);
+        client.say("words", "s", id, id).await;
+        assert_eq!(client.reply().await.1["content"]["content"], id.to_uppercase());
+        let found =
+            until("the standby is the keeper", || Some(place.after(0).1).filter(|&now| now != keeper));
+        assert_eq!((found, alive(keeper), agents()), (next, false, first.clone()), "{id}");
+        is_not_bare(next);
+        keeper = next;
+    }
+    let agent = u32::try_from(first[0]).unwrap();
+    send_signal(agent, Signal::KILL);
+    let second = until("a keeper that was a standby starts agents", || {
+        Some(agents()).filter(|now| now.len() == 2 && *now != first)
+    });
+    let next = until("there is a standby", || standby(&place, keeper));
+    send_signal(next, Signal::KILL);
+    until("there is another one", || {
+        standby(&place, keeper).filter(|&process| process != next && alive(process))
+    });
+
+    send_signal(process, Signal::KILL);
+    gateway.wait();
+    let (process, same) = place.after(process);
+    assert_eq!((same, agents()), (keeper, second.clone()));
+    let next =
+        until("the next gateway has one, too", || standby(&place, keeper).filter(|&process| alive(process)));
+    send_signal(keeper, Signal::KILL);
+    until("it is the keeper", || (place.after(0).1 == next).then_some(()));
+    assert_eq!(agents(), second);
+    let last = until("there is a standby", || standby(&place, next));
+    let stopped = openclaw(place.path(), &["gateway", "stop"]).output().unwrap();
+    assert!(stopped.status.success() && !alive(process), "{stopped:?}");
+    until("keeper and standby have ended", || (!alive(next) && !alive(last)).then_some(()));
+    assert!(!place.path().join("keeper.sock").exists());
 }
 
 /// Without the key a gateway keeps its user, and nothing else. It makes a state directory for the user that it names.

@@ -1,4 +1,4 @@
-//! A keeper that dies is replaced: its agents go on, and the gateway serves as before.
+//! A keeper that dies or hangs is replaced: its agents go on, and the gateway serves as before.
 //!
 //! This process holds what the keeper holds of each agent ([`super::held`]). It starts the next keeper and hands that
 //! over. What is not handed over, agents that were just being started among it, the new keeper kills; here they
@@ -13,6 +13,7 @@ use keeper::client::{self, Client, ClientError};
 use keeper::control::{Exit, Request, Usage};
 
 use super::agents::Agents;
+use super::beats::KeeperBeats;
 use super::{Control, ControlError, Parts, watch_keeper};
 use crate::control::adoption::CLIENTS;
 
@@ -68,33 +69,62 @@ impl Control {
         }
     }
 
-    /// The connection to the keeper has ended.
+    /// Ends the keeper, if it lives, and has another one.
+    fn next_keeper(&mut self, gone: ClientError, began: Instant) -> Result<Client, ControlError> {
+        let Parts { keeper: before, executable, state, open_files, .. } = &mut self.parts;
+        let socket = state.keeper_socket();
+        // There is one keeper at a time; what lives of this one is of no use. One of root lives on until its standby ends it.
+        before.kill();
+        let process_id = before.process_id();
+        if self.config.user.is_some() {
+            // One that this process starts would be of that user, and could not reach what root's keeper has started.
+            let Some(next) = before.wake_standby(&socket) else {
+                return Err(ControlError::KeeperOfRoot(gone));
+            };
+            let next = next.map_err(ControlError::KeeperStart)?;
+            // It may be a child of this process, to be reaped.
+            before.wait_until(began + DEATH_PATIENCE);
+            tracing::error!(process_id, "the keeper is dead; its standby takes its agents over");
+            return Ok(next);
+        }
+        if !before.wait_until(began + DEATH_PATIENCE) {
+            return Err(ControlError::KeeperGone(gone));
+        }
+        tracing::error!(process_id, "the keeper is dead; another one takes its agents over");
+        let next = Client::start_successor(&keeper_program(executable), &socket, *open_files);
+        next.map_err(ControlError::KeeperStart)
+    }
+
+    /// Has the keeper keep a standby, where this process could not start another keeper.
+    pub(super) fn mind_standby(&mut self) {
+        if self.config.user.is_none() || !self.parts.keeper.lacks_standby() {
+            return;
+        }
+        if !self.standbys.note(Instant::now()) {
+            return;
+        }
+        if let Err(error) = self.parts.keeper.keep_standby() {
+            tracing::warn!(%error, "there is no standby: the gateway ends if its keeper does");
+        }
+    }
+
+    /// The connection to the keeper has ended, or it hangs ([`super::beats`]).
     pub(super) fn replace_keeper(&mut self, gone: ClientError) -> Result<(), ControlError> {
         let began = Instant::now();
-        let before = self.parts.keeper.process_id();
         // What it has said before it died: the news of its death may come first.
         while let Ok(Some((event, descriptors))) = self.parts.keeper.receive() {
             self.heard_from_keeper(event, descriptors);
         }
-        if !self.parts.keeper.wait_until(began + DEATH_PATIENCE) {
-            return Err(ControlError::KeeperGone(gone));
-        }
-        if self.config.user.is_some() {
-            // One that this process starts would be of that user, and could not reach what root's keeper has started.
-            return Err(ControlError::KeeperOfRoot(gone));
-        }
         if !self.keeper_deaths.note(began) {
             return Err(ControlError::KeepersDie);
         }
-        tracing::error!(process_id = before, "the keeper is dead; another one takes its agents over");
-        let program = keeper_program(&self.parts.executable);
-        let socket = self.parts.state.keeper_socket();
-        let keeper = Client::start_successor(&program, &socket, self.parts.open_files);
-        self.parts.keeper = keeper.map_err(ControlError::KeeperStart)?;
+        self.parts.keeper = self.next_keeper(gone, began)?;
         self.keeper_ready = watch_keeper(self.parts.keeper.as_fd()).map_err(ControlError::Start)?;
+        self.keeper_beats = KeeperBeats::new(Instant::now());
         let count = hand_over(&mut self.parts).map_err(ControlError::KeeperGone)?;
         self.agents.lose_others(&mut self.parts);
         self.agents.lose_skills(&mut self.parts);
+        self.mind_standby();
         tracing::warn!(
             process_id = self.parts.keeper.process_id(),
             agents = count,

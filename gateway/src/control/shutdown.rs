@@ -106,11 +106,22 @@ impl Control {
         }
     }
 
+    /// Ends a keeper that hangs or is gone, and the agents in its place.
+    fn give_up_keeper(&self) {
+        tracing::error!("the keeper does not end the agents; they are killed");
+        self.parts.keeper.kill();
+        self.parts.held.kill_all();
+    }
+
     /// Has the keeper end what is left, and waits for it, until nothing of either is there any more.
     async fn end_keeper(&mut self) -> bool {
         let grace_ms = 500;
-        if self.parts.keeper.send(&Request::Shutdown { grace_ms }).is_err() {
-            self.parts.held.kill_all();
+        let mut is_heard = !self.parts.keeper.answers_beats();
+        // It answers the first even while its agents end. One that is of an older build is not asked.
+        let beat = (!is_heard).then_some(Request::Beat);
+        let told = [beat, Some(Request::Shutdown { grace_ms })];
+        if told.iter().flatten().any(|request| self.parts.keeper.send(request).is_err()) {
+            self.give_up_keeper();
             return false;
         }
         let stopped = async {
@@ -118,7 +129,10 @@ impl Control {
                 match self.parts.keeper.receive() {
                     Ok(Some((KeeperEvent::Stopped, _))) => return true,
                     // Who dies may have to be reaped here, and the keeper waits until it is.
-                    Ok(Some((event, descriptors))) => self.heard_from_keeper(event, descriptors),
+                    Ok(Some((event, descriptors))) => {
+                        is_heard = true;
+                        self.heard_from_keeper(event, descriptors);
+                    }
                     Ok(None) => {
                         self.reap_strays(true);
                         match tokio::time::timeout(REAP_TICK, self.keeper_ready.readable()).await {
@@ -129,13 +143,17 @@ impl Control {
                     }
                     Err(error) => {
                         tracing::error!(%error, "the keeper ended without saying so");
-                        self.parts.held.kill_all();
+                        is_heard = false;
                         return false;
                     }
                 }
             }
         };
         let stopped = tokio::time::timeout(Duration::from_millis(grace_ms) + KEEPER_GRACE, stopped).await;
+        if !is_heard {
+            self.give_up_keeper();
+            return false;
+        }
         // It exits after its last word. Nothing else is left to be done on this thread.
         stopped.unwrap_or(false) && self.parts.keeper.wait_until(Instant::now() + KEEPER_GRACE)
     }

@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, PidfdFlags, Signal};
 
 use super::layout::Controller;
@@ -20,6 +21,15 @@ const NESTED_MAX: usize = 4096;
 const HELD_MAX: usize = 1024;
 /// What a shell, and the host of a command, add to the number of the signal that ended it.
 const EXIT_SIGNAL_BASE: i32 = 128;
+
+/// Where a process is that is put into a cgroup.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Born {
+    /// In the directory of version 2 already: it has been made there.
+    Inside,
+    /// Where its parent is.
+    Outside,
+}
 
 /// The cgroup of one agent. Dropping it removes nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,10 +64,21 @@ impl AgentCgroup {
         self.directories().into_iter().map(|directory| open(directory).map(OwnedFd::from)).collect()
     }
 
+    /// Its directory of version 2, in which the kernel can make a process; `None` where there is none.
+    pub fn birthplace(&self) -> Option<OwnedFd> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        // One that cannot be opened cannot be entered later either, which is then told.
+        rustix::fs::open(self.v2.as_ref()?, flags, Mode::empty()).ok()
+    }
+
     /// Puts a process into the cgroup, by its number.
-    pub fn attach(&self, process: Pid) -> io::Result<()> {
+    pub fn attach(&self, process: Pid, born: Born) -> io::Result<()> {
         let number = process.as_raw_nonzero().to_string();
-        self.directories().into_iter().try_for_each(|directory| set(&directory.join("cgroup.procs"), &number))
+        let mut directories = self.directories();
+        if let (Born::Inside, Some(directory)) = (born, &self.v2) {
+            directories.remove(directory.as_path());
+        }
+        directories.into_iter().try_for_each(|directory| set(&directory.join("cgroup.procs"), &number))
     }
 
     /// Writes limits. What is missing though it may be is passed over.

@@ -253,7 +253,7 @@ fn nothing_survives_its_cgroup() {
         let agent = subtree.create("bomb", 1, &limits).unwrap();
         let _ending = Ending(&agent);
         let mut child = bomb();
-        agent.attach(Pid::from_child(&child)).unwrap();
+        agent.attach(Pid::from_child(&child), Born::Outside).unwrap();
         child.stdin.take().unwrap().write_all(b"go\n").unwrap();
         let count = || agent.directories().into_iter().map(|d| agent::members(d).len()).max().unwrap_or(0);
         until("it has multiplied", || count() > 20);
@@ -288,7 +288,7 @@ fn leftovers_are_found() {
     let empty = subtree.create("empty", 2, &Limits::default()).unwrap();
     let _ending = Ending(&full);
     let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
-    full.attach(Pid::from_child(&child)).unwrap();
+    full.attach(Pid::from_child(&child), Born::Outside).unwrap();
     let is_there = |cgroup: &AgentCgroup| cgroup.directories().into_iter().any(Path::exists);
 
     Subtree::open(&cgroups, other.path()).close();

@@ -88,7 +88,15 @@ fn messages_of_earlier_builds_are_understood() {
     assert_eq!(spawn.sandbox, None);
     let welcome = r#"{"type":"welcome","version":1,"process_id":3}"#;
     let enforcement = Enforcement::default();
-    let expected = Event::Welcome { version: 1, process_id: 3, enforcement, shape: None, skills: false };
+    let expected = Event::Welcome {
+        version: 1,
+        process_id: 3,
+        enforcement,
+        shape: None,
+        skills: false,
+        beats: false,
+        standbys: false,
+    };
     assert_eq!(serde_json::from_str::<Event>(welcome).unwrap(), expected);
     let spawned =
         Event::Spawned { instance: 1, generation: 2, process_id: 3, not_enforced: Vec::new(), cgroup: None };

@@ -23,6 +23,8 @@ pub(super) const NAMESPACES: c_int =
 /// The namespace of the network.
 pub(super) const NETWORK_NAMESPACE: c_int = libc::CLONE_NEWNET;
 
+/// Since Linux 5.7.
+const CLONE_INTO_CGROUP: u64 = 1 << 33;
 const SECCOMP_SET_MODE_FILTER: c_int = 1;
 const SECCOMP_GET_ACTION_AVAIL: c_int = 2;
 const SECCOMP_RET_ERRNO: u32 = 0x0005_0000;
@@ -55,12 +57,21 @@ fn descriptor(returned: c_long) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
-/// Makes a child in new namespaces, which carries out `entry`. Returns its process id here, and its pidfd.
-pub(super) fn clone_child(namespaces: c_int, entry: &mut Entry) -> io::Result<(Pid, OwnedFd)> {
+/// Makes a child in new namespaces, which carries out `entry`; with a directory of a cgroup of version 2, in that cgroup.
+/// Returns its process id here, and its pidfd.
+pub(super) fn clone_child(
+    namespaces: c_int,
+    cgroup: Option<BorrowedFd<'_>>,
+    entry: &mut Entry,
+) -> io::Result<(Pid, OwnedFd)> {
     let mut pidfd: RawFd = -1;
     // SAFETY: a structure of integers, for which zero is "nothing asked".
     let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
     arguments.flags = (namespaces | libc::CLONE_PIDFD) as u64;
+    if let Some(number) = cgroup.and_then(|cgroup| u64::try_from(cgroup.as_raw_fd()).ok()) {
+        arguments.flags |= CLONE_INTO_CGROUP;
+        arguments.cgroup = number;
+    }
     arguments.pidfd = (&raw mut pidfd) as u64;
     arguments.exit_signal = libc::SIGCHLD as u64;
     let size = size_of::<libc::clone_args>();

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::kernel;
 use super::spec::{Network, SandboxSpec, Seccomp};
-use super::start::{Failed, run_steps, sandbox_steps};
+use super::start::{Failed, Place, run_steps, sandbox_steps};
 
 /// Landlock keeps signals and abstract sockets inside since this version.
 const LANDLOCK_SCOPES_SINCE: u32 = 6;
@@ -126,7 +126,8 @@ pub fn probe() -> Enforcement {
 fn attempt(hoped: &Enforcement) -> Result<(), String> {
     let spec = SandboxSpec::default();
     let steps = sandbox_steps(&spec, hoped, None).map_err(|error| format!("listing the view: {error}"))?;
-    match run_steps(steps, None, Vec::new(), (&spec, hoped), &|_| Ok(())) {
+    let place = Place { birth: None, attach: &|_, _| Ok(()) };
+    match run_steps(steps, None, Vec::new(), (&spec, hoped), &place) {
         Ok(started) => {
             let end = rustix::process::WaitOptions::empty();
             // It has told that nothing failed; its exit code says no more.

@@ -16,6 +16,7 @@ use super::probe::Enforcement;
 use super::spec::{Network, SandboxSpec};
 use super::steps::Step;
 use super::view::{self, View, c_path};
+use crate::cgroup::Born;
 use crate::spawn::Target;
 
 const MIB: u64 = 1024 * 1024;
@@ -78,21 +79,24 @@ pub(crate) enum SandboxError {
     },
 }
 
-/// Is given a process that has not run yet.
-pub(super) type Attach<'a> = &'a dyn Fn(Pid) -> io::Result<()>;
+/// Where a process is put.
+pub(crate) struct Place<'a> {
+    /// The directory of a cgroup of version 2, in which it is made if the kernel does that.
+    pub(crate) birth: Option<OwnedFd>,
+    /// Is given the process before it has run, and whether it has been made there: it puts it wherever else it has to be.
+    pub(crate) attach: &'a dyn Fn(Pid, Born) -> io::Result<()>,
+}
 
 fn prepare(step: &'static str) -> impl FnOnce(io::Error) -> SandboxError {
     move |source| SandboxError::Prepare { step, source }
 }
 
 /// Starts a program in a sandbox, as far as this machine allows one.
-///
-/// `attach` is given the process before it goes on: it puts it wherever else it has to be.
 pub(crate) fn start(
     spec: &SandboxSpec,
     allowed: &Enforcement,
     task: Task,
-    attach: Attach<'_>,
+    place: &Place<'_>,
 ) -> Result<Started, SandboxError> {
     let missing = allowed.not_enforced(spec);
     if spec.require && !missing.is_empty() {
@@ -115,7 +119,7 @@ pub(crate) fn start(
         environment: strings(variables).map_err(prepare("copying the environment"))?,
         standard: task.standard,
     };
-    let step = run_steps(steps, Some(loaded), task.rings, (spec, allowed), attach);
+    let step = run_steps(steps, Some(loaded), task.rings, (spec, allowed), place);
     step.map_err(|error| match error {
         Failed::Prepare(step, source) => SandboxError::Prepare { step, source },
         Failed::Step(Step::Execute, source) => SandboxError::Execute { program, source },
@@ -187,7 +191,7 @@ pub(super) fn run_steps(
     program: Option<Program>,
     rings: Vec<(OwnedFd, Target)>,
     (spec, allowed): (&SandboxSpec, &Enforcement),
-    attach: Attach<'_>,
+    place: &Place<'_>,
 ) -> Result<Started, Failed> {
     let namespaces = if allowed.namespaces() { NAMESPACES } else { 0 };
     let network = if namespaces != 0 && spec.network == Network::None { NETWORK_NAMESPACE } else { 0 };
@@ -214,14 +218,15 @@ pub(super) fn run_steps(
         report,
         rules: None,
     };
-    let (process, pidfd) = kernel::clone_child(namespaces | network, &mut entry)
+    let (process, pidfd, born) = clone_in(namespaces | network, place.birth.as_ref(), &mut entry)
         .map_err(|error| Failed::Prepare("making namespaces", error))?;
     let Entry { steps, report, .. } = entry;
     // Its last copy here, so that the pipe ends with the child.
     drop(report);
     let mapped = if namespaces == 0 { Ok(()) } else { write_maps(process) };
     let mapped = mapped.map_err(|error| ("writing the maps of the user namespace", error));
-    let attached = mapped.and_then(|()| attach(process).map_err(|error| ("entering the cgroup", error)));
+    let attached =
+        mapped.and_then(|()| (place.attach)(process, born).map_err(|error| ("entering the cgroup", error)));
     let go_on = |()| rustix::io::write(&go, &[1]).map_err(|errno| ("letting the child go on", errno.into()));
     if let Err((step, error)) = attached.and_then(go_on) {
         abandon(process);
@@ -242,6 +247,22 @@ pub(super) fn run_steps(
             Err(Failed::Prepare("reading the report of the child", error))
         }
     }
+}
+
+/// Makes the child in its cgroup. Where that is refused, by a kernel before 5.7 or for what the cgroup is, it is made beside
+/// the keeper, and has to be moved before it runs.
+fn clone_in(
+    namespaces: libc::c_int,
+    birth: Option<&OwnedFd>,
+    entry: &mut Entry,
+) -> io::Result<(Pid, OwnedFd, Born)> {
+    if let Some(cgroup) = birth
+        && let Ok((process, pidfd)) = kernel::clone_child(namespaces, Some(cgroup.as_fd()), entry)
+    {
+        return Ok((process, pidfd, Born::Inside));
+    }
+    // What was wrong with it if it was not the cgroup is wrong again.
+    kernel::clone_child(namespaces, None, entry).map(|(process, pidfd)| (process, pidfd, Born::Outside))
 }
 
 /// Maps the keeper's user and group onto themselves, and no others.
@@ -288,4 +309,52 @@ fn program_path(task: &Task) -> PathBuf {
         std::env::split_paths(path).map(|folder| folder.join(program)).find(|candidate| candidate.is_file())
     });
     found.unwrap_or_else(|| PathBuf::from(program))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::fs::File;
+
+    use super::*;
+    use crate::cgroup::{Cgroups, Limits, Subtree};
+    use crate::sandbox::probe;
+
+    /// Makes a process there, and says whether it was made inside, and what its cgroups were then.
+    fn born(birth: Option<OwnedFd>) -> (Born, String) {
+        let (spec, allowed) = (SandboxSpec::default(), probe::probe());
+        let steps = sandbox_steps(&spec, &allowed, None).unwrap();
+        let seen = RefCell::new(None);
+        let attach = |process: Pid, born| {
+            let path = format!("/proc/{}/cgroup", process.as_raw_nonzero());
+            *seen.borrow_mut() = Some((born, std::fs::read_to_string(path)?));
+            Ok(())
+        };
+        let place = Place { birth, attach: &attach };
+        let started = run_steps(steps, None, Vec::new(), (&spec, &allowed), &place).unwrap();
+        rustix::process::waitpid(Some(started.process), WaitOptions::empty()).unwrap();
+        seen.into_inner().expect("it was given")
+    }
+
+    /// A process is made in the cgroup of version 2, before anybody could have moved it; where the kernel refuses that,
+    /// since it is none, the process is made all the same.
+    #[test]
+    fn a_process_begins_in_its_cgroup() {
+        let folder = tempfile::tempdir().unwrap();
+        let none = OwnedFd::from(File::open(folder.path()).unwrap());
+        let before = std::fs::read_to_string("/proc/self/cgroup").unwrap();
+        assert_eq!(born(Some(none)), (Born::Outside, before.clone()));
+        assert_eq!(born(None), (Born::Outside, before));
+
+        let subtree = Subtree::open(&Cgroups::of_this_process(&[]), folder.path());
+        let agent = subtree.create("born", 1, &Limits::default()).unwrap();
+        if agent.birthplace().is_none() {
+            return println!("not run: version 2 of cgroups cannot be used here");
+        }
+        let (born, cgroups) = born(agent.birthplace());
+        let own = cgroups.lines().find_map(|line| line.strip_prefix("0::")).unwrap();
+        assert_eq!((born, own.rsplit('/').next()), (Born::Inside, agent.leaf()), "{cgroups}");
+        assert!(agent.is_empty() && agent.remove());
+        subtree.close();
+    }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
 use keeper::client::PROGRAM;
 use rustix::process::Signal;
@@ -13,6 +14,9 @@ use tests::{binary, diary};
 
 use super::book::Book;
 use super::{Line, number, settings, settings_with_diary, stopped};
+
+/// How long the gateway is stopped: longer than a keeper may say nothing.
+const STALL: Duration = Duration::from_secs(6);
 
 impl Line {
     /// The keeper that its gateway has.
@@ -82,6 +86,64 @@ async fn agents_go_on_when_their_keeper_is_killed() {
     assert_eq!(line.agents(), agents);
     stopped(&line, number(&status["processId"]), keeper, &agents);
     assert!(!line.state().join("keeper.agents").exists());
+}
+
+/// A keeper that is stopped, and so neither dies nor answers: it is killed and replaced, agents keep their processes, and
+/// who dies meanwhile is started again. A gateway that goes down finds one that is stopped as well, and ends the agents.
+#[tokio::test]
+async fn a_keeper_that_hangs_is_replaced() {
+    let line = Line::new(&settings());
+    let mut gateway = line.start(&[]);
+    let agents = line.all_agents(4);
+    let keeper = line.keeper();
+    let mut client = Client::connect(&gateway.url()).await;
+    send_signal(keeper, Signal::STOP);
+    send_signal(agents["echo"], Signal::KILL);
+    client.say("words", "s", "m", "hello").await;
+    assert_eq!(client.reply().await.1["content"]["content"], "HELLO");
+    until("the stopped keeper is killed", || (!alive(keeper)).then_some(()));
+    let now = until("the dead agent is replaced", || {
+        Some(line.agents()).filter(|now| now.len() == 4 && now["echo"] != agents["echo"])
+    });
+    let others = |agents: &BTreeMap<String, u32>| {
+        agents.iter().filter(|(name, _)| *name != "echo").map(|(_, id)| *id).collect::<Vec<_>>()
+    };
+    assert_eq!(others(&now), others(&agents));
+    client.say("echo", "s", "n", "hello").await;
+    assert_eq!(client.reply().await.1["content"]["content"], "hello");
+
+    let keeper = line.keeper();
+    send_signal(keeper, Signal::STOP);
+    gateway.signal(Signal::TERM);
+    assert_eq!(gateway.wait().code(), Some(1), "the end was not clean");
+    until("all have ended", || (!alive(keeper) && now.values().all(|&agent| !alive(agent))).then_some(()));
+}
+
+/// A gateway that was stopped, alone or with its keeper, for longer than a keeper may be silent, has the same keeper when it
+/// goes on; and that keeper is looked after further.
+#[tokio::test]
+async fn a_stall_of_the_gateway_costs_no_keeper() {
+    let line = Line::new(&settings());
+    let gateway = line.start(&[]);
+    let agents = line.all_agents(4);
+    let keeper = line.keeper();
+    let mut client = Client::connect(&gateway.url()).await;
+    for (id, keeper_too) in [("a", false), ("b", true)] {
+        let still: Vec<u32> =
+            [gateway.process_id(), keeper].into_iter().take(1 + usize::from(keeper_too)).collect();
+        still.iter().for_each(|&process| send_signal(process, Signal::STOP));
+        std::thread::park_timeout(STALL);
+        still.iter().for_each(|&process| send_signal(process, Signal::CONT));
+        client.say("words", "s", id, "hello").await;
+        assert_eq!(client.reply().await.1["content"]["content"], "HELLO");
+        // Its death, if it was killed, is the first thing that the gateway does.
+        assert_eq!((line.keeper(), line.agents()), (keeper, agents.clone()));
+    }
+    send_signal(keeper, Signal::STOP);
+    until("one that stays silent is killed all the same", || (!alive(keeper)).then_some(()));
+    until("there is another one", || (line.keeper() != keeper).then_some(()));
+    assert_eq!(line.agents(), agents);
+    stopped(&line, gateway.process_id(), line.keeper(), &agents);
 }
 
 /// Keeper and agents killed at the same moment: the agents are found dead, and others are started in their place, by a
