@@ -4,8 +4,9 @@ use std::num::NonZeroU64;
 use std::time::Duration;
 
 use shm_transport::envelope::{
-    ArchivedMessageV2, Body, DurabilityClass, FLAG_ACTIVATE, FLAG_DEACTIVATE, FLAG_MENTION, FLAG_NO_REPLY,
-    FLAG_REPLY_TO_AGENT, FLAG_WANTS_ACK, FailureCode, FailureV1, Kind, Priority, Route, SessionMode,
+    ArchivedMessageV2, Body, BorrowedEnd, DurabilityClass, FLAG_ACTIVATE, FLAG_DEACTIVATE, FLAG_MENTION,
+    FLAG_NO_REPLY, FLAG_REPLY_TO_AGENT, FLAG_WANTS_ACK, FailureCode, FailureV1, Kind, Priority, Route,
+    SessionMode,
 };
 
 use super::awaiting::Outcome;
@@ -271,6 +272,9 @@ impl ShardCore {
             body: body.to_stored(),
         });
         self.recorder.set_turn(flight, turn);
+        if archive.agent.is_empty() {
+            self.keep_routed(turn, hash, agent, effects);
+        }
         let entry = Entry {
             kind: EntryKind::Accepted,
             durable,
@@ -296,6 +300,16 @@ impl ShardCore {
         }
         self.tell_routed(now, turn, agent, archive, effects);
         turn
+    }
+
+    /// For transcripts, which have to say whose the session is that begins with a message: the number of an agent is that of
+    /// one run, and its rules may be other ones later.
+    fn keep_routed(&mut self, turn: u64, session: u64, agent: AgentIndex, effects: &mut Effects<'_>) {
+        let Self { log, awaiting, encoder, definitions, .. } = self;
+        let kind = EntryKind::Routed;
+        let entry = Entry { kind, durable: false, turn, session, word: 0, attempt: 0, check: 0 };
+        let body = encoder.encode(&BorrowedEnd { content: &definitions[agent.0 as usize].name });
+        Self::keep(log, awaiting, entry, body, Outcome::Nothing, effects);
     }
 
     /// The timer of a deadline so many milliseconds from now; 0 for none.

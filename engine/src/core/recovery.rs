@@ -272,7 +272,11 @@ impl ShardCore {
                 }
             }
             EntryKind::Dropped => self.forget_recovered(turn),
-            EntryKind::Accepted | EntryKind::Moved | EntryKind::Known | EntryKind::Trim => {}
+            EntryKind::Accepted
+            | EntryKind::Moved
+            | EntryKind::Known
+            | EntryKind::Trim
+            | EntryKind::Routed => {}
         }
     }
 

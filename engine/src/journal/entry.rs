@@ -2,7 +2,7 @@
 //!
 //! On the ring to the journal thread an entry travels as the routing words of its body:
 //!
-//! | routing word | `Accepted`, `Moved`, `Known` | `Attempt` | `Block`, `Done`, `Dead` | `Dropped` | `Trim` |
+//! | routing word | `Accepted`, `Moved`, `Known` | `Attempt` | `Block`, `Done`, `Dead` | `Dropped`, `Routed` | `Trim` |
 //! |---|---|---|---|---|---|
 //! | `turn` | the turn; 0 for `Known` | the turn | the turn | the turn | 0 |
 //! | `session` | hash of the session key | the same | the same | the same | 0 |
@@ -57,6 +57,8 @@ kinds! {
     Moved = 8,
     /// Nothing below this sequence is needed any more. Not part of the log.
     Trim = 9,
+    /// To which agent the message goes that comes next, and names none. Body: the end of a reply, with the name as text.
+    Routed = 10,
 }
 
 /// What a shard asks the journal to keep, without its body.

@@ -213,12 +213,12 @@ impl Reader for LogDirectory {
         Ok(files)
     }
 
-    fn read(&mut self, segment: SegmentName, into: &mut [u8]) -> io::Result<usize> {
+    fn read_at(&mut self, segment: SegmentName, offset: u64, into: &mut [u8]) -> io::Result<usize> {
         let file = self.open_segment(segment, OFlags::RDONLY)?;
         let mut filled = 0;
         let mut interrupted = 0;
         while filled < into.len() {
-            match rustix::io::pread(&file, &mut into[filled..], filled as u64) {
+            match rustix::io::pread(&file, &mut into[filled..], offset + filled as u64) {
                 Ok(0) => break,
                 Ok(count) => filled += count,
                 Err(Errno::INTR) if interrupted < INTERRUPTED_MAX => interrupted += 1,

@@ -207,6 +207,13 @@ pub fn torn_bytes(bytes: &[u8], stamp: Stamp, sequence: u64) -> usize {
     0
 }
 
+/// The bytes that a record of this segment takes that may begin here, as far as they can be told from these.
+pub fn wanted(bytes: &[u8], stamp: Stamp) -> Option<usize> {
+    let Some(header) = bytes.first_chunk::<RECORD_HEADER_BYTES>() else { return Some(RECORD_HEADER_BYTES) };
+    let length = u32::from_le_bytes(word(header, 0)) as usize;
+    (may_begin(bytes, stamp) && length <= BODY_BYTES_MAX).then(|| span(length))
+}
+
 /// Whether a record of this segment may begin here. Cheap, and false for nearly all other bytes.
 #[inline]
 pub fn may_begin(bytes: &[u8], stamp: Stamp) -> bool {

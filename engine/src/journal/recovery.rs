@@ -29,14 +29,19 @@ use super::segment::HeaderError;
 use super::writer::{LiveSegment, LogResume, Resume, UnusedFile, id_of};
 use crate::hash::WordHash;
 use shm_transport::envelope::Route;
+pub(super) use walk::Aligned;
 use walk::{Segment, Walk};
 
 /// Where the files of a shard's logs are read from.
 pub trait Reader {
     /// Number and size of every segment file of this log.
     fn list(&mut self, part: Part) -> io::Result<Vec<UnusedFile>>;
-    /// Reads a file from its beginning on, and says how much of `into` that has filled.
-    fn read(&mut self, segment: SegmentName, into: &mut [u8]) -> io::Result<usize>;
+    /// Reads a file from that byte on, and says how much of `into` that has filled.
+    fn read_at(&mut self, segment: SegmentName, offset: u64, into: &mut [u8]) -> io::Result<usize>;
+    /// The same from its beginning on.
+    fn read(&mut self, segment: SegmentName, into: &mut [u8]) -> io::Result<usize> {
+        self.read_at(segment, 0, into)
+    }
     /// This file will be read soon.
     fn will_read(&mut self, segment: SegmentName);
 }
@@ -200,7 +205,7 @@ pub fn recover(
 }
 
 /// What a record says, if this build knows it.
-fn known_entry(record: &Record<'_>) -> Option<Entry> {
+pub(super) fn known_entry(record: &Record<'_>) -> Option<Entry> {
     Entry::from_route(Route::decode(&record.head.words)).filter(|entry| entry.kind != EntryKind::Trim)
 }
 

@@ -284,8 +284,10 @@ impl Reader for SimulatedDisk {
         Ok(self.names(part).into_iter().map(file).collect())
     }
 
-    fn read(&mut self, segment: SegmentName, into: &mut [u8]) -> io::Result<usize> {
+    fn read_at(&mut self, segment: SegmentName, offset: u64, into: &mut [u8]) -> io::Result<usize> {
         let contents = self.contents(segment).ok_or(io::ErrorKind::NotFound)?;
+        let contents =
+            usize::try_from(offset).ok().and_then(|offset| contents.get(offset..)).unwrap_or_default();
         let len = contents.len().min(into.len());
         into[..len].copy_from_slice(&contents[..len]);
         Ok(len)

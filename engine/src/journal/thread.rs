@@ -26,6 +26,7 @@ use super::entry::{Entry, EntryKind, JournalState, Progress};
 use super::files::{DirectoryError, Executor, FilesExecutor, LogDirectory};
 use super::segment::SEGMENT_BYTES_MIN;
 use super::set::log_directory;
+use super::tail::Tails;
 use super::uring::{self, UringExecutor};
 use super::writer::{Lane, LogOptions, LogResume, LogWriter};
 use crate::time::Clock;
@@ -127,6 +128,17 @@ pub fn start(
     bell: Arc<OwnedFd>,
     resume: Vec<LogResume>,
 ) -> Result<JournalHandle, JournalError> {
+    start_followed(options, links, bell, resume, None)
+}
+
+/// The same for logs that somebody follows.
+pub fn start_followed(
+    options: &JournalOptions,
+    links: Vec<Link>,
+    bell: Arc<OwnedFd>,
+    resume: Vec<LogResume>,
+    tails: Option<Arc<Tails>>,
+) -> Result<JournalHandle, JournalError> {
     if options.segment_bytes < SEGMENT_BYTES_MIN {
         return Err(JournalError::SegmentBytes { found: options.segment_bytes });
     }
@@ -153,6 +165,7 @@ pub fn start(
         mailbox,
         clock: Clock::start(),
         stage: Stage::Running,
+        tails,
     };
     let thread = std::thread::Builder::new()
         .name("journal".into())
@@ -212,6 +225,8 @@ struct JournalThread {
     mailbox: Mailbox<()>,
     clock: Clock,
     stage: Stage,
+    // Arc: shared with whoever follows the logs.
+    tails: Option<Arc<Tails>>,
 }
 
 impl JournalThread {
@@ -239,6 +254,9 @@ impl JournalThread {
             for (shard, log) in self.logs.iter_mut().enumerate() {
                 log.tell(shard);
             }
+            if let Some(tails) = &self.tails {
+                tails.publish(self.logs.iter().map(|log| log.writer.progress().written));
+            }
         }
     }
 
@@ -258,6 +276,9 @@ impl JournalThread {
         let mut any = false;
         for (index, log) in self.logs.iter_mut().enumerate() {
             log.writer.tick(now);
+            if let Some(tails) = &self.tails {
+                log.writer.hold(tails.needed(index), tails.held_bytes_max());
+            }
             if self.stage == Stage::Ending && !log.writer.is_synced() {
                 log.writer.request_sync();
             }

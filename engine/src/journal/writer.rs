@@ -10,6 +10,8 @@
 //! 1. All of its records are below the trim sequence, and they are written.
 //! 2. The ids of its messages are synced in the id log.
 //! 3. The beginning of a later segment is synced, so that the numbering goes on there after any crash.
+//! 4. Whoever follows the log needs none of its records any more ([`LogWriter::hold`]), or more is kept for him alone than
+//!    he may have, or the disk has no room.
 //!
 //! Then its file is renamed to be used again, or removed if enough spare files exist, if it has another size, or if
 //! the id log needs the space.
@@ -147,6 +149,10 @@ pub struct LogWriter {
     ids: IdLog,
     live: VecDeque<LiveSegment>,
     trim: u64,
+    /// Below this sequence whoever follows the log needs nothing any more.
+    needed: u64,
+    /// Bytes of files that are kept at most for him alone.
+    held_bytes_max: u64,
     retiring: Retiring,
     /// Whose operations are under way in the back, or were last.
     turn: Part,
@@ -178,6 +184,8 @@ impl LogWriter {
             ids: id_log,
             live: entries.segments.into(),
             trim: 0,
+            needed: u64::MAX,
+            held_bytes_max: 0,
             retiring: Retiring::No,
             turn: Part::Ids,
             at_ms: 0,
@@ -207,6 +215,21 @@ impl LogWriter {
     /// Nothing below this sequence is needed any more.
     pub fn trim(&mut self, sequence: u64) {
         self.trim = self.trim.max(sequence);
+    }
+
+    /// Whoever follows the log needs nothing below `needed` any more. For him alone files of at most so many bytes are kept.
+    pub fn hold(&mut self, needed: u64, bytes_max: u64) {
+        (self.needed, self.held_bytes_max) = (needed, bytes_max);
+    }
+
+    /// Whether the oldest segment, which nobody else needs, is kept for whoever follows the log.
+    fn is_held(&self, trimmed: u64) -> bool {
+        let held = |segment: &&LiveSegment| segment.end_sequence > self.needed;
+        let unneeded = self.live.iter().take_while(|segment| segment.end_sequence <= trimmed);
+        let bytes: u64 = unneeded.filter(held).map(|segment| segment.bytes).sum();
+        self.live.front().is_some_and(|oldest| held(&oldest))
+            && bytes <= self.held_bytes_max
+            && self.progress().state == JournalState::Writing
     }
 
     /// Tells the time, by which a full disk is asked again.
@@ -275,10 +298,12 @@ impl LogWriter {
     fn retire(&mut self) {
         let progress = self.entries.progress();
         loop {
-            let [oldest, next, ..] = self.live.make_contiguous() else { return };
-            if oldest.end_sequence > self.trim.min(progress.written) {
+            let trimmed = self.trim.min(progress.written);
+            let is_needed = |oldest: &LiveSegment| oldest.end_sequence > trimmed;
+            if self.live.front().is_none_or(is_needed) || self.is_held(trimmed) {
                 return;
             }
+            let [oldest, next, ..] = self.live.make_contiguous() else { return };
             if !self.entries.begins_synced(next.number) {
                 self.entries.request_sync();
                 return;

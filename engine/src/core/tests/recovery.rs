@@ -124,3 +124,23 @@ fn logs_that_are_replaced_keep_everything() {
     let again = next.message("a", 3, |m| m.client_id = "m-1".into());
     assert_eq!(again, [Seen::Edge(Kind::Failure, 9, 3, Some("already_answered"))]);
 }
+
+/// Where a message names no agent, the log says before it who gets it; and nothing else follows from that.
+#[test]
+fn who_is_meant_is_written_down() {
+    let (definitions, _) = definitions(1);
+    let names = ["echo", "other"].into_iter().zip(0..);
+    let specs: Vec<_> = names.map(|(name, index)| AgentSpec::alone(AgentIndex(index), name, 1)).collect();
+    let routes = Arc::new(RoutingTable::build(1, &specs, &[], Some("other")).unwrap());
+    let mut bench = Bench::of((definitions, routes), CoreLimits::default(), 0, 1);
+    bench.up();
+    bench.message("a", 1, |m| m.agent.clear());
+    bench.message("b", 2, |_| {});
+    let kinds: Vec<_> = bench.log.iter().map(|(entry, _)| entry.kind).collect();
+    assert_eq!(kinds, [EntryKind::Routed, EntryKind::Accepted, EntryKind::Accepted]);
+    assert_eq!(bench.log[0].0.turn, bench.log[1].0.turn);
+    let Opened::End(name) = bench.log[0].1.message().open() else { panic!("no name") };
+    assert_eq!(name.content.as_str(), "other");
+    let (next, _) = bench.restarted(CoreLimits::default());
+    assert_eq!(next.core.counters().turns_open, 2);
+}

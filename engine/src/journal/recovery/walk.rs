@@ -218,7 +218,7 @@ fn find(bytes: &[u8], at: usize, stamp: Stamp, numbers: Range<u64>) -> Found<'_>
 
 /// A reused buffer that begins where an archive may.
 #[derive(Debug, Default)]
-struct Aligned {
+pub(in crate::journal) struct Aligned {
     bytes: Vec<u8>,
 }
 
@@ -231,7 +231,7 @@ impl Aligned {
         Ok(&space[..filled])
     }
 
-    fn space(&mut self, size: usize) -> &mut [u8] {
+    pub(in crate::journal) fn space(&mut self, size: usize) -> &mut [u8] {
         if self.bytes.len() < size + RECORD_ALIGN {
             // Not resized: the old contents need no copy, and fresh zeros cost nothing.
             self.bytes = vec![0; size + RECORD_ALIGN];

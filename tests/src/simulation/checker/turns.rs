@@ -107,8 +107,12 @@ impl Checker {
                 }
                 self.release(entry.turn);
             }
-            EntryKind::Attempt | EntryKind::Block | EntryKind::Moved | EntryKind::Known | EntryKind::Trim => {
-            }
+            EntryKind::Attempt
+            | EntryKind::Block
+            | EntryKind::Moved
+            | EntryKind::Known
+            | EntryKind::Trim
+            | EntryKind::Routed => {}
         }
     }
 
@@ -394,9 +398,12 @@ impl Checker {
                     self.identities[identity].replays += usize::from(asked.kind == EntryKind::Dead);
                 }
             }
-            EntryKind::Block | EntryKind::Known | EntryKind::Trim => {}
+            EntryKind::Block | EntryKind::Known | EntryKind::Trim | EntryKind::Routed => {}
         }
-        if !matches!(asked.kind, EntryKind::Accepted | EntryKind::Moved | EntryKind::Dropped) {
+        let is_word = |kind| {
+            !matches!(kind, EntryKind::Accepted | EntryKind::Moved | EntryKind::Dropped | EntryKind::Routed)
+        };
+        if is_word(asked.kind) {
             // Also what nobody was told: of a batch that was torn, later words may be there.
             let turn = self.turns.get_mut(&asked.turn).expect("it was there");
             turn.words_lost_until = turn.words_lost_until.max(u32::from(asked.attempt));
