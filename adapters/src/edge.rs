@@ -19,6 +19,7 @@
 //! | `words` | what a reply becomes |
 //! | `calls` | the calls of OpenClaw clients |
 //! | `runs` | turns that belong to no connection, and what they become |
+//! | `stop` | how the rest of the gateway knows and stops them |
 //! | [`events`] | what clients of all edges are shown |
 //! | `mailbox` | notes between edge threads |
 //! | `outbound` | frames that wait for a socket |
@@ -61,6 +62,7 @@ mod runs;
 mod simple;
 mod state;
 pub mod stats;
+mod stop;
 mod turns;
 mod upgrade;
 mod words;

@@ -40,6 +40,7 @@ use engine::time::{Clock, Moment};
 use rustix::fs::Mode;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
+use crate::rpc::sessions::Desk;
 use bulletin::Bulletin;
 use order::Order;
 use shards::Shards;
@@ -137,6 +138,8 @@ pub struct Admin {
     // Arc: the control thread tells.
     bulletin: Arc<Bulletin>,
     orders: mpsc::UnboundedSender<Order>,
+    // Arc: what is done with sessions is done on other threads.
+    desk: Arc<Desk>,
 }
 
 impl Admin {
@@ -148,9 +151,15 @@ impl Admin {
         clock: Clock,
         bulletin: Arc<Bulletin>,
         orders: mpsc::UnboundedSender<Order>,
+        desk: Arc<Desk>,
     ) -> Self {
         let unix_ms_at_zero = unix_ms_at_zero(clock);
-        Self { shards, agents, clock, unix_ms_at_zero, listeners: AtomicU64::new(1), bulletin, orders }
+        Self { shards, agents, clock, unix_ms_at_zero, listeners: AtomicU64::new(1), bulletin, orders, desk }
+    }
+
+    /// Where sessions are worked on.
+    pub fn desk(&self) -> &Arc<Desk> {
+        &self.desk
     }
 
     fn agent_name(&self, agent: AgentIndex) -> Option<String> {

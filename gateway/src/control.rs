@@ -54,6 +54,7 @@ use crate::health::AgentBoard;
 use crate::options::RunOptions;
 use crate::pages;
 use crate::rpc;
+use crate::rpc::sessions::Desk;
 use crate::state_directory::StateDirectory;
 use adoption::Adoptions;
 use agents::Agents;
@@ -248,6 +249,11 @@ impl Control {
             self.parts.clock,
             Arc::clone(&self.agents.bulletin),
             self.order_sender.clone(),
+            Arc::new(Desk::new(
+                Arc::clone(&self.parts.sessions),
+                Arc::clone(&self.parts.shared),
+                self.parts.state.path(),
+            )),
         ));
         self.parts.admin.serve(Arc::clone(&admin)).map_err(ControlError::Start)?;
         if let Some(rpc) = self.parts.rpc.take() {

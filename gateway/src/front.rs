@@ -16,6 +16,7 @@ use crate::health::HealthSource;
 use crate::log::Log;
 use crate::log::file::LogPlace;
 use crate::routes;
+use crate::rpc::sessions::news::News;
 use crate::rpc::status::own_entry;
 use crate::rpc::{Rpc, Sources, Unserved, announce};
 use crate::state_directory::{StateDirectory, devices_file, gateway_log};
@@ -51,7 +52,7 @@ impl Front {
         state: &StateDirectory,
         address: SocketAddr,
         log: Log,
-        (health, sessions): (Arc<HealthSource>, Arc<Sessions>),
+        (health, sessions, news): (Arc<HealthSource>, Arc<Sessions>, Arc<News>),
         run: u64,
     ) -> Result<Self, FrontError> {
         let devices = Devices::open(&devices_file(state.path()))?;
@@ -63,6 +64,7 @@ impl Front {
             access: Arc::clone(&access),
             presence: Arc::clone(&presence),
             sessions,
+            news,
             log,
             log_place,
         };

@@ -43,6 +43,7 @@ use crate::log::{FlushOnDrop, Log};
 use crate::options::RunOptions;
 use crate::privileges::{self, PrivilegeError};
 use crate::routes;
+use crate::rpc::sessions::news::News;
 use crate::state_directory::{self, StateDirectory, StateDirectoryError, admin_socket};
 use crate::systemd;
 use crate::transcripts;
@@ -154,6 +155,7 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
 
     let clock = Clock::start();
     let sessions = transcripts::open(state.path())?;
+    let news = Arc::<News>::default();
     let make_core = core_maker(&config)?;
     let opened = journal::open(state.path(), config.shard_count, &config.delivery, &make_core)?;
     let (notices, notices_in) = mpsc::unbounded_channel();
@@ -174,7 +176,7 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
     let source = Arc::new(health(&chosen, &shards, &agents, &draining));
     let run = run_number();
     let Front { access, shared, pages, rpc } =
-        Front::open(&config, &state, address, log.0.clone(), (source, Arc::clone(&sessions)), run)?;
+        Front::open(&config, &state, address, log.0.clone(), (source, Arc::clone(&sessions), news), run)?;
     let (phase, phase_seen) = watch::channel(Phase::Running);
     let edges = edges::start(&listener, ports.edges, &shared, &phase_seen, run)?;
     let admin = AdminSocket::bind(&admin_socket(state.path()))?;

@@ -12,14 +12,20 @@
 //! | [`absent`] | what this gateway does not have: models, channels, nodes, scheduled jobs |
 //! | [`devices`] | paired devices, and what is done with them |
 //! | [`logs`] | the end of the log |
+//! | [`sessions`] | sessions, and what is done with them |
+//! | [`history`] | what was said in a session |
+//! | [`files`] | the files of agents |
 //! | [`announce`] | what clients are told without asking: who is connected, and how the gateway is |
 
 mod absent;
 mod agents;
 pub mod announce;
 mod devices;
+mod files;
 mod health;
+mod history;
 mod logs;
+pub mod sessions;
 pub mod status;
 
 #[cfg(test)]
@@ -29,6 +35,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use ::sessions::Sessions;
 use adapters::access::Access;
 use adapters::edge::EdgeShared;
 use adapters::edge::events::Event;
@@ -39,9 +46,9 @@ use adapters::openclaw::params::Params;
 use adapters::openclaw::presence::Presence;
 use adapters::refusal::RpcError;
 use serde::Serialize;
-use sessions::Sessions;
 use tokio::sync::{Semaphore, mpsc};
 
+use self::sessions::news::News;
 use crate::admin::Admin;
 use crate::config::Config;
 use crate::health::HealthSource;
@@ -60,7 +67,6 @@ const RETRY_AFTER_MS: u64 = 100;
 /// Answered at once.
 const AT_ONCE: MethodSet = MethodSet::of(&[
     Method::Health,
-    Method::Status,
     Method::SystemPresence,
     Method::LastHeartbeat,
     Method::AgentsList,
@@ -74,6 +80,7 @@ const AT_ONCE: MethodSet = MethodSet::of(&[
 ]);
 /// Answered by the control thread, or a thread that may wait for the disk.
 const LATER: MethodSet = MethodSet::of(&[
+    Method::Status,
     Method::SkillsStatus,
     Method::DevicePairList,
     Method::DevicePairApprove,
@@ -108,6 +115,8 @@ pub struct Sources {
     pub presence: Arc<Presence>,
     /// What was said in sessions. Arc: it is written down elsewhere.
     pub sessions: Arc<Sessions>,
+    /// Rows that were written, to be told. Arc: those who write them say so there.
+    pub news: Arc<News>,
     /// What is said, and how much of it could not be written.
     pub log: Log,
     /// Where that lies, if it is in a file. Arc: the thread that writes it moves it on.
@@ -158,7 +167,7 @@ impl Rpc {
         let (sender, calls) = mpsc::channel(CALLS_MAX);
         let log = if sources.log_place.is_some() { OF_THE_LOG } else { MethodSet::NONE };
         let rpc = Self {
-            methods: AT_ONCE.and(LATER).and(log),
+            methods: AT_ONCE.and(LATER).and(sessions::METHODS).and(log),
             health: Health::new(Arc::clone(&sources.health), known.default_agent.clone()),
             calls: sender,
             facts: Arc::new(Facts { known, sources }),
@@ -171,7 +180,6 @@ impl Rpc {
         let Facts { known, sources } = &*self.facts;
         match call.method {
             Method::Health => Ok(self.health.json()),
-            Method::Status => Ok(json(&status::of(known, sources))),
             Method::SystemPresence => Ok(sources.presence.json()),
             Method::AgentsList => Ok(json(&agents::list(known))),
             Method::ToolsCatalog => agents::tools_catalog(known, &params(call)?),
@@ -228,6 +236,8 @@ impl Unserved {
     /// Answers calls for as long as the runtime goes on. A call that has to wait keeps no other one waiting, as long as
     /// there are few of them.
     pub async fn serve(mut self, admin: Arc<Admin>, edges: Arc<EdgeShared>) {
+        let news = Arc::clone(&self.facts.sources.news);
+        tokio::spawn(sessions::news::tell(news, Arc::clone(admin.desk())));
         let places = Arc::new(Semaphore::new(CALLS_AT_ONCE_MAX));
         while let Some(Asked { call, answer }) = self.calls.recv().await {
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
@@ -245,7 +255,11 @@ async fn later(facts: Arc<Facts>, admin: &Admin, edges: Arc<EdgeShared>, call: O
     if call.method == Method::SkillsStatus {
         return agents::skills_status(&facts.known, admin, &params(&call)?).await;
     }
+    if sessions::METHODS.contains(call.method) {
+        return sessions::serve(facts, Arc::clone(admin.desk()), call).await;
+    }
     let done = tokio::task::spawn_blocking(move || match call.method {
+        Method::Status => Ok(json(&status::of(&facts.known, &facts.sources))),
         Method::LogsTail => logs::tail(facts.sources.log_place.as_deref(), &params(&call)?),
         method => {
             let access = &facts.sources.access;

@@ -63,6 +63,8 @@ pub enum ExportFormat {
     Jsonl,
     /// To be read by people: texts under headings.
     Markdown,
+    /// One object of JSON: the session, and its rows.
+    Json,
 }
 
 /// Why a transcript cannot be read.
@@ -180,6 +182,10 @@ impl Reader<'_> {
         let key = || row.key.clone();
         let untaken = |source| ReadError::Export { key: key(), source };
         if row.written.bytes == 0 {
+            let mut nothing = Told { row, format, out };
+            if format == ExportFormat::Json {
+                nothing.begin().and_then(|()| nothing.end()).map_err(untaken)?;
+            }
             return Ok(0);
         }
         let (file, path) = self.file(row)?;
@@ -188,9 +194,8 @@ impl Reader<'_> {
             io::copy(&mut lines, out).map_err(untaken)?;
             return Ok(row.written.rows);
         }
-        let title = row.label.as_deref().unwrap_or(&row.key);
-        writeln!(out, "# {title}\n\nSession `{}` of agent `{}`.", row.session_id, row.agent)
-            .map_err(untaken)?;
+        let mut told = Told { row, format, out };
+        told.begin().map_err(untaken)?;
         let mut line = Vec::new();
         for number in 0..=row.written.rows {
             line.clear();
@@ -198,18 +203,52 @@ impl Reader<'_> {
             let failed = |source| FileError { step: "reading", path: path.clone(), source };
             read.map_err(|source| ReadError::File { key: key(), source: failed(source) })?;
             let Some(number) = number.checked_sub(1) else { continue }; // The first line is no row.
-            let NumberedRow { row: told, .. } = parse(number, &line, &path)?;
-            let who = match (told.kind, told.message.role) {
-                (RowKind::Reset, _) => "Reset",
-                (_, Role::User) => "User",
-                (_, Role::Assistant) => "Assistant",
-                (_, Role::ToolResult) => "Tool",
-                (_, Role::System) => "System",
-            };
-            let text = if told.kind == RowKind::Reset { String::new() } else { told.message.to_text() };
-            writeln!(out, "\n## {who}\n\n{text}").map_err(untaken)?;
+            told.row(&parse(number, &line, &path)?, &line).map_err(untaken)?;
         }
+        told.end().map_err(untaken)?;
         Ok(row.written.rows)
+    }
+}
+
+/// A transcript on its way to somebody else.
+struct Told<'a> {
+    row: &'a SessionRow,
+    format: ExportFormat,
+    out: &'a mut dyn Write,
+}
+
+impl Told<'_> {
+    fn begin(&mut self) -> io::Result<()> {
+        if self.format == ExportFormat::Json {
+            self.out.write_all(b"{\"session\":")?;
+            serde_json::to_writer(&mut *self.out, self.row)?;
+            return self.out.write_all(b",\"rows\":[");
+        }
+        let SessionRow { session_id, agent, .. } = self.row;
+        let title = self.row.label.as_deref().unwrap_or(&self.row.key);
+        writeln!(self.out, "# {title}\n\nSession `{session_id}` of agent `{agent}`.")
+    }
+
+    fn row(&mut self, told: &NumberedRow, line: &[u8]) -> io::Result<()> {
+        let NumberedRow { number, row: told } = told;
+        if self.format == ExportFormat::Json {
+            let comma: &[u8] = if *number == 0 { b"" } else { b"," };
+            self.out.write_all(comma)?;
+            return self.out.write_all(line.trim_ascii_end());
+        }
+        let who = match (told.kind, told.message.role) {
+            (RowKind::Reset, _) => "Reset",
+            (_, Role::User) => "User",
+            (_, Role::Assistant) => "Assistant",
+            (_, Role::ToolResult) => "Tool",
+            (_, Role::System) => "System",
+        };
+        let text = if told.kind == RowKind::Reset { String::new() } else { told.message.to_text() };
+        writeln!(self.out, "\n## {who}\n\n{text}")
+    }
+
+    fn end(&mut self) -> io::Result<()> {
+        if self.format == ExportFormat::Json { self.out.write_all(b"]}\n") } else { Ok(()) }
     }
 }
 

@@ -4,7 +4,7 @@
 //! never all of them.
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use memchr::memmem::Finder;
@@ -35,6 +35,19 @@ pub struct Query {
     pub label: Option<String>,
     /// Only those that are put aside, or that are not; `None` for all.
     pub archived: Option<bool>,
+    /// Only those that are pinned, or that are not; `None` for all.
+    pub pinned: Option<bool>,
+    /// Only those in which something was said.
+    pub spoken: bool,
+    /// Of these agents only; `None` for all.
+    pub agents: Option<Vec<String>>,
+}
+
+impl Query {
+    /// Whether each session has to be looked at.
+    fn is_particular(&self) -> bool {
+        self.pinned.is_some() || self.spoken || self.agents.is_some()
+    }
 }
 
 impl Default for Query {
@@ -47,6 +60,9 @@ impl Default for Query {
             search: None,
             label: None,
             archived: Some(false),
+            pinned: None,
+            spoken: false,
+            agents: None,
         }
     }
 }
@@ -71,6 +87,8 @@ struct Entry {
     agent: u32,
     updated_ms: u64,
     archived: bool,
+    pinned: bool,
+    spoken: bool,
     label: Option<Arc<str>>,
 }
 
@@ -124,6 +142,7 @@ impl Index {
         {
             let before = (entry.updated_ms, entry.archived);
             (entry.updated_ms, entry.archived) = (row.updated_ms, row.archived);
+            (entry.pinned, entry.spoken) = (row.is_pinned(), row.message_count() > 0);
             if before != (row.updated_ms, row.archived) {
                 self.unrank(agent, before.1, (before.0, slot));
                 self.rank(agent, row.archived, (row.updated_ms, slot));
@@ -143,8 +162,16 @@ impl Index {
         }
         self.texts.set(slot, &format!("{key}\n{}", label.as_deref().unwrap_or_default()));
         self.rank(agent, row.archived, (row.updated_ms, slot));
-        let (session_id, updated_ms, archived) = (row.session_id, row.updated_ms, row.archived);
-        self.slots[slot as usize] = Some(Entry { key, session_id, agent, updated_ms, archived, label });
+        self.slots[slot as usize] = Some(Entry {
+            key,
+            session_id: row.session_id,
+            agent,
+            updated_ms: row.updated_ms,
+            archived: row.archived,
+            pinned: row.is_pinned(),
+            spoken: row.message_count() > 0,
+            label,
+        });
     }
 
     /// Takes a session out.
@@ -173,10 +200,17 @@ impl Index {
         };
         let Some(ranking) = self.rankings.get(&(agent, query.archived)) else { return nothing };
         let since = query.active_since_ms.unwrap_or(0);
+        let named = query.agents.as_ref().map(|names| {
+            let known = names.iter().filter_map(|name| self.agents.get(name.as_str()).copied());
+            known.collect::<HashSet<_>>()
+        });
         let wanted = |entry: &Entry| {
             agent.is_none_or(|agent| entry.agent == agent)
                 && query.archived.is_none_or(|archived| entry.archived == archived)
                 && entry.updated_ms >= since
+                && query.pinned.is_none_or(|pinned| entry.pinned == pinned)
+                && (!query.spoken || entry.spoken)
+                && named.as_ref().is_none_or(|named| named.contains(&entry.agent))
         };
         let word = query.search.as_deref().filter(|word| !word.is_empty()).map(folded);
         let word = word.as_deref().map(Finder::new);
@@ -188,7 +222,13 @@ impl Index {
         }
         match word.map(|word| (self.texts.search(&word), word)) {
             Some((Hits::Few(slots), _)) => self.page_of(slots, wanted, limit, query.offset),
-            Some((Hits::Many, word)) => self.walk(ranking, since, &word, limit, query.offset),
+            Some((Hits::Many, word)) => {
+                let holds = |slot, entry: &Entry| self.texts.holds(slot, &word) && wanted(entry);
+                self.walk(ranking, since, holds, limit, query.offset)
+            }
+            None if query.is_particular() => {
+                self.walk(ranking, since, |_, entry: &Entry| wanted(entry), limit, query.offset)
+            }
             None => {
                 let (older, looked) = ranking.older_than(since);
                 let total = ranking.count() - older;
@@ -237,7 +277,7 @@ impl Index {
         &self,
         ranking: &Ranking,
         since: u64,
-        word: &Finder<'_>,
+        holds: impl Fn(u32, &Entry) -> bool,
         limit: usize,
         offset: usize,
     ) -> Page<SessionId> {
@@ -246,7 +286,7 @@ impl Index {
         let mut found = newest
             .take_while(|(updated_ms, _)| *updated_ms >= since)
             .inspect(|_| visited += 1)
-            .filter(|&(_, slot)| self.texts.holds(slot, word))
+            .filter(|&(_, slot)| self.entry(slot).is_some_and(|entry| holds(slot, entry)))
             .skip(offset);
         let slots: Vec<_> = found.by_ref().take(limit).collect();
         let more = !slots.is_empty() && found.next().is_some();

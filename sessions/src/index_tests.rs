@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::row::{PINNED, Preference};
 
 fn row(number: usize, agent: &str, updated_ms: u64) -> SessionRow {
     SessionRow::new(&format!("agent:{agent}:n{number}"), agent, "webchat", updated_ms)
@@ -19,6 +20,9 @@ fn plain(rows: &[SessionRow], query: &Query) -> Vec<SessionId> {
         .filter(|row| query.active_since_ms.is_none_or(|since| row.updated_ms >= since))
         .filter(|row| query.archived.is_none_or(|archived| row.archived == archived))
         .filter(|row| query.label.is_none() || query.label == row.label)
+        .filter(|row| query.pinned.is_none_or(|pinned| row.is_pinned() == pinned))
+        .filter(|row| !query.spoken || row.written.rows > 0)
+        .filter(|row| query.agents.as_ref().is_none_or(|agents| agents.contains(&row.agent)))
         .filter(|row| word.as_ref().is_none_or(|word| text(row).contains(word)))
         .collect();
     found.sort_by_key(|row| Reverse(row.updated_ms));
@@ -31,6 +35,8 @@ enum Operation {
     Touch(usize),
     Archive(usize, bool),
     Label(usize, Option<u8>),
+    Pin(usize),
+    Speak(usize),
     Remove(usize),
 }
 
@@ -41,6 +47,8 @@ fn operation() -> impl Strategy<Value = Operation> {
         3 => any_row.clone().prop_map(Operation::Touch),
         1 => (any_row.clone(), any::<bool>()).prop_map(|(row, archived)| Operation::Archive(row, archived)),
         1 => (any_row.clone(), prop::option::of(0u8..9)).prop_map(|(row, label)| Operation::Label(row, label)),
+        1 => any_row.clone().prop_map(Operation::Pin),
+        1 => any_row.clone().prop_map(Operation::Speak),
         1 => any_row.prop_map(Operation::Remove),
     ]
 }
@@ -52,17 +60,25 @@ fn query() -> impl Strategy<Value = Query> {
         prop::option::of(0u64..200),
         prop::option::of(prop_oneof!["N1?", "agent:", "label", "zzz", ""]),
         prop::option::of(0u8..9),
-        prop::option::of(any::<bool>()),
+        (prop::option::of(any::<bool>()), prop::option::weighted(0.2, any::<bool>())),
+        (prop::bool::weighted(0.2), prop::option::weighted(0.2, 0u8..4)),
     )
-        .prop_map(|((limit, offset), agent, active_since_ms, search, label, archived)| Query {
-            limit,
-            offset,
-            agent: agent.map(|agent| format!("a{agent}")),
-            active_since_ms,
-            search,
-            label: label.map(|label| format!("Label {label}")),
-            archived,
-        })
+        .prop_map(
+            |((limit, offset), agent, active_since_ms, search, label, (archived, pinned), (spoken, of))| {
+                Query {
+                    limit,
+                    offset,
+                    agent: agent.map(|agent| format!("a{agent}")),
+                    active_since_ms,
+                    search,
+                    label: label.map(|label| format!("Label {label}")),
+                    archived,
+                    pinned,
+                    spoken,
+                    agents: of.map(|agent| vec!["nobody".to_owned(), format!("a{agent}")]),
+                }
+            },
+        )
 }
 
 proptest! {
@@ -87,6 +103,10 @@ proptest! {
                     let taken = label.is_some() && rows.iter().any(|row| row.label == label);
                     at(row, &rows).filter(|_| !taken).inspect(|&row| rows[row].label = label)
                 }
+                Operation::Pin(row) => at(row, &rows).inspect(|&row| {
+                    rows[row].preferences.insert(PINNED.to_owned(), Preference::Integer(1));
+                }),
+                Operation::Speak(row) => at(row, &rows).inspect(|&row| rows[row].written.rows += 1),
                 Operation::Remove(row) => {
                     if let Some(row) = at(row, &rows) {
                         index.remove(rows.swap_remove(row).session_id);
@@ -111,7 +131,8 @@ proptest! {
             let next = query.offset + expected.len();
             prop_assert_eq!(page.next_offset, (next < all.len() && !expected.is_empty()).then_some(next));
             prop_assert_eq!(page.sessions, expected);
-            prop_assert_eq!(page.total, Some(all.len()));
+            let total = if query.is_particular() { page.total.or(Some(all.len())) } else { page.total };
+            prop_assert_eq!(total, Some(all.len()));
         }
     }
 }

@@ -54,6 +54,18 @@ pub enum ChangeError {
         /// The one that has the key.
         found: SessionId,
     },
+    /// It is not as it was meant.
+    #[error("{what} of session {key:?} is {found}, not {expected}")]
+    Changed {
+        /// The key asked for.
+        key: String,
+        /// What is different.
+        what: &'static str,
+        /// As it was meant.
+        expected: u64,
+        /// As it is.
+        found: u64,
+    },
     /// A value is not allowed.
     #[error(transparent)]
     Invalid(#[from] Invalid),

@@ -22,6 +22,8 @@ pub const PREFERENCES_MAX: usize = 64;
 pub const PREFERENCE_NAME_BYTES_MAX: usize = 64;
 /// Longest text of a preference.
 pub const PREFERENCE_TEXT_BYTES_MAX: usize = 4096;
+/// The preference that says since when a session is pinned; lists can ask for it.
+pub const PINNED: &str = "pinnedAt";
 /// Most context references of a session.
 pub const REFERENCES_MAX: usize = 64;
 /// Longest kind or target of a context reference.
@@ -161,6 +163,11 @@ impl SessionRow {
             committed: Position::default(),
             last_row_id: None,
         }
+    }
+
+    /// Whether its user wants it at hand.
+    pub fn is_pinned(&self) -> bool {
+        self.preferences.contains_key(PINNED)
     }
 
     /// Rows since the last reset, that of the reset included.

@@ -81,11 +81,15 @@ pub struct Target<'a> {
     pub key: &'a str,
     /// And only if it is this one.
     pub expected: Option<SessionId>,
+    /// And only in this revision.
+    pub revision: Option<u64>,
+    /// And only if it was last changed then, Unix milliseconds.
+    pub updated_ms: Option<u64>,
 }
 
 impl<'a> From<&'a str> for Target<'a> {
     fn from(key: &'a str) -> Self {
-        Self { key, expected: None }
+        Self { key, expected: None, revision: None, updated_ms: None }
     }
 }
 
@@ -314,9 +318,18 @@ impl Sessions {
         target: Target<'_>,
         what: impl FnOnce(&mut Writer, &SessionRow) -> Result<T, ChangeError> + Send + 'static,
     ) -> Result<T, ChangeError> {
-        let (key, expected) = (target.key.to_owned(), target.expected);
+        let Target { expected, revision, updated_ms, .. } = target;
+        let key = target.key.to_owned();
         self.order(move |writer| {
             let row = writer.known(&key, expected)?;
+            for (what, expected, found) in [
+                ("lifecycle revision", revision, row.lifecycle_revision),
+                ("last change", updated_ms, row.updated_ms),
+            ] {
+                if let Some(expected) = expected.filter(|expected| *expected != found) {
+                    return Err(ChangeError::Changed { key, what, expected, found });
+                }
+            }
             what(writer, &row)
         })
     }

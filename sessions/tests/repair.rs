@@ -238,7 +238,7 @@ fn refusals_name_what_they_refuse() {
     let mut rig = Rig::new();
     rig.append(append(KEY, "a", 7));
     let row = rig.sessions().create("agent:main:other", "main", "test", 8).expect("it begins");
-    let target = Target { key: KEY, expected: Some(row.session_id) };
+    let target = Target { expected: Some(row.session_id), ..KEY.into() };
     let refused = rig.sessions().reset(target, 9).expect_err("it is another one");
     assert!(
         matches!(&refused, ChangeError::Another { expected, .. } if *expected == row.session_id),
@@ -277,6 +277,34 @@ fn transcripts_are_exported() {
     let text = String::from_utf8(markdown).expect("it is text");
     assert!(text.starts_with("# agent:main:main\n"), "{text}");
     assert!(text.contains("\n## User\n\nthis is a\n\n## Reset\n"), "{text}");
+
+    let json = |key: &str| {
+        let mut json = Vec::new();
+        rig.sessions().export(key, ExportFormat::Json, &mut json).expect("it is written");
+        serde_json::from_slice::<serde_json::Value>(&json).expect("it is JSON")
+    };
+    let told = json(KEY);
+    assert_eq!((&told["session"]["key"], &told["rows"][1]["type"]), (&KEY.into(), &"reset".into()));
+    assert_eq!(told["rows"].as_array().map(Vec::len), Some(2));
+    rig.sessions().create("agent:main:silent", "main", "test", 9).expect("it begins");
+    assert_eq!(json("agent:main:silent")["rows"], serde_json::json!([]));
+}
+
+/// A session is changed only in the revision, and only since the change, that was meant.
+#[test]
+fn a_change_is_to_what_was_meant() {
+    let mut rig = Rig::new();
+    let row = rig.sessions().create(KEY, "main", "test", 8).expect("it begins");
+    let in_revision = |revision| Target { revision: Some(revision), ..KEY.into() };
+    let reset = rig.sessions().reset(in_revision(1), 9).expect("it is the first");
+    assert_eq!((row.lifecycle_revision, reset.lifecycle_revision), (1, 2));
+    let refused = rig.sessions().reset(in_revision(1), 9).expect_err("it is the second");
+    assert_eq!(refused.to_string(), format!("lifecycle revision of session {KEY:?} is 2, not 1"));
+    let since = |updated_ms| Target { updated_ms: Some(updated_ms), ..KEY.into() };
+    let refused = rig.sessions().delete(since(8), true, 9).expect_err("it has changed");
+    assert!(matches!(refused, ChangeError::Changed { expected: 8, .. }), "{refused}");
+    rig.sessions().delete(since(reset.updated_ms), true, 9).expect("it has not");
+    assert!(rig.sessions().is_empty());
 }
 
 /// A page has at most so many rows and bytes, but always one; and one row is found by its id.

@@ -10,7 +10,7 @@ use shm_transport::envelope::{CONTENT_TEXT, FLAG_WANTS_ACK, MessageV2};
 
 use super::events;
 use super::mailbox::Note;
-use super::runs::board::{Aborting, Begun, Found, Waiter};
+use super::runs::board::{Begun, Found, Waiter};
 use super::runs::{self, Request};
 use super::state::{Connection, ConnectionId, Edge};
 use super::{EdgeShared, Phase, operator};
@@ -18,7 +18,7 @@ use crate::dialect::simple::metadata::DEADLINE_MS_MAX;
 use crate::openclaw::backend::{Answer, OwnedCall};
 use crate::openclaw::conversation::Call;
 use crate::openclaw::method::{Method, MethodSet, Server};
-use crate::openclaw::runs::{aborted, ack, conflict, full, summary, waited};
+use crate::openclaw::runs::{ack, conflict, full, summary, waited};
 use crate::openclaw::turn::{Abort, Turn, Wait};
 use crate::refusal::RpcError;
 
@@ -54,7 +54,9 @@ pub fn serve(edge: &Rc<Edge>, connection: &Connection, call: &Call<'_>, now_ms: 
         Method::AgentWait => wait(edge, &Wait::of(call), answer),
         Method::ChatAbort | Method::SessionsAbort => {
             match Abort::of(call, &edge.shared.about.default_agent) {
-                Ok(found) => abort(edge, &found, answer),
+                Ok(Abort { session_key, run_id }) => {
+                    edge.shared.stop_runs(session_key.as_deref(), run_id.as_deref(), answer);
+                }
                 Err(error) => answer.give(Err(error)),
             }
         }
@@ -195,23 +197,4 @@ fn time_out(waiter: Waiter, id: &str) {
     if let Waiter::Wait(answer) = waiter {
         answer.give(Ok(waited(id, None)));
     }
-}
-
-/// Stops the runs of a session, or one of them. Answered when they are over.
-fn abort(edge: &Edge, abort: &Abort<'_>, answer: Answer) {
-    let found = edge.shared.runs.in_flight(abort.session_key.as_deref(), abort.run_id.as_deref());
-    let ids: Vec<&str> = found.iter().map(|(id, _)| &**id).collect();
-    let aborting = Arc::new(Aborting::new(answer, aborted(&ids)));
-    for (id, owner) in &found {
-        match edge.shared.runs.wait(id, Waiter::Abort(Arc::clone(&aborting))) {
-            Found::Waiting(_) => {
-                let note = Note::Cancel { sequence: owner.sequence };
-                edge.shared.mailboxes[owner.edge_index].post(note);
-            }
-            // Over meanwhile, or about to be.
-            Found::Over(..) | Found::Unknown(_) | Found::Full(_) => {}
-        }
-    }
-    // Answered when the last of the runs lets go of it.
-    drop(aborting);
 }

@@ -124,6 +124,12 @@ impl Presence {
         Seat { presence: Arc::clone(self), connection }
     }
 
+    /// Whether anybody but the gateway is connected.
+    pub fn has_clients(&self) -> bool {
+        let list = self.lock();
+        list.unnamed > 0 || !list.clients.is_empty()
+    }
+
     /// How often the list has changed. Never goes back.
     pub fn version(&self) -> u64 {
         self.lock().version

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use adapters::openclaw::presence::Entry;
 use serde_json::{Value, json};
 
+use super::sessions::list::in_status;
 use super::{Known, Sources, now_ms};
 use crate::process_usage;
 
@@ -53,14 +54,7 @@ pub fn of(known: &Known, sources: &Sources) -> Value {
             "warnings": 0,
             "byCode": {"dead_letter": counters.dead_letters},
         },
-        "sessions": {
-            "paths": [],
-            "count": counters.sessions,
-            "kept": sources.sessions.len(),
-            "defaults": {"model": null, "contextTokens": null},
-            "recent": [],
-            "byAgent": [],
-        },
+        "sessions": in_status(known, &sources.sessions, counters.sessions),
     })
 }
 

@@ -196,6 +196,13 @@ impl RunBoard {
         Some(waiters.swap_remove(index).1)
     }
 
+    /// The runs that are not over, each with the key of its session.
+    pub fn running(&self) -> Vec<(String, Arc<str>)> {
+        let inner = self.lock();
+        let running = inner.runs.iter().filter(|(_, entry)| matches!(entry.state, State::InFlight { .. }));
+        running.map(|(id, entry)| (entry.session_key.to_string(), Arc::clone(id))).collect()
+    }
+
     /// The runs of a session that are not over; or one of them.
     pub fn in_flight(&self, session_key: Option<&str>, run: Option<&str>) -> Vec<(Arc<str>, Owner)> {
         let inner = self.lock();
@@ -249,8 +256,9 @@ mod tests {
         assert_eq!(begin(2, 0), Begun::Conflict);
         assert_eq!(board.in_flight(Some("s"), None), [(Arc::clone(&run), OWNER)]);
         assert_eq!(board.in_flight(Some("other"), None), []);
+        assert_eq!(board.running(), [("s".to_owned(), Arc::clone(&run))]);
         board.end(&run, ended(10));
-        assert_eq!(board.in_flight(Some("s"), None), []);
+        assert_eq!((board.in_flight(Some("s"), None), board.running()), (vec![], vec![]));
         assert_eq!(begin(1, 9 + ENDED_MS_MAX), Begun::Over(ended(10)));
         assert_eq!(begin(2, 10 + ENDED_MS_MAX), Begun::New);
     }

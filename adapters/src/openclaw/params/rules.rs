@@ -313,7 +313,7 @@ tables! {
         must "agentId": NAME, must "name": NAME,
     }
     AGENTS_FILES_SET {
-        must "agentId": NAME, must "name": NAME, must "content": TEXT, may "expectedHash": Any,
+        must "agentId": NAME, must "name": NAME, must "content": TEXT, may "expectedHash": text(64, 64),
     }
     MODELS_LIST {
         may "agentId": NAME, may "includeProviderCapabilities": FLAG, may "preparedOnly": FLAG,
