@@ -21,6 +21,7 @@ mod shutdown;
 mod signals;
 mod silent;
 mod skills;
+mod watch;
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -42,18 +43,22 @@ use keeper::client::{Client, ClientError, StartError};
 use keeper::control::{Adopt, Event as KeeperEvent};
 use sessions::Sessions;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
+use crate::admin::answer::Reloaded;
 use crate::admin::order::{Order, ReloadKind};
 use crate::admin::shards::Shards;
 use crate::admin::{Admin, AdminSocket, AgentName, unix_ms_at_zero};
+use crate::config::source::Source;
 use crate::config::{Config, Standing};
 use crate::edges::EdgeThread;
 use crate::health::AgentBoard;
+use crate::log::Log;
 use crate::options::RunOptions;
 use crate::pages;
 use crate::rpc;
 use crate::state_directory::StateDirectory;
+use crate::systemd;
 use adoption::Adoptions;
 use agents::Agents;
 use handover::Succession;
@@ -62,6 +67,7 @@ use lifecycle::Next;
 use replacement::{DEATHS_MAX, Deaths, WINDOW};
 use signals::{Asked, Signals};
 use skills::Said;
+use watch::Watch;
 
 /// How often the edges are asked whether everything has been answered, while going down.
 const DRAIN_LOOK: Duration = Duration::from_millis(5);
@@ -101,6 +107,10 @@ pub struct Parts {
     pub options: RunOptions,
     /// What this process was when it started, for the same.
     pub standing: Standing,
+    /// The configuration file. Arc: clients ask for it.
+    pub source: Arc<Source>,
+    /// What is logged, and how much of it.
+    pub log: Log,
     /// The path of this program, for agent hosts.
     pub executable: PathBuf,
     /// Answers questions. Above the lock of the state directory: its file is removed before that is given back.
@@ -140,7 +150,7 @@ pub struct Parts {
     /// What drives the shards.
     pub runtime: &'static str,
     /// What the edges are to do.
-    pub phase: watch::Sender<Phase>,
+    pub phase: tokio::sync::watch::Sender<Phase>,
     /// What pages know of the agents. Arc: the edges read it.
     pub agents: Arc<AgentBoard>,
     /// Raised when the gateway goes down. Arc: the pages read it.
@@ -163,6 +173,11 @@ pub struct Control {
     drain_timeout: Duration,
     /// What this gateway was started with; of what the file says, what counts now.
     config: Config,
+    watch: Watch,
+    /// The hash of the text of the configuration that was read last, whether it could be used or not.
+    looked_at: String,
+    /// What has changed since somebody asked for a reload, and was seen without being asked.
+    untold: Reloaded,
     /// Of the routing table that shards have.
     routes_version: u64,
     /// Unix milliseconds at [`Moment::ZERO`].
@@ -184,6 +199,7 @@ enum Wake {
     Said(Said),
     Order(Order),
     Reload,
+    FileChanged,
     Due,
     Look,
 }
@@ -206,6 +222,7 @@ impl Control {
         runtime.block_on(async {
             let mut control = Self::new(config, parts)?;
             up(&mut control.parts);
+            systemd::ready(&control.summary());
             control.serve(adoptions).await
         })
     }
@@ -226,6 +243,9 @@ impl Control {
             order_sender,
             keeper_ready: watch_keeper(parts.keeper.as_fd()).map_err(ControlError::Start)?,
             keeper_deaths: Deaths::default(),
+            watch: Watch::of(parts.source.path(), config.reload.debounce),
+            looked_at: parts.source.applied(),
+            untold: Reloaded::default(),
             config,
             parts,
         })
@@ -246,6 +266,10 @@ impl Control {
             tokio::spawn(rpc::announce::run(Arc::clone(&self.parts.shared)));
         }
         self.serve_pages(admin);
+        if let Some(patience) = systemd::watchdog() {
+            let shards = Shards::new(self.parts.shards.iter().map(ShardHandle::caller).collect());
+            tokio::spawn(systemd::give_signs(patience, shards));
+        }
         self.agents.start_all(&mut self.parts, adoptions);
         let result = loop {
             match self.wake(false).await {
@@ -309,6 +333,7 @@ impl Control {
             Some(loads) = self.agents.pools.heard() => Wake::Loads(loads),
             Some(said) = self.agents.skills.heard() => Wake::Said(said),
             Some(order) = self.orders.recv() => Wake::Order(order),
+            () = self.watch.settled() => Wake::FileChanged,
             () = tokio::time::sleep(until_due), if due.is_some() => Wake::Due,
             () = tokio::time::sleep(look) => Wake::Look,
         }
@@ -335,6 +360,7 @@ impl Control {
                 // What is wrong, or has changed, is in the log.
                 let _ = self.reload(ReloadKind::Take);
             }
+            Wake::FileChanged => self.file_changed(),
             // Its callers answer orders.
             Wake::Signal | Wake::Look | Wake::Order(_) => {}
         }

@@ -12,6 +12,7 @@ use sessions::Sessions;
 use tokio::sync::mpsc;
 
 use crate::config::Config;
+use crate::config::source::Source;
 use crate::health::HealthSource;
 use crate::log::Log;
 use crate::log::file::LogPlace;
@@ -51,7 +52,7 @@ impl Front {
         state: &StateDirectory,
         address: SocketAddr,
         log: Log,
-        (health, sessions): (Arc<HealthSource>, Arc<Sessions>),
+        (health, sessions, source): (Arc<HealthSource>, Arc<Sessions>, Arc<Source>),
         run: u64,
     ) -> Result<Self, FrontError> {
         let devices = Devices::open(&devices_file(state.path()))?;
@@ -63,6 +64,7 @@ impl Front {
             access: Arc::clone(&access),
             presence: Arc::clone(&presence),
             sessions,
+            source,
             log,
             log_place,
         };

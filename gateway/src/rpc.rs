@@ -44,6 +44,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 use crate::admin::Admin;
 use crate::config::Config;
+use crate::config::source::Source;
 use crate::health::HealthSource;
 use crate::log::Log;
 use crate::log::file::LogPlace;
@@ -108,6 +109,8 @@ pub struct Sources {
     pub presence: Arc<Presence>,
     /// What was said in sessions. Arc: it is written down elsewhere.
     pub sessions: Arc<Sessions>,
+    /// The configuration file. Arc: the control thread reads it, too.
+    pub source: Arc<Source>,
     /// What is said, and how much of it could not be written.
     pub log: Log,
     /// Where that lies, if it is in a file. Arc: the thread that writes it moves it on.
