@@ -287,6 +287,15 @@ impl ShardCore {
         self.keep_log_short(effects);
     }
 
+    /// How often a turn is tried, how many letters the dead have room for, and what a message survives that does not say so:
+    /// from now on as these limits have it. The others stay, since tables have been made by them.
+    pub fn take_limits(&mut self, next: &CoreLimits) {
+        self.limits.retry = next.retry;
+        self.limits.durability = next.durability;
+        self.limits.dead_letters = next.dead_letters;
+        self.dead.set_limits(next.dead_letters);
+    }
+
     /// Which shard it is the core of.
     pub fn index(&self) -> ShardIndex {
         self.setting.shard

@@ -193,6 +193,11 @@ impl DeadLetters {
         self.letters.is_empty()
     }
 
+    /// Another bound. Letters that are there stay, also beyond it.
+    pub fn set_limits(&mut self, limits: DeadLetterLimits) {
+        self.limits = limits;
+    }
+
     /// What they count together.
     pub fn bytes(&self) -> usize {
         self.bytes

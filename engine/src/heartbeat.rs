@@ -102,6 +102,16 @@ impl Heartbeats {
         Self { limits, agents: BTreeMap::new(), next_look: None, close: false }
     }
 
+    /// Another patience. Who is looked at is looked at soon, by the new interval.
+    pub fn set_limits(&mut self, now: Moment, limits: HeartbeatLimits) {
+        self.limits = limits;
+        let due = self.next_multiple(now);
+        self.agents.values_mut().for_each(|beats| beats.due = beats.due.min(due));
+        if !self.agents.is_empty() {
+            self.look_by(due);
+        }
+    }
+
     /// An incarnation is looked at from now on. `start_timeout` is how long it may show nothing of itself.
     pub fn attach(&mut self, now: Moment, instance: InstanceId, start_timeout: Duration) {
         let due = self.next_multiple(now);

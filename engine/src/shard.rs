@@ -245,6 +245,8 @@ impl Shard {
             }
             Command::Agent { agent, word } => self.input(now, word.as_input(agent)),
             Command::Routes(routes) => self.input(now, Input::Routes(routes)),
+            Command::Limits(limits) => self.core.take_limits(&limits),
+            Command::Patience(limits) => self.heartbeats.set_limits(now, limits),
             Command::Subscribe { id, mask, listener } => {
                 self.outputs.listeners.push((id, mask, listener));
                 let mask = self.outputs.wanted();

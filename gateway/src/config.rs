@@ -13,12 +13,15 @@ mod heartbeat;
 mod incumbent;
 mod keys;
 pub mod limits;
+pub mod logging;
 pub mod path;
+mod reload;
 pub mod restart;
 mod sandbox;
 pub mod schema;
 pub mod secrets;
 mod skills;
+pub mod source;
 mod supervision;
 mod user;
 
@@ -38,6 +41,7 @@ use serde_json::Value;
 
 use self::auth::{AuthConfig, Environment, FileAuth, FileControlUi};
 use self::document::Document;
+use crate::log::levels::Levels;
 use crate::options::{FilePlace, RunOptions, RuntimeChoice};
 use crate::state_directory;
 pub use agents::{AgentConfig, AgentKind, ECHO_AGENT};
@@ -45,6 +49,9 @@ use agents::{FileAgents, Machine};
 pub use delivery::{DeliveryConfig, RoutingConfig};
 use delivery::{FileDelivery, FileJournal, FileRouting};
 pub use keys::{Effort, Keys};
+use logging::FileLogging;
+use reload::FileReload;
+pub use reload::ReloadConfig;
 pub use restart::Restart;
 pub use sandbox::with_host;
 use skills::FileSkills;
@@ -84,6 +91,8 @@ struct FileConfig {
     supervision: FileSupervision,
     #[serde(default)]
     skills: FileSkills,
+    #[serde(default)]
+    logging: FileLogging,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -100,6 +109,8 @@ struct FileGateway {
     auth: FileAuth,
     #[serde(default)]
     control_ui: FileControlUi,
+    #[serde(default)]
+    reload: FileReload,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -146,6 +157,10 @@ pub struct Config {
     pub heartbeat: HeartbeatLimits,
     /// How fast agents may be started again.
     pub fleet: FleetLimits,
+    /// What is logged.
+    pub levels: Levels,
+    /// Whether changes of the file are looked for.
+    pub reload: ReloadConfig,
     /// What the file says, by key.
     pub keys: Keys,
     /// Keys of the file that other gateways have and this one does not support.
@@ -210,8 +225,12 @@ pub fn load(options: &RunOptions, standing: &Standing) -> Result<Config, ConfigE
     // Only a file that was named has to be there.
     let document =
         if options.config.is_none() && !path.exists() { Document::empty() } else { read(&path)?.1 };
-    let around = Around::of_this_machine(options, &state_directory, standing);
-    let Examined { config, broken, .. } = examine(document, &around);
+    checked(document, &Around::of_this_machine(options, &state_directory, standing))
+}
+
+/// The settings of a file that keeps all rules.
+fn checked(document: Document, around: &Around<'_>) -> Result<Config, ConfigError> {
+    let Examined { config, broken, .. } = examine(document, around);
     config.ok_or(ConfigError::Rules(BrokenRules(broken)))
 }
 
@@ -224,7 +243,7 @@ pub fn read(path: &Path) -> Result<(String, Document), ConfigError> {
 }
 
 /// The text of a file, unless it is so long that it is none of ours. A pipe would have to be waited for.
-fn text(path: &Path) -> std::io::Result<String> {
+pub fn text(path: &Path) -> std::io::Result<String> {
     let other = |what: String| std::io::Error::new(std::io::ErrorKind::InvalidData, what);
     if !path.metadata()?.is_file() {
         return Err(other("it is no file".into()));
@@ -350,6 +369,8 @@ fn validate(file: FileConfig, around: &Around<'_>) -> Result<Config, Vec<String>
     let heartbeat = heartbeat::check(&mut broken, file.supervision.heartbeat());
     let routing = delivery::check_routing(&mut broken, file.routing, &agents);
     let fleet = supervision::check_fleet(&mut broken, &file.supervision);
+    let levels = logging::check(&mut broken, &file.logging, options.log_level.as_deref());
+    let reload = reload::check(&mut broken, &file.gateway.reload);
     let Some(auth) = auth.filter(|_| broken.is_empty()) else { return Err(broken) };
     Ok(Config {
         address: SocketAddr::new(host, port),
@@ -369,6 +390,8 @@ fn validate(file: FileConfig, around: &Around<'_>) -> Result<Config, Vec<String>
         routing,
         heartbeat,
         fleet,
+        levels,
+        reload,
         keys: Keys::default(),
         unsupported: Vec::new(),
     })
@@ -394,104 +417,4 @@ fn runtime(broken: &mut Vec<String>, flag: Option<RuntimeChoice>, file: Option<&
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    /// Checks a file of a gateway that lets everybody in, on a machine with 8 cores.
-    pub(super) fn check(text: &str, options: &RunOptions) -> Result<Config, Vec<String>> {
-        let Document(mut file) = Document::parse(text).unwrap();
-        file.as_object_mut().unwrap().entry("gateway").or_insert_with(|| json!({}))["auth"] =
-            json!({"mode": "none"});
-        let standing = Standing { user: 0, limits: Vec::new() };
-        let state_directory = Path::new("state");
-        let around =
-            Around { options, state_directory, cores: 8, environment: &|_| None, standing: &standing };
-        let Examined { config, broken, .. } = examine(Document(file), &around);
-        config.ok_or(broken)
-    }
-
-    /// An empty file gives the documented defaults and the built-in agent.
-    #[test]
-    fn defaults() {
-        let config = check("{}", &RunOptions::default()).unwrap();
-        assert_eq!(config.address, SocketAddr::from(([127, 0, 0, 1], 18789)));
-        assert_eq!((config.shard_count, config.edge_count, config.runtime), (6, 2, Choice::Epoll));
-        let names: Vec<_> = config.agents.iter().map(|agent| (&*agent.name, &agent.kind)).collect();
-        assert_eq!(names, [("echo", &AgentKind::Echo)]);
-    }
-
-    /// Flags win over the file.
-    #[test]
-    fn flags_win() {
-        let options = RunOptions {
-            port: Some(1),
-            runtime: Some(RuntimeChoice::Auto),
-            agent: vec!["list=ls -l".into()],
-            ..RunOptions::default()
-        };
-        let config = check("{gateway: {port: 2}, engine: {runtime: 'uring', shards: 3}}", &options).unwrap();
-        assert_eq!((config.address.port(), config.runtime, config.shard_count), (1, Choice::Auto, 3));
-        assert_eq!(config.agents[1].kind, AgentKind::Stdio(vec!["ls".into(), "-l".into()]));
-    }
-
-    /// All broken rules come at once, each with key, value and rule.
-    #[test]
-    fn every_broken_rule_is_listed() {
-        let text =
-            "{gateway: {host: '0.0.0.0', edgeThreads: 17, restart: 'x'}, engine: {shards: 0, runtime: 'x'},
-            agents: {entries: {'a b': {}, gone: {command: ['no-such-program-here']}, none: {command: []},
-            much: {command: ['ls'], inFlightMax: 5000, workingDirectory: '/no/such'}}}}";
-        let options = RunOptions { agent: vec!["nothing".into(), "gone=ls".into()], ..RunOptions::default() };
-        let broken = check(text, &options).unwrap_err();
-        let keys: Vec<_> = broken.iter().map(|rule| rule.split([':', ' ']).next().unwrap()).collect();
-        assert_eq!(
-            keys,
-            [
-                "gateway.host",
-                "gateway.edgeThreads",
-                "engine.shards",
-                "gateway.restart",
-                "engine.runtime",
-                "--agent",
-                "--agent",
-                "agents.entries.a",
-                "agents.entries.a",
-                "agents.entries.much.inFlightMax",
-                "agents.entries.much.workingDirectory",
-                "agents.entries.none.command",
-            ]
-        );
-    }
-
-    /// What is no file, and what is too long to be a configuration, is not read.
-    #[test]
-    fn only_files_are_read() {
-        let folder = tempfile::tempdir().unwrap();
-        let cause = |path: &Path| match read(path).unwrap_err() {
-            ConfigError::Read { source, .. } => source.to_string(),
-            other => panic!("{other}"),
-        };
-        assert_eq!(cause(folder.path()), "it is no file");
-        assert_eq!(cause(Path::new("/dev/zero")), "it is no file");
-        let file = folder.path().join("long");
-        std::fs::File::create(&file).unwrap().set_len(FILE_BYTES_MAX + 1).unwrap();
-        assert_eq!(cause(&file), "it has more than 8388608 bytes");
-    }
-
-    /// A program that is not there, and an unknown key, are named, beside whatever else is wrong.
-    #[test]
-    fn missing_programs_and_unknown_keys_are_named() {
-        let broken =
-            check("{agents: {entries: {a: {command: ['no-such-program-here']}}}}", &RunOptions::default());
-        let rule = "agents.entries.a.command[0] = \"no-such-program-here\": no such program; give its path, or install it";
-        assert_eq!(broken.unwrap_err(), [rule]);
-        let unknown = check("{gatewy: {}, engine: {shards: 0}}", &RunOptions::default()).unwrap_err();
-        let rules = [
-            "gatewy: there is no such key; did you mean \"gateway\"?",
-            "engine.shards = 0: must be between 1 and 64",
-        ];
-        assert_eq!(unknown, rules);
-    }
-}
+mod tests;

@@ -22,6 +22,7 @@ mod shutdown;
 mod signals;
 mod silent;
 mod skills;
+mod watch;
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -43,19 +44,23 @@ use keeper::client::{Client, ClientError, StartError};
 use keeper::control::{Adopt, Event as KeeperEvent};
 use sessions::Sessions;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
+use crate::admin::answer::Reloaded;
 use crate::admin::order::{Order, ReloadKind};
 use crate::admin::shards::Shards;
 use crate::admin::{Admin, AdminSocket, AgentName, unix_ms_at_zero};
+use crate::config::source::Source;
 use crate::config::{Config, Standing};
 use crate::edges::EdgeThread;
 use crate::health::AgentBoard;
+use crate::log::Log;
 use crate::options::RunOptions;
 use crate::pages;
 use crate::rpc;
 use crate::rpc::sessions::Desk;
 use crate::state_directory::StateDirectory;
+use crate::systemd;
 use adoption::Adoptions;
 use agents::Agents;
 use beats::KeeperBeats;
@@ -65,6 +70,7 @@ use lifecycle::Next;
 use replacement::{DEATHS_MAX, Deaths, WINDOW};
 use signals::{Asked, Signals};
 use skills::Said;
+use watch::Watch;
 
 /// How often the edges are asked whether everything has been answered, while going down.
 const DRAIN_LOOK: Duration = Duration::from_millis(5);
@@ -105,6 +111,10 @@ pub struct Parts {
     pub options: RunOptions,
     /// What this process was when it started, for the same.
     pub standing: Standing,
+    /// The configuration file. Arc: clients ask for it.
+    pub source: Arc<Source>,
+    /// What is logged, and how much of it.
+    pub log: Log,
     /// The path of this program, for agent hosts.
     pub executable: PathBuf,
     /// Answers questions. Above the lock of the state directory: its file is removed before that is given back.
@@ -144,7 +154,7 @@ pub struct Parts {
     /// What drives the shards.
     pub runtime: &'static str,
     /// What the edges are to do.
-    pub phase: watch::Sender<Phase>,
+    pub phase: tokio::sync::watch::Sender<Phase>,
     /// What pages know of the agents. Arc: the edges read it.
     pub agents: Arc<AgentBoard>,
     /// Raised when the gateway goes down. Arc: the pages read it.
@@ -167,6 +177,11 @@ pub struct Control {
     drain_timeout: Duration,
     /// What this gateway was started with; of what the file says, what counts now.
     config: Config,
+    watch: Watch,
+    /// The hash of the text of the configuration that was read last, whether it could be used or not.
+    looked_at: String,
+    /// What has changed since somebody asked for a reload, and was seen without being asked.
+    untold: Reloaded,
     /// Of the routing table that shards have.
     routes_version: u64,
     /// Unix milliseconds at [`Moment::ZERO`].
@@ -192,6 +207,7 @@ enum Wake {
     Said(Said),
     Order(Order),
     Reload,
+    FileChanged,
     Due,
     Look,
 }
@@ -214,6 +230,7 @@ impl Control {
         runtime.block_on(async {
             let mut control = Self::new(config, parts)?;
             up(&mut control.parts);
+            systemd::ready(&control.summary());
             control.serve(adoptions).await
         })
     }
@@ -236,6 +253,9 @@ impl Control {
             keeper_deaths: Deaths::default(),
             keeper_beats: KeeperBeats::new(Instant::now()),
             standbys: Deaths::default(),
+            watch: Watch::of(parts.source.path(), config.reload.debounce),
+            looked_at: parts.source.applied(),
+            untold: Reloaded::default(),
             config,
             parts,
         })
@@ -262,6 +282,10 @@ impl Control {
         }
         self.serve_pages(admin);
         self.mind_standby();
+        if let Some(patience) = systemd::watchdog() {
+            let shards = Shards::new(self.parts.shards.iter().map(ShardHandle::caller).collect());
+            tokio::spawn(systemd::give_signs(patience, shards));
+        }
         self.agents.start_all(&mut self.parts, adoptions);
         let result = loop {
             match self.wake(false).await {
@@ -327,6 +351,7 @@ impl Control {
             Some(said) = self.agents.skills.heard() => Wake::Said(said),
             Some(order) = self.orders.recv() => Wake::Order(order),
             () = tokio::time::sleep(beat) => Wake::KeeperBeat,
+            () = self.watch.settled() => Wake::FileChanged,
             () = tokio::time::sleep(until_due), if due.is_some() => Wake::Due,
             () = tokio::time::sleep(look) => Wake::Look,
         }
@@ -348,6 +373,7 @@ impl Control {
                 // What is wrong, or has changed, is in the log.
                 let _ = self.reload(ReloadKind::Take);
             }
+            Wake::FileChanged => self.file_changed(),
             // Its callers answer orders.
             Wake::Signal | Wake::Look | Wake::Order(_) => {}
         }

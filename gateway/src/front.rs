@@ -12,6 +12,7 @@ use sessions::Sessions;
 use tokio::sync::mpsc;
 
 use crate::config::Config;
+use crate::config::source::Source;
 use crate::health::HealthSource;
 use crate::log::Log;
 use crate::log::file::LogPlace;
@@ -45,6 +46,19 @@ pub struct Front {
     pub rpc: Unserved,
 }
 
+/// What answers to clients are made from.
+#[derive(Debug)]
+pub struct Behind {
+    /// How the gateway is. Arc: pages tell it, too.
+    pub health: Arc<HealthSource>,
+    /// What was said in sessions. Arc: it is written down elsewhere.
+    pub sessions: Arc<Sessions>,
+    /// Rows that were written, to be told. Arc: those who write them say so there.
+    pub news: Arc<News>,
+    /// The configuration file. Arc: the control thread reads it, too.
+    pub source: Arc<Source>,
+}
+
 impl Front {
     /// For a gateway that listens at this address, in the run of this number.
     pub fn open(
@@ -52,9 +66,10 @@ impl Front {
         state: &StateDirectory,
         address: SocketAddr,
         log: Log,
-        (health, sessions, news): (Arc<HealthSource>, Arc<Sessions>, Arc<News>),
+        behind: Behind,
         run: u64,
     ) -> Result<Self, FrontError> {
+        let Behind { health, sessions, news, source } = behind;
         let devices = Devices::open(&devices_file(state.path()))?;
         let access = Arc::new(Access::new(&config.auth.settings, devices)?);
         let presence = Arc::new(Presence::new(own_entry(address)));
@@ -65,6 +80,7 @@ impl Front {
             presence: Arc::clone(&presence),
             sessions,
             news,
+            source,
             log,
             log_place,
         };

@@ -29,6 +29,7 @@ use tokio::sync::{mpsc, watch};
 use crate::admin::{AdminSocket, AdminSocketError};
 use crate::announcement;
 use crate::config::file::FileError;
+use crate::config::source::{Source, SourceError, Text};
 use crate::config::{self, AgentConfig, Config, ConfigError, InstancesPer, Standing};
 use crate::control::adoption::{CLIENTS, Inheritance};
 use crate::control::handover::Succession;
@@ -36,16 +37,16 @@ use crate::control::held;
 use crate::control::replacement::keeper_program;
 use crate::control::{Control, ControlError, Parts};
 use crate::edges::{self, EdgeStartError};
-use crate::front::{Front, FrontError};
+use crate::front::{Behind, Front, FrontError};
 use crate::health::{AgentBoard, HealthSource};
 use crate::journal::{self, JournalStartError, RunningJournal};
+use crate::log::levels::{Levels, LevelsError};
 use crate::log::{FlushOnDrop, Log};
 use crate::options::RunOptions;
 use crate::privileges::{self, PrivilegeError};
 use crate::routes;
 use crate::rpc::sessions::news::News;
 use crate::state_directory::{self, StateDirectory, StateDirectoryError, admin_socket};
-use crate::systemd;
 use crate::transcripts;
 
 /// Capacity of the rings between threads. Not pre-faulted: an idle one costs a few pages.
@@ -61,6 +62,9 @@ pub enum GatewayError {
     /// The settings cannot be used.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The configuration has no place.
+    #[error(transparent)]
+    Source(#[from] SourceError),
     /// Privileges cannot be given up.
     #[error(transparent)]
     Privileges(#[from] PrivilegeError),
@@ -92,11 +96,8 @@ pub enum GatewayError {
     #[error(transparent)]
     Driver(#[from] DriverError),
     /// The log filter cannot be used.
-    #[error("--log-level \"{level}\" is no level and no filter")]
-    LogLevel {
-        /// What was given.
-        level: String,
-    },
+    #[error(transparent)]
+    LogLevel(#[from] LevelsError),
     /// The rings between threads cannot be made.
     #[error("the rings between {edge_count} edges and {shard_count} shards cannot be made")]
     Rings {
@@ -143,8 +144,9 @@ fn sentences(lines: &[String]) -> String {
 
 /// Runs the gateway until it is told to end.
 pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
-    let log = start_log(&options.log_level)?;
-    let (standing, config, state) = settle(options)?;
+    let log = start_log(options.log_level.as_deref())?;
+    let (standing, config, state, source) = settle(options)?;
+    log.0.set_levels(&config.levels);
     let executable = std::env::current_exe().map_err(GatewayError::OwnPath)?;
     let open_files = held::prepare();
     let Beginning { mut keeper, listener, address, mut left, succession } =
@@ -173,10 +175,11 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
 
     let agents = Arc::new(AgentBoard::default());
     let draining = Arc::new(AtomicBool::new(false));
-    let source = Arc::new(health(&chosen, &shards, &agents, &draining));
+    let health = Arc::new(health(&chosen, &shards, &agents, &draining));
     let run = run_number();
+    let behind = Behind { health, sessions: Arc::clone(&sessions), news, source: Arc::clone(&source) };
     let Front { access, shared, pages, rpc } =
-        Front::open(&config, &state, address, log.0.clone(), (source, Arc::clone(&sessions), news), run)?;
+        Front::open(&config, &state, address, log.0.clone(), behind, run)?;
     let (phase, phase_seen) = watch::channel(Phase::Running);
     let edges = edges::start(&listener, ports.edges, &shared, &phase_seen, run)?;
     let admin = AdminSocket::bind(&admin_socket(state.path()))?;
@@ -185,6 +188,8 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
     let parts = Parts {
         options: options.clone(),
         standing,
+        source,
+        log: log.0.clone(),
         executable,
         open_files,
         held,
@@ -215,14 +220,17 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
 }
 
 /// The settings, for a process of this standing, and the state directory that they name.
-fn settle(options: &RunOptions) -> Result<(Standing, Config, StateDirectory), GatewayError> {
+fn settle(options: &RunOptions) -> Result<(Standing, Config, StateDirectory, Arc<Source>), GatewayError> {
     let standing = Standing::find(options)?;
     begin_configuration(options)?;
-    let config = config::load(options, &standing)?;
+    let source = Source::new(options, &standing)?;
+    let Text { document, hash, .. } = source.read()?;
+    let config = source.check(document)?;
+    source.set_applied(hash);
     config::tell_unsupported(&config.unsupported);
     config::limits::report(&config, &standing);
     let state = StateDirectory::open(&config.state_directory, config.user)?;
-    Ok((standing, config, state))
+    Ok((standing, config, state, Arc::new(source)))
 }
 
 /// The first start of a gateway in a state directory: a configuration with a token of its own.
@@ -309,7 +317,6 @@ fn tell_up(parts: &mut Parts, greeting: &str) {
     if let Err(error) = parts.keeper.send(&parts.succession.keep()) {
         tracing::warn!(%error, "agents end with this gateway");
     }
-    systemd::ready();
 }
 
 /// Makes the rings between edges and shards, and those of the mesh.
@@ -436,8 +443,8 @@ fn run_number() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
-fn start_log(level: &str) -> Result<FlushOnDrop, GatewayError> {
-    let log = Log::start(level).map_err(|_| GatewayError::LogLevel { level: level.to_owned() })?;
+fn start_log(filter: Option<&str>) -> Result<FlushOnDrop, GatewayError> {
+    let log = Log::start(&filter.map_or_else(|| Ok(Levels::default()), Levels::parse)?);
     end_on_panic(log.clone());
     Ok(FlushOnDrop(log))
 }

@@ -5,10 +5,12 @@
 //! | [`sink`] | what happens to lines that come faster than they can be written |
 //! | [`file`] | where lines lie, and how much of them is kept |
 //! | [`format`] | what a line of the file says |
+//! | [`levels`] | what is said at all |
 //! | [`tail`] | which lines somebody gets who follows the file |
 
 pub mod file;
 mod format;
+pub mod levels;
 mod sink;
 pub mod tail;
 
@@ -17,12 +19,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Registry, reload};
 
 use self::file::{LogFile, LogPlace};
+use self::levels::Levels;
 use self::sink::Sink;
 
 /// How long the end of the process waits until its last lines are written.
@@ -33,13 +36,19 @@ const FLUSH_PATIENCE: Duration = Duration::from_secs(1);
 pub struct Log {
     text: Sink,
     json: Sink,
+    /// What is said; absent in tests, where nobody listens.
+    filter: Option<reload::Handle<Targets, Registry>>,
 }
 
 impl Log {
     /// From now on what is said is kept: until [`Self::write`] for standard error, until there is one for the file.
-    pub fn start(level: &str) -> Result<Self, ParseError> {
-        let filter = EnvFilter::try_new(level)?;
-        let log = Self { text: Sink::new(format::dropped_text), json: Sink::new(format::dropped_json) };
+    pub fn start(levels: &Levels) -> Self {
+        let (filter, handle) = reload::Layer::new(levels.targets());
+        let log = Self {
+            text: Sink::new(format::dropped_text),
+            json: Sink::new(format::dropped_json),
+            filter: Some(handle),
+        };
         let text = tracing_subscriber::fmt::layer()
             // Said on standard error, too: where that is closed, it would end the gateway.
             .log_internal_errors(false)
@@ -50,7 +59,16 @@ impl Log {
             .event_format(format::JsonLine)
             .with_writer(log.json.clone());
         tracing_subscriber::registry().with(filter).with(text).with(json).init();
-        Ok(log)
+        log
+    }
+
+    /// From now on this is said.
+    pub fn set_levels(&self, levels: &Levels) {
+        if let Some(filter) = &self.filter
+            && let Err(error) = filter.reload(levels.targets())
+        {
+            tracing::error!(%error, %levels, "what is logged cannot be changed");
+        }
     }
 
     /// Starts the thread that writes to standard error, once. Not before privileges have been given up: each thread has
@@ -68,7 +86,7 @@ impl Log {
     /// A log that nobody writes to.
     #[cfg(test)]
     pub fn detached() -> Self {
-        Self { text: Sink::new(format::dropped_text), json: Sink::new(format::dropped_json) }
+        Self { text: Sink::new(format::dropped_text), json: Sink::new(format::dropped_json), filter: None }
     }
 
     /// Has lines written to this file, too. Says where they can be read.

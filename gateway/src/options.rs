@@ -248,9 +248,9 @@ pub struct RunOptions {
     /// How long agents wait for the next gateway when this one is gone; 0: they end with it. Default: 60000.
     #[arg(long, value_name = "MS")]
     pub handover_timeout_ms: Option<u64>,
-    /// What to log: error, warn, info, debug, trace, or a filter such as `engine=debug`.
-    #[arg(long, value_name = "LEVEL", env = "OPENCLAW_LOG_LEVEL", default_value = "info")]
-    pub log_level: String,
+    /// What to log: silent, error, warn, info, debug, trace, or a filter such as `warn,engine=debug`. Default: info.
+    #[arg(long, value_name = "LEVEL", env = "OPENCLAW_LOG_LEVEL")]
+    pub log_level: Option<String>,
 }
 
 /// The values of `--runtime`.

@@ -51,6 +51,7 @@ use tokio::sync::{Semaphore, mpsc};
 use self::sessions::news::News;
 use crate::admin::Admin;
 use crate::config::Config;
+use crate::config::source::Source;
 use crate::health::HealthSource;
 use crate::log::Log;
 use crate::log::file::LogPlace;
@@ -117,6 +118,8 @@ pub struct Sources {
     pub sessions: Arc<Sessions>,
     /// Rows that were written, to be told. Arc: those who write them say so there.
     pub news: Arc<News>,
+    /// The configuration file. Arc: the control thread reads it, too.
+    pub source: Arc<Source>,
     /// What is said, and how much of it could not be written.
     pub log: Log,
     /// Where that lies, if it is in a file. Arc: the thread that writes it moves it on.

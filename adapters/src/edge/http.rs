@@ -150,7 +150,7 @@ impl Place {
 type Upgrading = RefCell<Option<(OnUpgrade, Entrance)>>;
 
 fn answer(edge: &Edge, mut request: Request<Incoming>, source: IpAddr, upgrading: &Upgrading) -> Answer {
-    let place = origin::check(request.headers(), request.uri().authority(), &edge.shared.allowed_origins)
+    let place = origin::check(request.headers(), request.uri().authority(), &edge.shared.allowed_origins())
         .and_then(|()| Place::at(request.uri().path()).ok_or(HttpRefusal::NotFound))
         .and_then(|place| match *request.method() {
             Method::GET | Method::HEAD => Ok(place),

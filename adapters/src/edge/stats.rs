@@ -1,7 +1,7 @@
 //! What the rest of the process may see of the edges, and what they may ask it.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Instant;
 
 use serde::Serialize;
@@ -22,8 +22,9 @@ use crate::openclaw::presence::{Entry, Presence};
 pub struct EdgeShared {
     /// Asks the gateway how it is. Called on an edge thread, so it must not block.
     pub health: Box<dyn Fn() -> HealthReport + Send + Sync>,
-    /// Origins of pages that may connect, beside those of this machine.
-    pub allowed_origins: Vec<String>,
+    /// Origins of pages that may connect, beside those of this machine. Read with each upgrade and each page; changed when the
+    /// configuration is.
+    allowed_origins: RwLock<Vec<String>>,
     /// Where pages are made that need more than an edge knows.
     pub pages: PageDesk,
     /// By edge.
@@ -116,7 +117,7 @@ impl EdgeShared {
     ) -> Self {
         Self {
             health,
-            allowed_origins: Vec::new(),
+            allowed_origins: RwLock::default(),
             pages: PageDesk::closed(),
             stats: (0..edge_count).map(|_| EdgeStats::default()).collect(),
             access,
@@ -137,7 +138,18 @@ impl EdgeShared {
 
     /// With pages of these origins beside those of this machine.
     pub fn with_allowed_origins(self, allowed_origins: Vec<String>) -> Self {
-        Self { allowed_origins, ..self }
+        Self { allowed_origins: RwLock::new(allowed_origins), ..self }
+    }
+
+    /// Pages of these origins may connect, beside those of this machine.
+    pub fn allowed_origins(&self) -> RwLockReadGuard<'_, Vec<String>> {
+        // A list is replaced as a whole.
+        self.allowed_origins.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on pages of these may.
+    pub fn set_allowed_origins(&self, allowed_origins: Vec<String>) {
+        *self.allowed_origins.write().unwrap_or_else(PoisonError::into_inner) = allowed_origins;
     }
 
     /// With pages that the gateway makes.

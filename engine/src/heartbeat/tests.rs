@@ -237,3 +237,25 @@ fn looks_are_shared() {
     heartbeats.attach(at(30_000), InstanceId(1), Duration::from_secs(1));
     assert_eq!(rounds(30_000, 40_000, &mut heartbeats), (2, 2));
 }
+
+/// Another patience counts for agents that are there, also for one whose next look was far away. By one without work, which
+/// is looked at by the new interval, and found to be hung after the new number of misses.
+#[test]
+fn another_patience_counts_at_once() {
+    let mut heartbeats = Heartbeats::new(HeartbeatLimits::default());
+    heartbeats.attach(at(0), InstanceId(1), Duration::from_secs(1));
+    let look = |heartbeats: &mut Heartbeats, millis: u64| {
+        let mut verdict = None;
+        let signs = |_| Signs { beat: 7, has_spoken: true };
+        heartbeats.look(at(millis), |_| false, signs, |_, said| verdict = Some(said));
+        verdict
+    };
+    assert_eq!(look(&mut heartbeats, 100), Some(Verdict::Ask));
+    assert!(heartbeats.next_look().unwrap() > at(4_000), "it has no work");
+    let second = Duration::from_secs(1);
+    let limits = HeartbeatLimits { interval: second, idle_interval: second, misses: 1 };
+    heartbeats.set_limits(at(1_000), limits);
+    assert_eq!(heartbeats.next_look(), Some(at(2_000)));
+    let hung = Verdict::Hung(Duration::from_millis(1_900));
+    assert_eq!(look(&mut heartbeats, 2_000), Some(hung));
+}

@@ -8,10 +8,11 @@ use shm_transport::envelope::SkillOutcome;
 use shm_transport::link::Link;
 use shm_transport::record::Poison;
 
-use crate::core::ShardCore;
+use crate::core::{CoreLimits, ShardCore};
 use crate::dead_letters::Selection;
 use crate::event::{AgentIndex, Input, InstanceId, ShardIndex, Tenant, Tenure};
 use crate::events::{Event, EventMask};
+use crate::heartbeat::HeartbeatLimits;
 use crate::journal::entry::JournalState;
 use crate::routing::RoutingTable;
 
@@ -150,6 +151,10 @@ pub enum Command {
     /// Another table says from now on who gets what.
     // Arc: all shards read one table.
     Routes(Arc<RoutingTable>),
+    /// What holds from now on, as far as it [can be changed](ShardCore::take_limits). Boxed: the other commands are small.
+    Limits(Box<CoreLimits>),
+    /// How patient the shard is with agents that say nothing, from their next look on.
+    Patience(HeartbeatLimits),
     /// Tells a listener of events, until it wants no more.
     Subscribe {
         /// How [`Command::Unsubscribe`] names it.

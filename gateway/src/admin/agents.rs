@@ -51,7 +51,8 @@ pub(super) async fn act(admin: &Admin, name: String, act: Act) -> Result<Acted, 
     ask(admin, |reply| Order::Act { name, act, reply }).await
 }
 
-pub(super) async fn reload(admin: &Admin, kind: ReloadKind) -> Result<Reloaded, Complaint> {
+/// Reads the configuration again, or says what would come of it.
+pub async fn reload(admin: &Admin, kind: ReloadKind) -> Result<Reloaded, Complaint> {
     ask(admin, |reply| Order::Reload { kind, reply }).await
 }
 

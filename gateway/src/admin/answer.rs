@@ -298,7 +298,7 @@ pub struct Acted {
 }
 
 /// What reading the configuration again has changed.
-#[derive(Serialize, Deserialize, PartialEq, Debug)]
+#[derive(Serialize, Deserialize, PartialEq, Debug, Default)]
 #[serde(rename_all = "camelCase")]
 pub struct Reloaded {
     /// Keys that count from now on.

@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 
 use super::answer::{Acted, AgentRow, Going, Reloaded, Status};
 use super::request::Complaint;
+use crate::config::document::Document;
 use engine::event::AgentIndex;
 use engine::registry::Field;
 
@@ -66,6 +67,8 @@ pub enum ReloadKind {
         /// Another file than that of the gateway.
         config: Option<PathBuf>,
     },
+    /// Nothing changes: only to know what would if the file said this.
+    Weigh(Document),
 }
 
 /// To say how the gateway is, or to have it go.

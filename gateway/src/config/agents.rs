@@ -31,7 +31,19 @@ pub(super) struct FileAgents {
     #[serde(default)]
     defaults: FileDefaults,
     #[serde(default)]
+    templates: BTreeMap<String, FileTemplate>,
+    #[serde(default)]
     entries: BTreeMap<String, FileAgent>,
+}
+
+/// What clients may make agents of.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct FileTemplate {
+    command: Option<Vec<String>>,
+    #[serde(default)]
+    environment: BTreeMap<String, String>,
+    working_directory: Option<PathBuf>,
 }
 
 /// What holds for every agent that does not say otherwise.
@@ -54,6 +66,8 @@ pub(super) struct Machine<'a> {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct FileAgent {
+    /// Which template gives it its command, with variables and a directory.
+    pub(super) template: Option<String>,
     /// The program and its arguments; left out for the built-in echo agent.
     pub(super) command: Option<Vec<String>>,
     #[serde(default)]
@@ -129,7 +143,7 @@ pub(super) fn check(
     flags: &[String],
     around: Machine<'_>,
 ) -> Vec<AgentConfig> {
-    let FileAgents { defaults, mut entries } = file;
+    let FileAgents { defaults, templates, mut entries } = file;
     defaults.limits.check(broken, "agents.defaults.limits", around.cores);
     for flag in flags {
         let Some((name, command)) = flag.split_once('=') else {
@@ -143,12 +157,76 @@ pub(super) fn check(
         }
     }
     entries.entry(ECHO_AGENT.to_owned()).or_default();
+    check_templates(broken, &templates, &defaults, around);
+    for (name, agent) in &mut entries {
+        take_template(broken, name, agent, &templates);
+    }
     let check = |(name, agent)| check_agent(broken, name, agent, &defaults, around);
     let agents: Vec<_> = entries.into_iter().flat_map(check).collect();
     if agents.len() > AGENTS_MAX {
         broken.push(format!("agents.entries has {} agents: at most {AGENTS_MAX} are possible", agents.len()));
     }
     agents
+}
+
+/// Checks each template as the agent that it would be: who uses it later must not be the first to find out.
+fn check_templates(
+    broken: &mut Vec<String>,
+    templates: &BTreeMap<String, FileTemplate>,
+    defaults: &FileDefaults,
+    around: Machine<'_>,
+) {
+    for (name, template) in templates {
+        let key = format!("agents.templates.{name}");
+        if name.is_empty() {
+            broken.push(format!("{key}: a template has a name"));
+        }
+        let FileTemplate { command, environment, working_directory } = template;
+        let agent = FileAgent {
+            command: command.clone(),
+            environment: environment.clone(),
+            working_directory: working_directory.clone(),
+            ..FileAgent::default()
+        };
+        check_program(broken, &key, &agent, defaults, around, false);
+    }
+}
+
+/// Gives an agent the command of its template.
+fn take_template(
+    broken: &mut Vec<String>,
+    name: &str,
+    agent: &mut FileAgent,
+    templates: &BTreeMap<String, FileTemplate>,
+) {
+    let Some(wanted) = &agent.template else { return };
+    let key = format!("agents.entries.{name}");
+    let own = [
+        ("command", agent.command.is_some()),
+        ("environment", !agent.environment.is_empty()),
+        ("workingDirectory", agent.working_directory.is_some()),
+    ];
+    for (own, _) in own.iter().filter(|(_, is_set)| *is_set) {
+        broken.push(format!("{key}.{own}: comes from the template \"{wanted}\"; give it or a template"));
+    }
+    match templates.get(wanted) {
+        None => {
+            broken.push(format!(
+                "{key}.template = \"{wanted}\": agents.templates has no template of that name"
+            ));
+            // The missing command is no second fault.
+            agent.command.get_or_insert_with(|| vec!["true".to_owned()]);
+        }
+        Some(FileTemplate { command, environment, working_directory }) => {
+            agent.command.get_or_insert_with(|| command.clone().unwrap_or_default());
+            if agent.environment.is_empty() {
+                agent.environment.clone_from(environment);
+            }
+            if agent.working_directory.is_none() {
+                agent.working_directory.clone_from(working_directory);
+            }
+        }
+    }
 }
 
 /// The members of a pool; most pools have one.
@@ -173,28 +251,8 @@ fn check_agent(
     let life = supervision::check_life(broken, &key, &agent);
     let in_flight = agent.in_flight_max.unwrap_or(IN_FLIGHT_DEFAULT);
     range(broken, &format!("{key}.inFlightMax"), in_flight, 1, IN_FLIGHT_MAX);
-    if let Some(directory) = &agent.working_directory
-        && !directory.is_dir()
-    {
-        broken.push(format!("{key}.workingDirectory = {}: is not a directory", directory.display()));
-    }
     let limits = agent.limits.of_agent(broken, &key, &defaults.limits, around.cores);
-    let surroundings = Surroundings {
-        command: agent.command.as_deref(),
-        working_directory: agent.working_directory.as_deref(),
-        state_directory: around.state_directory,
-    };
-    let sandbox = sandbox::check(broken, &key, &agent.sandbox, &defaults.sandbox, surroundings);
-    let said = (&agent.command, &agent.environment, &agent.working_directory, &sandbox);
-    let said = serde_json::json!(said).to_string();
-    if said.len() > AGENT_BYTES_MAX {
-        broken.push(format!(
-            "{key} has {} bytes of command, environment, directory and sandbox: at most {AGENT_BYTES_MAX} are possible",
-            said.len()
-        ));
-    }
-    let directory = agent.working_directory.as_deref();
-    let kind = kind(broken, &key, agent.command, name == ECHO_AGENT, directory, sandbox.as_ref());
+    let (kind, sandbox) = check_program(broken, &key, &agent, defaults, around, name == ECHO_AGENT);
     supervision::check_words(broken, &format!("{key}.capabilities"), &agent.capabilities);
     let members = life.pool.max;
     let member = AgentConfig {
@@ -219,7 +277,39 @@ fn check_agent(
         .collect()
 }
 
-/// What an agent runs: the built-in one only under its own name.
+/// What an agent runs, where and in which sandbox: the built-in one only under its own name.
+fn check_program(
+    broken: &mut Vec<String>,
+    key: &str,
+    agent: &FileAgent,
+    defaults: &FileDefaults,
+    around: Machine<'_>,
+    is_echo: bool,
+) -> (AgentKind, Option<SandboxSpec>) {
+    let directory = agent.working_directory.as_deref();
+    if let Some(directory) = directory
+        && !directory.is_dir()
+    {
+        broken.push(format!("{key}.workingDirectory = {}: is not a directory", directory.display()));
+    }
+    let surroundings = Surroundings {
+        command: agent.command.as_deref(),
+        working_directory: directory,
+        state_directory: around.state_directory,
+    };
+    let sandbox = sandbox::check(broken, key, &agent.sandbox, &defaults.sandbox, surroundings);
+    let said = (&agent.command, &agent.environment, &agent.working_directory, &sandbox);
+    let said = serde_json::json!(said).to_string();
+    if said.len() > AGENT_BYTES_MAX {
+        broken.push(format!(
+            "{key} has {} bytes of command, environment, directory and sandbox: at most {AGENT_BYTES_MAX} are possible",
+            said.len()
+        ));
+    }
+    (kind(broken, key, agent.command.clone(), is_echo, directory, sandbox.as_ref()), sandbox)
+}
+
+/// The command, checked.
 fn kind(
     broken: &mut Vec<String>,
     key: &str,
@@ -264,5 +354,41 @@ mod tests {
         assert!(check(&text(AGENT_BYTES_MAX - 100), &RunOptions::default()).is_ok());
         let broken = check(&text(AGENT_BYTES_MAX), &RunOptions::default()).unwrap_err();
         assert!(broken[0].starts_with("agents.entries.a has 49179 bytes of command"), "{broken:?}");
+    }
+
+    /// An agent has the command of its template, and nothing of both; a template is checked though nobody uses it.
+    #[test]
+    fn templates_give_commands() {
+        let of = |templates: &str, entry: &str| {
+            let text = format!("{{agents: {{templates: {templates}, entries: {{a: {entry}}}}}}}");
+            check(&text, &RunOptions::default())
+        };
+        let config = of("{t: {command: ['ls', '-l'], environment: {A: 'b'}}}", "{template: 't'}").unwrap();
+        let agent = config.agents.iter().find(|agent| agent.name == "a").unwrap();
+        assert_eq!(agent.kind, AgentKind::Stdio(vec!["ls".into(), "-l".into()]));
+        assert_eq!(agent.environment, [("A".to_owned(), "b".to_owned())]);
+        let broken = |templates: &str, entry: &str, rule: &str| {
+            assert_eq!(of(templates, entry).unwrap_err(), [rule]);
+        };
+        broken(
+            "{}",
+            "{template: 't'}",
+            "agents.entries.a.template = \"t\": agents.templates has no template of that name",
+        );
+        broken(
+            "{t: {command: ['ls']}}",
+            "{template: 't', command: ['ls']}",
+            "agents.entries.a.command: comes from the template \"t\"; give it or a template",
+        );
+        broken(
+            "{t: {}}",
+            "{command: ['ls']}",
+            "agents.templates.t.command: must name a program, for example [\"python3\", \"agent.py\"]",
+        );
+        broken(
+            "{t: {command: ['ls'], workingDirectory: '/no/such'}}",
+            "{command: ['ls']}",
+            "agents.templates.t.workingDirectory = /no/such: is not a directory",
+        );
     }
 }

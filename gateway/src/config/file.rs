@@ -18,6 +18,8 @@ const MODE: u32 = 0o600;
 const DIRECTORY_MODE: u32 = 0o700;
 /// Bytes of a new token before they are written as text.
 const TOKEN_BYTES: usize = 32;
+/// Where they come from.
+const RANDOM: &str = "the system's random numbers";
 
 /// Where the file is: the one that was named, or that of the state directory.
 pub fn path(named: Option<&Path>, state_directory: &Path) -> PathBuf {
@@ -61,6 +63,14 @@ impl Lock {
 
 fn parent(file: &Path) -> &Path {
     file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Writes a file, as [`replace`] does where there is one.
+pub fn write(file: &Path, text: &str) -> Result<(), FileError> {
+    if !file.exists() && create(file, text)? {
+        return Ok(());
+    }
+    replace(file, text)
 }
 
 /// Replaces a file as a whole or not at all, also when power is lost. Its mode stays, and a link to it does.
@@ -119,11 +129,17 @@ fn settle(renamed: Result<(), FileError>, temporary: &Path, target: &Path) -> Re
 
 /// A new random token.
 pub fn new_token() -> Result<Secret, FileError> {
-    let mut bytes = [0; TOKEN_BYTES];
-    let source = Path::new("the system's random numbers");
+    let bytes = random_bytes::<TOKEN_BYTES>()?;
+    Secret::new(base64url(&bytes))
+        .map_err(|error| failed("reading", Path::new(RANDOM))(io::Error::other(error)))
+}
+
+/// So many bytes that nobody can guess.
+pub fn random_bytes<const COUNT: usize>() -> Result<[u8; COUNT], FileError> {
+    let mut bytes = [0; COUNT];
     rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
-        .map_err(|errno| failed("reading", source)(errno.into()))?;
-    Secret::new(base64url(&bytes)).map_err(|error| failed("reading", source)(io::Error::other(error)))
+        .map_err(|errno| failed("reading", Path::new(RANDOM))(errno.into()))?;
+    Ok(bytes)
 }
 
 /// Bytes as letters, digits, `-` and `_` (RFC 4648, section 5), without padding.
@@ -248,6 +264,11 @@ mod tests {
         assert_eq!((std::fs::read_to_string(&file).unwrap().as_str(), mode(&file)), ("new", 0o640));
         assert!(link.symlink_metadata().unwrap().is_symlink());
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2, "nothing else is left");
+        write(&link, "newer").unwrap();
+        write(&folder.path().join("first"), "x").unwrap();
+        let texts =
+            ["real.json", "first"].map(|name| std::fs::read_to_string(folder.path().join(name)).unwrap());
+        assert_eq!(texts, ["newer", "x"]);
         let gone = replace(&folder.path().join("gone"), "x").unwrap_err();
         assert!(gone.to_string().starts_with("resolving "), "{gone}");
     }

@@ -1,9 +1,11 @@
 //! Keys of the file of other gateways of this protocol that this one does not support: told, and passed over.
 
+use serde_json::{Map, Value};
+
 use super::path::{KeyPath, Step};
 
 /// By the section that has them; `""` is the top of the file. A row of `docs/config.md` each.
-pub const UNSUPPORTED: [(&str, &[&str]); 6] = [
+pub const UNSUPPORTED: [(&str, &[&str]); 9] = [
     (
         "",
         &[
@@ -23,7 +25,6 @@ pub const UNSUPPORTED: [(&str, &[&str]); 6] = [
             "discovery",
             "env",
             "hooks",
-            "logging",
             "mcp",
             "memory",
             "messages",
@@ -42,13 +43,16 @@ pub const UNSUPPORTED: [(&str, &[&str]); 6] = [
             "wizard",
         ],
     ),
-    (
-        "gateway",
-        &["bind", "http", "mode", "nodes", "reload", "remote", "roles", "tls", "tools", "trustedProxies"],
-    ),
+    ("gateway", &["bind", "http", "mode", "nodes", "remote", "roles", "tls", "tools", "trustedProxies"]),
     ("gateway.auth", &["allowTailscale", "rateLimit", "trustedProxy"]),
     ("gateway.controlUi", &["allowInsecureAuth", "basePath", "enabled", "root"]),
+    ("gateway.reload", &["deferralTimeoutMs"]),
+    (
+        "logging",
+        &["consoleLevel", "consoleStyle", "file", "maxFileBytes", "redactPatterns", "redactSensitive"],
+    ),
     ("skills", &["allowBundled", "install", "limits", "load"]),
+    (SKILL_ENTRY, &["apiKey", "config", "enabled", "env"]),
     (
         "agents.defaults",
         &[
@@ -64,11 +68,26 @@ pub const UNSUPPORTED: [(&str, &[&str]); 6] = [
     ),
 ];
 
+/// Where a skill is described.
+const SKILL_ENTRY: &str = "skills.entries.<name>";
+
 /// Whether a key is one that others have and this gateway does not support.
 pub fn is_unsupported(path: &KeyPath) -> bool {
     let Some((Step::Key(name), section)) = path.0.split_last() else { return false };
-    let section = KeyPath(section.to_vec()).to_string();
+    let section =
+        if is_skill(section) { SKILL_ENTRY.to_owned() } else { KeyPath(section.to_vec()).to_string() };
     UNSUPPORTED.iter().any(|(of, names)| *of == section && names.contains(&name.as_str()))
+}
+
+/// Whether the value at a path tells other gateways about a skill of theirs: here a skill is a command, and that one has
+/// none.
+pub fn is_skill_of_others(path: &KeyPath, fields: &Map<String, Value>) -> bool {
+    is_skill(&path.0) && fields.keys().all(|name| is_unsupported(&path.key(name)))
+}
+
+fn is_skill(path: &[Step]) -> bool {
+    let [Step::Key(skills), Step::Key(entries), Step::Key(_)] = path else { return false };
+    (skills.as_str(), entries.as_str()) == ("skills", "entries")
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
 use super::FileConfig;
-use super::incumbent::is_unsupported;
+use super::incumbent::{is_skill_of_others, is_unsupported};
 use super::path::{KeyPath, Step};
 use super::secrets::{REDACTED, is_secret};
 
@@ -224,6 +224,10 @@ fn fit_object(
     path: &KeyPath,
     misfits: &mut Misfits,
 ) -> bool {
+    if is_skill_of_others(path, fields) {
+        misfits.unsupported.push(path.to_string());
+        return false;
+    }
     fields.retain(|name, value| {
         let key = path.key(name);
         match property(schema, name) {
@@ -253,7 +257,7 @@ fn suggestion(name: &str, known: &[&str]) -> String {
     let best = known.iter().map(|known| (likeness(known), known)).max_by(|a, b| a.0.total_cmp(&b.0));
     match best {
         Some((likeness, known)) if likeness >= LIKENESS_MIN => format!("; did you mean \"{known}\"?"),
-        _ if known.len() <= 8 => format!("; there are: {}", known.join(", ")),
+        _ if known.len() <= 12 => format!("; there are: {}", known.join(", ")),
         _ => String::new(),
     }
 }
@@ -319,7 +323,7 @@ mod tests {
             "gateway.restrat: there is no such key; did you mean \"restart\"?",
             "gatewy: there is no such key; did you mean \"gateway\"?",
             "journal = []: must be an object: {…}",
-            "zzz: there is no such key; there are: agents, delivery, engine, gateway, journal, routing, skills, supervision",
+            "zzz: there is no such key; there are: agents, delivery, engine, gateway, journal, logging, routing, skills, supervision",
         ];
         assert_eq!(found.broken, expected);
         assert_eq!(found.unsupported, [""; 0]);
@@ -336,6 +340,21 @@ mod tests {
         assert_eq!(found.unsupported, ["cron", "gateway.mode"]);
         assert_eq!(found.broken.len(), 1, "{found:?}");
         assert_eq!(rest, json!({"gateway": {"port": 1}}));
+        // A skill of others has no command; one that is only written wrong is told so.
+        let (found, rest) = misfits(
+            "{skills: {entries: {theirs: {enabled: true, env: {A: 'b'}}, empty: {}, both: {command: ['ls'], enabled: true},
+              wrong: {comand: ['ls']}}}}",
+        );
+        assert_eq!(
+            found.unsupported,
+            ["skills.entries.both.enabled", "skills.entries.empty", "skills.entries.theirs"]
+        );
+        let wrong = [
+            "skills.entries.wrong.comand: there is no such key; did you mean \"command\"?",
+            "skills.entries.wrong.command: is missing",
+        ];
+        assert_eq!(found.broken, wrong);
+        assert_eq!(rest, json!({"skills": {"entries": {"both": {"command": ["ls"]}}}}));
         for (section, names) in UNSUPPORTED {
             let section =
                 if section.is_empty() { KeyPath::default() } else { KeyPath::parse(section).unwrap() };

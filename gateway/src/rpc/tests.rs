@@ -26,8 +26,10 @@ use crate::admin::answer::AgentRow;
 use crate::admin::bulletin::Bulletin;
 use crate::admin::order::Order;
 use crate::admin::shards::Shards;
+use crate::config::Standing;
 use crate::health::AgentBoard;
 use crate::log::file::LogFile;
+use crate::options::RunOptions;
 
 const DOCUMENT: &str = include_str!("../../../docs/openclaw-methods.md");
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
@@ -70,6 +72,7 @@ impl Fixture {
             access: Arc::new(Access::new(&settings, devices(directory.path())).unwrap()),
             sessions: crate::transcripts::open(directory.path()).unwrap(),
             news: Arc::default(),
+            source: source(directory.path()),
             presence: Arc::new(Presence::new(status::own_entry("127.0.0.1:1".parse().unwrap()))),
             log: Log::detached(),
             log_place: Some(log_place),
@@ -141,6 +144,14 @@ fn devices(folder: &Path) -> Devices {
     let content = json!({"version": 1, "devices": DEVICES.map(device)});
     std::fs::write(&path, content.to_string()).unwrap();
     Devices::open(&path).unwrap()
+}
+
+/// The configuration of a gateway whose file says little.
+fn source(folder: &Path) -> Arc<Source> {
+    std::fs::write(folder.join("openclaw.json"), format!("{{gateway: {{auth: {{token: '{TOKEN}'}}}}}}"))
+        .unwrap();
+    let options = RunOptions { state_dir: Some(folder.to_owned()), ..RunOptions::default() };
+    Arc::new(Source::new(&options, &Standing::of(folder)).unwrap())
 }
 
 fn device_id(id: &str) -> DeviceId {

@@ -29,7 +29,7 @@ struct Changed {
 #[derive(Serialize)]
 struct ChangedKey {
     key: String,
-    /// The command after which it counts for a running gateway.
+    /// The command after which it counts for a running gateway, or for each of its agents.
     after: String,
 }
 
@@ -53,6 +53,7 @@ fn change(place: &FilePlace, change: &Change, json: bool) -> Result<ExitCode, Se
         let after = match effort {
             Effort::None => "openclaw gateway reload".to_owned(),
             Effort::Agent(pool) => format!("openclaw agent restart {pool}"),
+            Effort::EveryAgent => "openclaw agent restart NAME".to_owned(),
             Effort::Gateway => "openclaw gateway restart".to_owned(),
         };
         ChangedKey { key, after }

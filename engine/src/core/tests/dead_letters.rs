@@ -101,3 +101,21 @@ fn the_cause_survives_a_restart() {
         assert_eq!(cause(&bench), expected);
     }
 }
+
+/// Limits of delivery change while the core runs: the next failure goes by them, and letters beyond the new bound stay.
+#[test]
+fn limits_of_delivery_change() {
+    let mut bench = with_dead(1);
+    bench.up();
+    let mut limits = CoreLimits::default();
+    limits.retry.attempts_max = 1;
+    limits.dead_letters.letters_max = 1;
+    bench.core.take_limits(&limits);
+    bench.message("b", 2, |_| {});
+    assert_eq!(bench.down(), [], "there is no room for it");
+    assert_eq!((bench.core.dead_letters().len(), bench.core.counters().dead_letters_full), (1, 1));
+    limits.dead_letters.letters_max = 2;
+    bench.core.take_limits(&limits);
+    assert_eq!(bench.wait(), [Seen::Edge(Kind::Failure, 9, 2, Some("dead_lettered"))]);
+    assert_eq!(bench.core.dead_letters().len(), 2);
+}
