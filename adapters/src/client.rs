@@ -1,4 +1,7 @@
-//! The other end, for the command line: one message and its reply, or one health report.
+//! The other end, for the command line: one message and its reply, one health report, or a connection of the OpenClaw
+//! protocol.
+
+pub mod openclaw;
 
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
@@ -13,6 +16,7 @@ use tokio_tungstenite::tungstenite::handshake::client::Request;
 use tokio_tungstenite::tungstenite::http::header::{AUTHORIZATION, HeaderValue};
 use tokio_tungstenite::tungstenite::{self, Message};
 
+use self::openclaw::RpcFailure;
 use crate::dialect::simple::frames::escape;
 
 /// How long connecting and the handshake may take.
@@ -59,13 +63,25 @@ pub enum ClientError {
         source: tungstenite::Error,
     },
     /// Something answers, but too slowly.
-    #[error("the gateway at {url} was silent for {seconds} seconds")]
+    #[error("the gateway at {url} was silent for {limit:?}")]
     Silent {
         /// As given.
         url: String,
         /// For how long.
-        seconds: u64,
+        limit: Duration,
     },
+    /// The gateway does not let this client in, by the protocol.
+    #[error("the gateway at {url} does not let this client in{}", advice(failure))]
+    NotLetIn {
+        /// As given.
+        url: String,
+        /// Why.
+        #[source]
+        failure: RpcFailure,
+    },
+    /// The gateway answers a request with an error.
+    #[error(transparent)]
+    Rpc(RpcFailure),
     /// The gateway or the agent refused the message.
     #[error("{code}: {text}")]
     Refused {
@@ -94,6 +110,14 @@ pub enum ClientError {
         /// What.
         text: String,
     },
+}
+
+impl ClientError {
+    /// Whether nobody listens there.
+    pub fn is_nobody(&self) -> bool {
+        let Self::Connect { source: tungstenite::Error::Io(error), .. } = self else { return false };
+        error.kind() == std::io::ErrorKind::ConnectionRefused
+    }
 }
 
 #[derive(Deserialize)]
@@ -126,14 +150,13 @@ pub async fn send(
     content: &str,
     mut on_block: impl FnMut(&str),
 ) -> Result<Reply, ClientError> {
-    let silent = |limit: Duration| ClientError::Silent { url: url.into(), seconds: limit.as_secs() };
+    let silent = |limit: Duration| ClientError::Silent { url: url.into(), limit };
     let upgrade = upgrade(url, secret)?;
     let connecting = tokio::time::timeout(CONNECT_TIMEOUT, connect_async(upgrade)).await;
     let (mut socket, _) =
         connecting.map_err(|_| silent(CONNECT_TIMEOUT))?.map_err(|source| failed(url, source))?;
     let closed = |reason: String| ClientError::Closed { url: url.into(), reason };
-    // Another one each time: a message under a known id is taken for the same message.
-    let id = format!("cli-{:016x}{:08x}", RandomState::new().hash_one(content), std::process::id());
+    let id = message_id(content);
     let request = request(&id, agent, session, content);
     socket.send(Message::text(request)).await.map_err(|error| closed(error.to_string()))?;
     loop {
@@ -165,6 +188,21 @@ pub async fn send(
             }
             _ => return Err(unexpected()),
         }
+    }
+}
+
+/// An id for a message: another one each time, since a message under a known id is taken for the same message.
+pub fn message_id(content: &str) -> String {
+    format!("cli-{:016x}{:08x}", RandomState::new().hash_one(content), std::process::id())
+}
+
+/// What helps where the secret is missing or wrong.
+fn advice(failure: &RpcFailure) -> &'static str {
+    let code = failure.details_code().unwrap_or_default();
+    if code.starts_with("AUTH_") || code == "DEVICE_IDENTITY_REQUIRED" {
+        "; `openclaw token show` prints its token, for --token or OPENCLAW_GATEWAY_TOKEN"
+    } else {
+        ""
     }
 }
 
@@ -230,8 +268,7 @@ pub async fn health(url: &str) -> Result<String, ClientError> {
         Ok(response)
     };
     let timeout = tokio::time::timeout(CONNECT_TIMEOUT, exchange).await;
-    let seconds = CONNECT_TIMEOUT.as_secs();
-    let response = timeout.map_err(|_| ClientError::Silent { url: url.into(), seconds })??;
+    let response = timeout.map_err(|_| ClientError::Silent { url: url.into(), limit: CONNECT_TIMEOUT })??;
     let response = String::from_utf8_lossy(&response);
     match response.split_once("\r\n\r\n") {
         Some((head, body)) if head.starts_with("HTTP/1.1 200") => Ok(body.to_string()),

@@ -82,11 +82,7 @@ pub async fn probe(url: &str, secret: Option<&str>) -> Result<Findings, ClientEr
     match client::health(url).await {
         Ok(_) => (findings.listening, findings.health) = (true, true),
         Err(error @ ClientError::Address { .. }) => return Err(error),
-        Err(ClientError::Connect { source: Error::Io(error), .. })
-            if error.kind() == std::io::ErrorKind::ConnectionRefused =>
-        {
-            return Ok(findings);
-        }
+        Err(error) if error.is_nobody() => return Ok(findings),
         // Somebody is there, and answers otherwise or not at all.
         Err(_) => findings.listening = true,
     }
