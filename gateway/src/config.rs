@@ -10,6 +10,7 @@ pub mod document;
 pub mod edit;
 pub mod file;
 mod heartbeat;
+mod http;
 mod incumbent;
 mod keys;
 pub mod limits;
@@ -44,6 +45,7 @@ pub use agents::{AgentConfig, AgentKind, ECHO_AGENT};
 use agents::{FileAgents, Machine};
 pub use delivery::{DeliveryConfig, RoutingConfig};
 use delivery::{FileDelivery, FileJournal, FileRouting};
+use http::FileHttp;
 pub use keys::{Effort, Keys};
 pub use restart::Restart;
 pub use sandbox::with_host;
@@ -100,6 +102,8 @@ struct FileGateway {
     auth: FileAuth,
     #[serde(default)]
     control_ui: FileControlUi,
+    #[serde(default)]
+    http: FileHttp,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -118,6 +122,8 @@ pub struct Config {
     pub auth: AuthConfig,
     /// Whose pages may connect, beside those of this machine.
     pub allowed_origins: Vec<String>,
+    /// Whether agents answer requests as models of the API of OpenAI do.
+    pub completions: bool,
     /// Where files are kept.
     pub state_directory: PathBuf,
     /// Shard threads.
@@ -355,6 +361,7 @@ fn validate(file: FileConfig, around: &Around<'_>) -> Result<Config, Vec<String>
         address: SocketAddr::new(host, port),
         auth,
         allowed_origins,
+        completions: file.gateway.http.completions(),
         state_directory: state_directory.to_owned(),
         shard_count: shard_count as usize,
         edge_count: edge_count as usize,

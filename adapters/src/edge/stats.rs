@@ -24,6 +24,8 @@ pub struct EdgeShared {
     pub health: Box<dyn Fn() -> HealthReport + Send + Sync>,
     /// Origins of pages that may connect, beside those of this machine.
     pub allowed_origins: Vec<String>,
+    /// Whether completions are served, and the models that stand for agents.
+    pub completions: bool,
     /// Where pages are made that need more than an edge knows.
     pub pages: PageDesk,
     /// By edge.
@@ -117,6 +119,7 @@ impl EdgeShared {
         Self {
             health,
             allowed_origins: Vec::new(),
+            completions: false,
             pages: PageDesk::closed(),
             stats: (0..edge_count).map(|_| EdgeStats::default()).collect(),
             access,
@@ -138,6 +141,11 @@ impl EdgeShared {
     /// With pages of these origins beside those of this machine.
     pub fn with_allowed_origins(self, allowed_origins: Vec<String>) -> Self {
         Self { allowed_origins, ..self }
+    }
+
+    /// With completions, if they are wanted.
+    pub fn with_completions(self, completions: bool) -> Self {
+        Self { completions, ..self }
     }
 
     /// With pages that the gateway makes.
@@ -204,7 +212,7 @@ impl Counter {
 pub struct EdgeStats {
     /// Sockets now, WebSocket or not.
     pub sockets: Counter,
-    /// WebSocket connections now.
+    /// Connections now: of WebSocket, and requests that an agent answers.
     pub connections: Counter,
     /// Messages that await a reply now.
     pub open_turns: Counter,

@@ -3,7 +3,7 @@
 use super::path::{KeyPath, Step};
 
 /// By the section that has them; `""` is the top of the file. A row of `docs/config.md` each.
-pub const UNSUPPORTED: [(&str, &[&str]); 6] = [
+pub const UNSUPPORTED: [(&str, &[&str]); 9] = [
     (
         "",
         &[
@@ -42,11 +42,14 @@ pub const UNSUPPORTED: [(&str, &[&str]); 6] = [
             "wizard",
         ],
     ),
-    (
-        "gateway",
-        &["bind", "http", "mode", "nodes", "reload", "remote", "roles", "tls", "tools", "trustedProxies"],
-    ),
+    ("gateway", &["bind", "mode", "nodes", "reload", "remote", "roles", "tls", "tools", "trustedProxies"]),
     ("gateway.auth", &["allowTailscale", "rateLimit", "trustedProxy"]),
+    ("gateway.http", &["securityHeaders"]),
+    ("gateway.http.endpoints", &["responses"]),
+    (
+        "gateway.http.endpoints.chatCompletions",
+        &["images", "maxBodyBytes", "maxImageParts", "maxTotalImageBytes"],
+    ),
     ("gateway.controlUi", &["allowInsecureAuth", "basePath", "enabled", "root"]),
     ("skills", &["allowBundled", "install", "limits", "load"]),
     (
