@@ -2,6 +2,8 @@
 
 #[path = "edge/admission.rs"]
 mod admission;
+#[path = "edge/completions.rs"]
+mod completions;
 #[path = "edge/drivers.rs"]
 mod drivers;
 #[path = "edge/openclaw.rs"]
