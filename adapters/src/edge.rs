@@ -9,6 +9,8 @@
 //! | [`origin`] | which requests come from this machine |
 //! | `http` | requests, health |
 //! | `upgrade` | who comes in by an upgrade request |
+//! | `completions` | requests that an agent answers, as the API of OpenAI has them |
+//! | `webchat` | the page at `/` |
 //! | `admission` | places for clients that nobody knows yet |
 //! | `guarded` | how much of such a client is read |
 //! | `state` | what the tasks of an edge share: ports, connection table, phase |
@@ -24,6 +26,7 @@
 //! | `mailbox` | notes between edge threads |
 //! | `outbound` | frames that wait for a socket |
 //! | `connection` | one WebSocket connection: reading and writing |
+//! | `connections` | what is told of all of them |
 //! | `pump` | the receiving side of the rings, and the clock of the edge |
 //!
 //! **Who may touch what**
@@ -46,7 +49,9 @@
 mod admission;
 mod calls;
 mod client;
+mod completions;
 mod connection;
+mod connections;
 mod decide;
 mod driver;
 pub mod events;
@@ -65,6 +70,7 @@ pub mod stats;
 mod stop;
 mod turns;
 mod upgrade;
+mod webchat;
 mod words;
 
 use std::rc::Rc;
@@ -76,6 +82,7 @@ use shm_transport::record::Poison;
 use tokio::sync::watch;
 use tokio::task::LocalSet;
 
+pub use self::connections::ConnectionRow;
 use self::state::Edge;
 pub use self::stats::{About, AgentHealth, EdgeShared, EdgeStats, HealthReport, HealthStatus};
 use crate::openclaw::conversation::HANDSHAKE_MS_MAX;
@@ -118,6 +125,8 @@ pub struct EdgeOptions {
     pub ping_interval: Duration,
     /// How long the head of an HTTP request may take.
     pub head_timeout: Duration,
+    /// How long the body of an HTTP request may take.
+    pub body_timeout: Duration,
     /// How long saying goodbye may take.
     pub close_timeout: Duration,
     /// Frames that were not understood, per second, after which a connection is closed.
@@ -150,6 +159,7 @@ impl Default for EdgeOptions {
             slow_grace: Duration::from_secs(5),
             ping_interval: Duration::from_secs(30),
             head_timeout: Duration::from_secs(5),
+            body_timeout: Duration::from_secs(30),
             close_timeout: Duration::from_secs(3),
             bad_frames_max: 20,
             admission_timeout: Duration::from_millis(HANDSHAKE_MS_MAX),

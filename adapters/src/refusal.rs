@@ -1,5 +1,6 @@
 //! How a refusal looks to a client: the only mapping from outcomes to error codes, HTTP statuses and close codes.
 
+pub mod api;
 mod rpc;
 
 use std::borrow::Cow;
@@ -131,8 +132,11 @@ impl<'a> Refusal<'a> {
 pub enum HttpRefusal {
     /// Nothing lies at this path.
     NotFound,
-    /// Something lies there, but it is only read.
-    MethodNotAllowed,
+    /// Something lies there, but not for this method.
+    MethodNotAllowed {
+        /// The methods that there are.
+        allowed: &'static str,
+    },
     /// This path speaks WebSocket only.
     UpgradeRequired,
     /// The upgrade is not RFC 6455.
@@ -141,6 +145,8 @@ pub enum HttpRefusal {
     ForeignOrigin,
     /// The request names another host than this machine (DNS rebinding).
     ForeignHost,
+    /// A secret stands in the query of the request.
+    SecretInAddress,
     /// A page was not made in time, or too many are wanted.
     PageUnavailable,
     /// All connections are taken.
@@ -176,7 +182,16 @@ impl HttpRefusal {
     pub fn parts(self) -> (u16, &'static str, &'static str) {
         match self {
             Self::NotFound => (404, "not_found", "nothing is served at this path"),
-            Self::MethodNotAllowed => (405, "method_not_allowed", "only GET and HEAD are answered here"),
+            Self::MethodNotAllowed { .. } => (
+                405,
+                "method_not_allowed",
+                "this path does not answer this method; Allow names those it does",
+            ),
+            Self::SecretInAddress => (
+                400,
+                "secret_in_address",
+                "a token or password in the address ends up in logs and histories; send it as Authorization: Bearer",
+            ),
             Self::UpgradeRequired => (
                 426,
                 "upgrade_required",

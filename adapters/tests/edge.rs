@@ -2,6 +2,8 @@
 
 #[path = "edge/admission.rs"]
 mod admission;
+#[path = "edge/completions.rs"]
+mod completions;
 #[path = "edge/drivers.rs"]
 mod drivers;
 #[path = "edge/openclaw.rs"]
@@ -435,7 +437,7 @@ fn http_answers_by_path_and_origin() {
         ("GET /healthz", local.clone(), "200"),
         ("GET /nothing", local.clone(), "404"),
         ("POST /health", local.clone(), "405"),
-        ("GET /", local.clone(), "426"),
+        ("GET /", local.clone(), "200"),
         ("GET /", format!("{local}{UPGRADE}"), "503"),
         ("GET /", format!("{local}{UPGRADE}").replace("dGhl", "dGh"), "400"),
         ("GET /", format!("{local}{UPGRADE}").replace("13", "8"), "426"),

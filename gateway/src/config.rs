@@ -10,6 +10,7 @@ pub mod document;
 pub mod edit;
 pub mod file;
 mod heartbeat;
+mod http;
 mod incumbent;
 mod keys;
 pub mod limits;
@@ -48,6 +49,7 @@ pub use agents::{AgentConfig, AgentKind, ECHO_AGENT};
 use agents::{FileAgents, Machine};
 pub use delivery::{DeliveryConfig, RoutingConfig};
 use delivery::{FileDelivery, FileJournal, FileRouting};
+use http::FileHttp;
 pub use keys::{Effort, Keys};
 use logging::FileLogging;
 use reload::FileReload;
@@ -111,6 +113,8 @@ struct FileGateway {
     control_ui: FileControlUi,
     #[serde(default)]
     reload: FileReload,
+    #[serde(default)]
+    http: FileHttp,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -129,6 +133,8 @@ pub struct Config {
     pub auth: AuthConfig,
     /// Whose pages may connect, beside those of this machine.
     pub allowed_origins: Vec<String>,
+    /// Whether agents answer requests as models of the API of OpenAI do.
+    pub completions: bool,
     /// Where files are kept.
     pub state_directory: PathBuf,
     /// Shard threads.
@@ -376,6 +382,7 @@ fn validate(file: FileConfig, around: &Around<'_>) -> Result<Config, Vec<String>
         address: SocketAddr::new(host, port),
         auth,
         allowed_origins,
+        completions: file.gateway.http.completions(),
         state_directory: state_directory.to_owned(),
         shard_count: shard_count as usize,
         edge_count: edge_count as usize,

@@ -89,6 +89,7 @@ impl Front {
         let shared =
             EdgeShared::new(config.edge_count, Box::new(move || health.report()), Arc::clone(&access))
                 .with_allowed_origins(config.allowed_origins.clone())
+                .with_completions(config.completions)
                 .with_pages(desk)
                 .with_backend(backend)
                 .with_presence(presence)

@@ -1,9 +1,10 @@
-//! Pages that edges pass on: metrics for Prometheus, and tables of agents, rings and shards as JSON.
+//! Pages that edges pass on: metrics for Prometheus, and tables of agents, connections, rings and shards as JSON.
 //!
 //! They are made on the runtime of the control thread, one after the other, from what the admin socket tells too. What
 //! blocks, looking at rings, is done on a thread of its own. Paths are in [`PageName`], parameters in [`query`].
 
 mod metrics;
+mod models;
 mod overview;
 mod query;
 mod tables;
@@ -59,6 +60,8 @@ enum PageError {
     Unanswered(Complaint),
     /// The rings cannot be looked at.
     Rings(String),
+    /// The thread of an edge does not answer.
+    Edges,
 }
 
 /// Makes pages for as long as the runtime goes on.
@@ -85,8 +88,12 @@ async fn make(sources: &Sources, page: PageName, query: &str) -> Result<Page, Pa
             query.only(&[]).map_err(PageError::Query)?;
             overview::of(sources).await.map(|overview| json_page(200, &overview))
         }
+        PageName::Connections => {
+            tables::connections(sources, &query).await.map(|table| json_page(200, &table))
+        }
         PageName::Agents => tables::agents(sources, &query).await.map(|table| json_page(200, &table)),
         PageName::Shards => tables::shards(sources, &query).await.map(|table| json_page(200, &table)),
+        PageName::Models => models::page(sources, &query).await,
         PageName::Rings => tables::rings(sources, &query).await.map(|table| json_page(200, &table)),
     }
 }
@@ -100,6 +107,7 @@ fn failed(error: &PageError) -> Page {
     let (status, code, message) = match error {
         PageError::Query(invalid) => (400, "invalid_parameter", invalid.to_string()),
         PageError::Unanswered(complaint) => (503, complaint.code.name(), complaint.message.clone()),
+        PageError::Edges => (503, "unavailable", "an edge thread does not answer".to_owned()),
         PageError::Rings(message) => (503, "unavailable", message.clone()),
     };
     json_page(status, &json!({"error": {"code": code, "message": message}}))

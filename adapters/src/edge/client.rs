@@ -6,6 +6,7 @@ use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use super::admission::Place;
+use super::connections::Traffic;
 use super::driver::Driver;
 use super::operator::Operator;
 use super::outbound::Outbound;
@@ -64,6 +65,8 @@ pub struct Entrance {
     pub place: Option<Place>,
     /// Whether the upgrade request asked for the greeting of drivers.
     pub wants_greeting: bool,
+    /// Whether it is one HTTP request that an agent answers, and no upgrade.
+    pub is_request: bool,
 }
 
 /// What a client speaks.
@@ -77,6 +80,8 @@ pub enum Speech {
     Driver(Driver),
     /// [`openclaw`](crate::openclaw)
     OpenClaw(Box<Operator>),
+    /// One request of [`completions`](super::completions).
+    Completion,
 }
 
 /// What changes about a connection.
@@ -96,6 +101,8 @@ pub struct ConnectionState {
     pub turns: HashMap<u32, Turn, SequenceHash>,
     /// The sequence of the next message.
     pub next_sequence: u32,
+    /// What has gone over it.
+    pub traffic: Traffic,
     /// Frames that wait for the socket.
     pub outbound: Outbound,
     /// Whether some frame is not with the kernel yet.
@@ -123,20 +130,21 @@ pub struct ConnectionState {
 impl ConnectionState {
     /// Of a connection that has said nothing.
     pub fn new(
-        conversation: Box<Conversation>,
+        speech: Speech,
         identity: Option<Identity>,
         place: Option<Place>,
         admitted_by: Option<Instant>,
         ping_at: Instant,
     ) -> Self {
         Self {
-            speech: Speech::Undecided(conversation),
+            speech,
             identity,
             place,
             admitted_by,
             greeted: false,
             turns: HashMap::default(),
             next_sequence: 0,
+            traffic: Traffic::default(),
             outbound: Outbound::default(),
             unflushed: false,
             waker: None,
@@ -162,7 +170,7 @@ impl ConnectionState {
     pub fn operator(&mut self) -> Option<&mut Operator> {
         match &mut self.speech {
             Speech::OpenClaw(operator) => Some(operator),
-            Speech::Undecided(_) | Speech::Simple | Speech::Driver(_) => None,
+            Speech::Undecided(_) | Speech::Simple | Speech::Driver(_) | Speech::Completion => None,
         }
     }
 }

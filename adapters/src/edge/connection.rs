@@ -159,7 +159,10 @@ impl Task {
                 } else {
                     let before = state.outbound.bytes();
                     let Some(frame) = state.outbound.pop() else { break };
-                    (frame, before - state.outbound.bytes())
+                    let bytes = before - state.outbound.bytes();
+                    state.traffic.bytes_out += bytes as u64;
+                    state.traffic.messages_out += u64::from(is_last(&frame));
+                    (frame, bytes)
                 }
             };
             self.edge.written(bytes);
@@ -245,7 +248,8 @@ impl Task {
     fn next_text(&mut self, cx: &mut Context<'_>) -> Result<Option<Utf8Bytes>, CloseReason> {
         loop {
             let Poll::Ready(item) = Pin::new(&mut self.socket).poll_next(cx) else { return Ok(None) };
-            self.connection.state.borrow_mut().heard = true;
+            let state = &mut *self.connection.state.borrow_mut();
+            state.heard = true;
             match item {
                 None => return Err(CloseReason::Gone),
                 Some(Err(error)) => return Err(reason_of(&error)),
@@ -253,6 +257,8 @@ impl Task {
                     if self.socket.get_ref().is_limited() && text.len() > PRE_AUTH_BYTES_MAX {
                         return Err(CloseReason::TooLargeBeforeLogin);
                     }
+                    state.traffic.messages_in += 1;
+                    state.traffic.bytes_in += text.len() as u64;
                     return Ok(Some(text));
                 }
                 Some(Ok(Message::Binary(_))) => return Err(CloseReason::Binary),
@@ -314,6 +320,11 @@ impl Task {
         // A peer that is gone or does not listen hears nothing; there is nobody else to tell.
         let _ = tokio::time::timeout(timeout, goodbye).await;
     }
+}
+
+/// Whether a message ends with this frame.
+fn is_last(frame: &Message) -> bool {
+    matches!(frame, Message::Frame(frame) if frame.header().is_final)
 }
 
 /// What an error of the WebSocket layer means for the connection.

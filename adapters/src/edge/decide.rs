@@ -33,7 +33,7 @@ pub fn submit(edge: &Rc<Edge>, connection: &Connection, text: &str, now_ms: u64)
         Speech::Simple => Some(simple::submit as Submit),
         Speech::Driver(_) => Some(driver::submit as Submit),
         Speech::OpenClaw(_) => Some(operator::submit as Submit),
-        Speech::Undecided(_) => None,
+        Speech::Undecided(_) | Speech::Completion => None,
     };
     match undecided {
         Some(submit) => submit(edge, connection, text, now_ms),

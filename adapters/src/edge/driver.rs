@@ -107,7 +107,7 @@ pub fn submit(edge: &Rc<Edge>, connection: &Connection, text: &str, now_ms: u64)
         Said::ChannelStatus { channel, connected } => {
             let taken = match &mut connection.state.borrow_mut().speech {
                 Speech::Driver(driver) => driver.set(channel, *connected),
-                Speech::Undecided(_) | Speech::Simple | Speech::OpenClaw(_) => true,
+                Speech::Undecided(_) | Speech::Simple | Speech::OpenClaw(_) | Speech::Completion => true,
             };
             if taken {
                 pass_on(edge, connection, &request, now_ms);

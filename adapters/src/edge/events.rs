@@ -14,7 +14,7 @@ use std::sync::Arc;
 use super::client::{Connection, ConnectionId, ConnectionState};
 use super::mailbox::{Mail, Note};
 use super::state::Edge;
-use super::{EdgeShared, driver, operator, runs};
+use super::{EdgeShared, connections, driver, operator, runs};
 use crate::dialect::simple::frames::write_number;
 use crate::openclaw::event::{EventName, StateVersion};
 
@@ -135,7 +135,7 @@ pub async fn run(edge: Rc<Edge>) {
 }
 
 /// Takes the notes that are there.
-pub fn drain(edge: &Edge) {
+pub fn drain(edge: &Rc<Edge>) {
     let mut mail = edge.mail.take();
     edge.shared.mailboxes[edge.options.edge_index].take(&mut mail);
     if mail.missed > 0 {
@@ -150,6 +150,7 @@ pub fn drain(edge: &Edge) {
                     operator::answer(edge, &connection, &request, &outcome, counted);
                 }
             }
+            Note::Connections(reply) => connections::tell(edge, reply),
             Note::Cancel { sequence } => runs::cancel(edge, sequence),
         }
     }

@@ -1,6 +1,18 @@
 //! Requests, health, and the upgrade to WebSocket.
+//!
+//! | module | decides |
+//! |---|---|
+//! | `places` | what is found at which path, and by which methods |
+//! | `answers` | how answers and refusals look |
+//! | `bodies` | how much of a body is read |
+//! | `patient` | how long a peer may take nothing |
 
-use std::cell::RefCell;
+pub mod answers;
+pub mod bodies;
+mod patient;
+mod places;
+
+use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -9,10 +21,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::header::{
-    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE,
-    WWW_AUTHENTICATE,
-};
+use hyper::header::{CONNECTION, HeaderValue, UPGRADE};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
@@ -21,11 +30,15 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
 use tokio::net::{TcpListener, TcpStream};
 
+use self::answers::{Answered, Form, json, refused};
+use self::bodies::Bodies;
+use self::patient::Patient;
+use self::places::Place;
 use super::client::Entrance;
-use super::pages::{Page, PageName};
+use super::pages::PageName;
 use super::state::Edge;
 use super::upgrade::{self, Upgrade};
-use super::{HealthStatus, Phase, connection, origin};
+use super::{HealthStatus, Phase, completions, connection, origin, webchat};
 use crate::refusal::HttpRefusal;
 
 /// The most sockets per edge that have not been upgraded.
@@ -34,6 +47,8 @@ const HTTP_SOCKETS_MAX: u64 = 1024;
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// The most headers of a request.
 const HEADERS_MAX: usize = 64;
+/// Requests of one socket, the last of which ends it.
+const REQUESTS_MAX: u32 = 1000;
 /// How long to wait after accepting failed, for instance because descriptors have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// The channel that health names when somebody is connected.
@@ -41,6 +56,7 @@ const CHANNEL: &str = "websocket";
 
 /// Accepts sockets until it is aborted.
 pub async fn accept(edge: Rc<Edge>, listener: TcpListener) {
+    let bodies = Rc::new(Bodies::default());
     loop {
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -57,7 +73,7 @@ pub async fn accept(edge: Rc<Edge>, listener: TcpListener) {
         if edge.stats().sockets.get() >= HTTP_SOCKETS_MAX {
             continue;
         }
-        tokio::task::spawn_local(converse(Rc::clone(&edge), stream, peer.ip()));
+        tokio::task::spawn_local(converse(Rc::clone(&edge), stream, peer.ip(), Rc::clone(&bodies)));
     }
 }
 
@@ -78,22 +94,38 @@ impl Drop for Socket {
 }
 
 /// Answers the requests of one socket, and hands it on once it is upgraded.
-async fn converse(edge: Rc<Edge>, stream: TcpStream, source: IpAddr) {
+async fn converse(edge: Rc<Edge>, stream: TcpStream, source: IpAddr, bodies: Rc<Bodies>) {
     // Without it, a small frame would wait for the acknowledgement of the one before. An error means
     // that the peer is gone, which the first read tells.
     let _ = stream.set_nodelay(true);
     let socket = Socket::open(&edge);
     let upgrade: Upgrading = RefCell::new(None);
-    let service = service_fn(|request| {
-        let answer = answer(&edge, request, source, &upgrade);
-        let edge = &edge;
+    let served = Cell::new(0);
+    let service = service_fn(|request: Request<Incoming>| {
+        let form = Form::of(request.uri().path(), request.headers());
+        let answer = answer(&edge, request, source, &upgrade, form);
+        served.set(served.get() + 1);
+        let is_last = served.get() >= REQUESTS_MAX;
+        let (edge, bodies) = (&edge, &bodies);
         async move {
-            Ok::<_, Infallible>(match answer {
-                Answer::Now(response) => response,
-                Answer::Page(page, query) => passed_on(edge.shared.pages.ask(page, query).await),
-            })
+            let mut response = match answer {
+                Answer::Now(response) => response.map(Answered::Whole),
+                Answer::Page(page, query) => {
+                    let page = edge.shared.pages.ask(page, query).await;
+                    answers::passed_on(page, form).map(Answered::Whole)
+                }
+                Answer::Completion(request) => completions::serve(edge, request, source, bodies).await,
+            };
+            if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                answers::harden(response.headers_mut());
+                if is_last {
+                    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                }
+            }
+            Ok::<_, Infallible>(response)
         }
     });
+    let stream = Patient::new(stream, 2 * edge.options.ping_interval);
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(edge.options.head_timeout)
@@ -105,8 +137,8 @@ async fn converse(edge: Rc<Edge>, stream: TcpStream, source: IpAddr) {
     drop(socket);
     let (Ok(()), Some((upgrade, entrance))) = (served, upgrade.take()) else { return };
     let Ok(upgraded) = upgrade.await else { return };
-    if let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() {
-        let stream = parts.io.into_inner();
+    if let Ok(parts) = upgraded.downcast::<TokioIo<Patient>>() {
+        let stream = parts.io.into_inner().into_inner();
         // A task of its own, since this one still has the size of the HTTP machinery.
         tokio::task::spawn_local(connection::run(edge, stream, parts.read_buf.to_vec(), entrance));
     }
@@ -118,62 +150,60 @@ enum Answer {
     Now(Response<Full<Bytes>>),
     /// A page that the gateway makes, with these parameters.
     Page(PageName, String),
-}
-
-/// What is found at a path.
-enum Place {
-    Upgrade,
-    Health,
-    /// Whether the process runs.
-    Live,
-    /// Whether the gateway has started.
-    Started,
-    /// Whether it takes messages.
-    Ready,
-    Page(PageName),
-}
-
-impl Place {
-    fn at(path: &str) -> Option<Self> {
-        Some(match path {
-            "/" => Self::Upgrade,
-            "/health" => Self::Health,
-            "/healthz" => Self::Live,
-            "/startup" | "/startupz" => Self::Started,
-            "/ready" | "/readyz" => Self::Ready,
-            _ => return PageName::at(path).map(Self::Page),
-        })
-    }
+    /// What an agent says to it.
+    Completion(Request<Incoming>),
 }
 
 /// What becomes of a socket when its response is out: who comes in, and by what.
 type Upgrading = RefCell<Option<(OnUpgrade, Entrance)>>;
 
-fn answer(edge: &Edge, mut request: Request<Incoming>, source: IpAddr, upgrading: &Upgrading) -> Answer {
-    let place = origin::check(request.headers(), request.uri().authority(), &edge.shared.allowed_origins())
-        .and_then(|()| Place::at(request.uri().path()).ok_or(HttpRefusal::NotFound))
-        .and_then(|place| match *request.method() {
-            Method::GET | Method::HEAD => Ok(place),
-            _ => Err(HttpRefusal::MethodNotAllowed),
-        });
+fn answer(
+    edge: &Edge,
+    request: Request<Incoming>,
+    source: IpAddr,
+    upgrading: &Upgrading,
+    form: Form,
+) -> Answer {
+    let (headers, uri) = (request.headers(), request.uri());
+    let place = origin::check(headers, uri.authority(), &edge.shared.allowed_origins())
+        .and_then(|()| places::check_query(uri.query()))
+        .and_then(|()| Place::at(uri.path(), edge.shared.completions))
+        .and_then(|place| place.check_method(request.method()));
+    let place = match place {
+        Err(refusal) => return Answer::Now(refused(refusal, form)),
+        Ok(place) if request.method() == Method::OPTIONS => {
+            return Answer::Now(answers::options(place.methods()));
+        }
+        Ok(place) => place,
+    };
+    let page = |page, query: String| match upgrade::authenticate(edge, headers, source) {
+        Err(refusal) => Answer::Now(refused(refusal, form)),
+        Ok(()) => Answer::Page(page, query),
+    };
     Answer::Now(match place {
-        Err(refusal) => refused(refusal),
-        Ok(Place::Page(page)) => match upgrade::authenticate(edge, request.headers(), source) {
-            Err(refusal) => refused(refusal),
-            Ok(()) => return Answer::Page(page, request.uri().query().unwrap_or_default().to_owned()),
-        },
-        Ok(Place::Health) => json(StatusCode::OK, report(edge)),
-        Ok(Place::Live) => json(StatusCode::OK, br#"{"ok":true,"status":"live"}"#.to_vec()),
-        Ok(Place::Started) => started(edge),
-        Ok(Place::Ready) => ready(edge),
-        Ok(Place::Upgrade) => match upgrade::check(edge, &request, source) {
-            Err(refusal) => refused(refusal),
-            Ok(Upgrade { response, entrance }) => {
-                *upgrading.borrow_mut() = Some((hyper::upgrade::on(&mut request), entrance));
-                response
-            }
-        },
+        Place::Page(name) => return page(name, uri.query().unwrap_or_default().to_owned()),
+        Place::Model(model) => return page(PageName::Models, format!("id={model}")),
+        Place::Completions => return Answer::Completion(request),
+        Place::Health => json(StatusCode::OK, report(edge)),
+        Place::Live => json(StatusCode::OK, br#"{"ok":true,"status":"live"}"#.to_vec()),
+        Place::Started => started(edge),
+        Place::Ready => ready(edge),
+        Place::Chat if !headers.contains_key(UPGRADE) => webchat::page(),
+        Place::Chat => {
+            upgrade(edge, request, source, upgrading).unwrap_or_else(|refusal| refused(refusal, form))
+        }
     })
+}
+
+fn upgrade(
+    edge: &Edge,
+    mut request: Request<Incoming>,
+    source: IpAddr,
+    upgrading: &Upgrading,
+) -> Result<Response<Full<Bytes>>, HttpRefusal> {
+    let Upgrade { response, entrance } = upgrade::check(edge, &request, source)?;
+    *upgrading.borrow_mut() = Some((hyper::upgrade::on(&mut request), entrance));
+    Ok(response)
 }
 
 /// Nobody can ask before the gateway has started: it listens when all else is up.
@@ -211,17 +241,6 @@ fn ready(edge: &Edge) -> Response<Full<Bytes>> {
     json(status, serde_json::to_vec(&body).unwrap_or_default())
 }
 
-/// A page that the gateway has made, if it has.
-fn passed_on(page: Option<Page>) -> Response<Full<Bytes>> {
-    let Some(Page { status, content_type, body }) = page else {
-        return refused(HttpRefusal::PageUnavailable);
-    };
-    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut response = json(status, body);
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    response
-}
-
 /// The health report as JSON, with what the edge itself knows.
 pub fn report(edge: &Edge) -> Vec<u8> {
     let mut report = (edge.shared.health)();
@@ -240,50 +259,4 @@ pub fn report(edge: &Edge) -> Vec<u8> {
     }
     // Strings and numbers always serialise.
     serde_json::to_vec(&report).unwrap_or_default()
-}
-
-#[derive(Serialize)]
-struct ErrorBody {
-    error: ErrorText,
-}
-
-#[derive(Serialize)]
-struct ErrorText {
-    code: &'static str,
-    message: &'static str,
-}
-
-fn refused(refusal: HttpRefusal) -> Response<Full<Bytes>> {
-    let (status, code, message) = refusal.parts();
-    let body = serde_json::to_vec(&ErrorBody { error: ErrorText { code, message } }).unwrap_or_default();
-    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut response = json(status, body);
-    let headers = response.headers_mut();
-    match refusal {
-        HttpRefusal::MethodNotAllowed => {
-            headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-        }
-        HttpRefusal::UpgradeRequired => {
-            headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
-            headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
-            headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-        }
-        HttpRefusal::Unauthorized => {
-            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-        }
-        HttpRefusal::TooManyAttempts { retry_after_seconds } => {
-            headers.insert(RETRY_AFTER, HeaderValue::from(retry_after_seconds));
-        }
-        _ => {}
-    }
-    response
-}
-
-fn json(status: StatusCode, body: Vec<u8>) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from(body)));
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
 }

@@ -7,10 +7,11 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
 use super::calls::Counted;
 use super::client::ConnectionId;
+use super::connections::ConnectionRow;
 use super::events::Event;
 use crate::openclaw::backend::Outcome;
 
@@ -35,6 +36,8 @@ pub enum Note {
         /// Whether the call is over with it.
         counted: Counted,
     },
+    /// Somebody wants to know which connections there are.
+    Connections(oneshot::Sender<Vec<ConnectionRow>>),
     /// A run of this edge is not wanted any more.
     Cancel {
         /// Which.
@@ -47,7 +50,7 @@ impl Note {
         match self {
             Self::Event(event) => event.payload.len(),
             Self::Relay(frame) => frame.len(),
-            Self::Answer { .. } | Self::Cancel { .. } => 0,
+            Self::Answer { .. } | Self::Connections(_) | Self::Cancel { .. } => 0,
         }
     }
 }

@@ -13,7 +13,7 @@ use super::{EdgeOptions, Phase};
 use crate::openclaw::backend::Outcome;
 use crate::openclaw::conversation::{Conversation, Heard};
 use crate::openclaw::event::EventName;
-use crate::openclaw::presence::Seat;
+use crate::openclaw::presence::{Seat, TEXT_BYTES_MAX};
 use crate::openclaw::surroundings::{self, Limits, Surroundings};
 use crate::openclaw::{devices, frame};
 use crate::refusal::CloseReason;
@@ -51,6 +51,8 @@ pub struct Operator {
     pub tick_at: Instant,
     /// Its place in the list of those connected.
     seat: Option<Seat>,
+    /// As it calls itself, and its version.
+    pub client: (String, String),
 }
 
 /// Pieces of one stream, joined.
@@ -72,6 +74,7 @@ pub fn begin(edge: &Edge, state: &mut ConnectionState) {
             open_calls: 0,
             tick_at: Instant::now() + edge.options.tick_interval,
             seat: None,
+            client: Default::default(),
         })),
         decided => decided,
     };
@@ -109,7 +112,10 @@ pub fn submit(edge: &Rc<Edge>, connection: &Connection, text: &str, now_ms: u64)
             let state = &mut *connection.state.borrow_mut();
             let identity = state.operator().and_then(|operator| {
                 let entry = operator.conversation.take_entry();
-                operator.seat = entry.map(|entry| edge.shared.presence.join(&connection.thread, entry));
+                operator.seat = entry.map(|entry| {
+                    operator.client = (cut(&entry.host), cut(&entry.version));
+                    edge.shared.presence.join(&connection.thread, entry)
+                });
                 operator.conversation.identity().cloned()
             });
             if let Some(identity) = identity {
@@ -157,6 +163,11 @@ fn limits(options: &EdgeOptions) -> Limits {
         attachment_bytes_max: payload_bytes_max * part / whole,
         image_bytes_max: payload_bytes_max * part / whole,
     }
+}
+
+/// What a client says of itself may be long.
+fn cut(text: &str) -> String {
+    text[..text.floor_char_boundary(TEXT_BYTES_MAX)].to_owned()
 }
 
 /// Answers a call.

@@ -91,6 +91,15 @@ impl Outbound {
         Some(Message::Frame(Frame::message(bytes, OpCode::Data(code), last)))
     }
 
+    /// The next text, whole.
+    pub fn pop_text(&mut self) -> Option<Bytes> {
+        let first = self.lengths.pop_front()?;
+        if first.is_event {
+            self.event_bytes -= first.bytes;
+        }
+        Some(self.texts.split_to(first.bytes).freeze())
+    }
+
     /// Gives memory back after a rare large reply. Call when everything handed out has been written.
     #[inline]
     pub fn shrink(&mut self) {

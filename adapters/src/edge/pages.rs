@@ -35,10 +35,14 @@ pages! {
     Gateway "/varz",
     /// Agents, a page of them.
     Agents "/agentz",
+    /// Connections, a page of them.
+    Connections "/connz",
     /// Rings, a page of them.
     Rings "/ringz",
     /// Shards, a page of them.
     Shards "/shardz",
+    /// Agents, as the API of OpenAI lists models; with `id`, one of them.
+    Models "/v1/models",
 }
 
 impl PageName {

@@ -1,6 +1,7 @@
 //! What the tasks of an edge share: ports, connection table, phase. One thread, see rules 1 and 3 of `edge`.
 
 use std::cell::{Cell, RefCell};
+use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -14,6 +15,7 @@ use tokio::sync::Notify;
 
 pub use super::client::{Connection, ConnectionId, ConnectionState};
 use super::client::{Entrance, Speech};
+use super::connections::Traffic;
 use super::mailbox::Mail;
 use super::runs::RunTable;
 use super::turns::Turn;
@@ -162,7 +164,7 @@ impl Edge {
 
     /// Adds a connection, and says the first words to it.
     pub fn open(&self, entrance: Entrance) -> Rc<Connection> {
-        let Entrance { peer, identity, place, wants_greeting } = entrance;
+        let Entrance { peer, identity, place, wants_greeting, is_request } = entrance;
         let mut table = self.table.borrow_mut();
         let slot = table.free.pop().unwrap_or_else(|| {
             table.slots.push(Slot::default());
@@ -173,22 +175,20 @@ impl Edge {
         self.opened.set(number + 1);
         let (now, now_ms) = (Instant::now(), unix_ms());
         let admitted_by = identity.is_none().then(|| now + self.options.admission_timeout);
-        let conversation = Box::new(Conversation::new(self.random_name(), now_ms));
+        let speech = match is_request {
+            true => Speech::Completion,
+            false => Speech::Undecided(Box::new(Conversation::new(self.random_name(), now_ms))),
+        };
         let mut state = ConnectionState {
             ending: (self.phase() == Phase::Closing).then_some(CloseReason::GoingAway),
-            ..ConnectionState::new(
-                conversation,
-                identity,
-                place,
-                admitted_by,
-                now + self.options.ping_interval,
-            )
+            traffic: Traffic { since_ms: now_ms, ..Traffic::default() },
+            ..ConnectionState::new(speech, identity, place, admitted_by, now + self.options.ping_interval)
         };
-        let mut challenge = Vec::with_capacity(192);
         if let Speech::Undecided(conversation) = &state.speech {
+            let mut challenge = Vec::with_capacity(192);
             conversation.challenge(&mut challenge);
+            self.enqueue(&mut state, &challenge);
         }
-        self.enqueue(&mut state, &challenge);
         let connection = Rc::new(Connection {
             id: ConnectionId::new(slot, entry.generation),
             thread: format!("conn-{}-{:x}-{number}", self.options.edge_index, self.options.run),
@@ -243,7 +243,7 @@ impl Edge {
         stats.open_turns.sub(state.turns.len() as u64);
         state.turns.clear();
         state.place = None;
-        if !matches!(state.speech, Speech::Undecided(_) | Speech::Simple) {
+        if !matches!(state.speech, Speech::Undecided(_) | Speech::Simple | Speech::Completion) {
             self.listeners.borrow_mut().retain(|&id| id != connection.id);
             state.speech = Speech::Simple;
         }
@@ -265,16 +265,22 @@ impl Edge {
     }
 
     /// Calls `each` with every connection.
-    pub fn each(&self, mut each: impl FnMut(Rc<Connection>)) {
-        for slot in 0.. {
+    pub fn each(&self, each: impl FnMut(Rc<Connection>)) {
+        self.each_in(0..usize::MAX, each);
+    }
+
+    /// Calls `each` with the connections in these slots. `false`: there are none behind them.
+    pub fn each_in(&self, slots: Range<usize>, mut each: impl FnMut(Rc<Connection>)) -> bool {
+        for slot in slots {
             let found = match self.table.borrow().slots.get(slot) {
-                None => break,
+                None => return false,
                 Some(entry) => entry.connection.clone(),
             };
             if let Some(connection) = found {
                 each(connection);
             }
         }
+        true
     }
 
     /// Returns when no connection is left.

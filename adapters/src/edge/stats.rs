@@ -25,6 +25,8 @@ pub struct EdgeShared {
     /// Origins of pages that may connect, beside those of this machine. Read with each upgrade and each page; changed when the
     /// configuration is.
     allowed_origins: RwLock<Vec<String>>,
+    /// Whether completions are served, and the models that stand for agents.
+    pub completions: bool,
     /// Where pages are made that need more than an edge knows.
     pub pages: PageDesk,
     /// By edge.
@@ -118,6 +120,7 @@ impl EdgeShared {
         Self {
             health,
             allowed_origins: RwLock::default(),
+            completions: false,
             pages: PageDesk::closed(),
             stats: (0..edge_count).map(|_| EdgeStats::default()).collect(),
             access,
@@ -150,6 +153,11 @@ impl EdgeShared {
     /// From now on pages of these may.
     pub fn set_allowed_origins(&self, allowed_origins: Vec<String>) {
         *self.allowed_origins.write().unwrap_or_else(PoisonError::into_inner) = allowed_origins;
+    }
+
+    /// With completions, if they are wanted.
+    pub fn with_completions(self, completions: bool) -> Self {
+        Self { completions, ..self }
     }
 
     /// With pages that the gateway makes.
@@ -216,7 +224,7 @@ impl Counter {
 pub struct EdgeStats {
     /// Sockets now, WebSocket or not.
     pub sockets: Counter,
-    /// WebSocket connections now.
+    /// Connections now: of WebSocket, and requests that an agent answers.
     pub connections: Counter,
     /// Messages that await a reply now.
     pub open_turns: Counter,

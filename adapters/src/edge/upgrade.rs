@@ -50,12 +50,7 @@ pub struct Upgrade {
 /// Grants or refuses an upgrade.
 pub fn check(edge: &Edge, request: &Request<Incoming>, source: IpAddr) -> Result<Upgrade, HttpRefusal> {
     let accept = check_form(request)?;
-    if edge.phase() != Phase::Running {
-        return Err(HttpRefusal::ShuttingDown);
-    }
-    if edge.shared.sum(|stats| &stats.connections) >= edge.options.connections_max {
-        return Err(HttpRefusal::TooManyConnections);
-    }
+    check_room(edge)?;
     let headers = request.headers();
     let offers_protocol = has_token(headers, &SEC_WEBSOCKET_PROTOCOL, PROTOCOL);
     let shown = shown(headers);
@@ -72,13 +67,36 @@ pub fn check(edge: &Edge, request: &Request<Incoming>, source: IpAddr) -> Result
             Some(place.ok_or(HttpRefusal::TooManyUnauthenticated)?)
         }
     };
-    let peer = Peer {
+    let entrance =
+        Entrance { peer: peer(headers, source), identity, place, wants_greeting, is_request: false };
+    Ok(Upgrade { response: switching(accept, offers_protocol), entrance })
+}
+
+/// Lets in a request that is answered by an agent, or refuses it.
+pub fn admit(edge: &Edge, headers: &HeaderMap, source: IpAddr) -> Result<Entrance, HttpRefusal> {
+    let identity = identify(edge, shown(headers), source)?.ok_or(HttpRefusal::Unauthorized)?;
+    check_room(edge)?;
+    let (identity, place, wants_greeting) = (Some(identity), None, false);
+    Ok(Entrance { peer: peer(headers, source), identity, place, wants_greeting, is_request: true })
+}
+
+/// Whether one connection more is served.
+fn check_room(edge: &Edge) -> Result<(), HttpRefusal> {
+    if edge.phase() != Phase::Running {
+        return Err(HttpRefusal::ShuttingDown);
+    }
+    if edge.shared.sum(|stats| &stats.connections) >= edge.options.connections_max {
+        return Err(HttpRefusal::TooManyConnections);
+    }
+    Ok(())
+}
+
+fn peer(headers: &HeaderMap, source: IpAddr) -> Peer {
+    Peer {
         source,
         is_proxied: PROXY_HEADERS.iter().any(|name| headers.contains_key(name)),
         is_browser: headers.contains_key(ORIGIN),
-    };
-    let entrance = Entrance { peer, identity, place, wants_greeting };
-    Ok(Upgrade { response: switching(accept, offers_protocol), entrance })
+    }
 }
 
 /// Who the client is, if it shows that or nobody is asked; nobody if it shows nothing.

@@ -5,6 +5,7 @@ use shm_transport::envelope::{
     FailureCode, Message, Opened,
 };
 
+use super::completions::piece;
 use super::turns::Turn;
 use crate::dialect::{driver, simple};
 use crate::refusal::{Code, Refusal};
@@ -17,6 +18,10 @@ pub enum Dialect {
     Simple,
     /// [`driver`].
     Driver,
+    /// [`completions`], the reply as a whole.
+    Completion,
+    /// [`completions`], piece by piece.
+    CompletionStream,
 }
 
 /// What a shard says that a client may be told.
@@ -145,6 +150,9 @@ fn write_block(turn: &Turn, out: &mut Frames<'_>, block_type: BlockType, text: &
                 driver::frames::write_tool(out.json, &turn.labels, block, block_type, now_ms);
             }
         }
+        Dialect::CompletionStream if block_type.is_text() => piece::write_text(out.json, turn.attempt, text),
+        // The end has all of the text, and what else an agent shows has no place there.
+        Dialect::Completion | Dialect::CompletionStream => {}
     }
 }
 
@@ -163,6 +171,8 @@ fn write_end(turn: &Turn, out: &mut Frames<'_>, rest: &str, now_ms: u64) {
             }
             driver::frames::write_end(out.json, &turn.labels, turn.attempt, now_ms);
         }
+        Dialect::Completion => piece::write_end(out.json, turn.attempt, &turn.text, rest),
+        Dialect::CompletionStream => piece::write_end(out.json, turn.attempt, "", rest),
     }
 }
 
@@ -171,6 +181,7 @@ pub fn write_error(turn: &Turn, out: &mut Frames<'_>, refusal: &Refusal<'_>, now
     match turn.dialect {
         Dialect::Simple => simple::frames::write_error(out.json, &turn.labels, refusal, now_ms),
         Dialect::Driver => driver::frames::write_error(out.json, &turn.labels, refusal, now_ms),
+        Dialect::Completion | Dialect::CompletionStream => piece::write_failure(out.json, refusal),
     }
 }
 
@@ -184,6 +195,7 @@ fn tell_accepted(turn: &mut Turn, out: &mut Frames<'_>, words: u32, now_ms: u64)
         let write = match turn.dialect {
             Dialect::Simple => simple::frames::write_accepted,
             Dialect::Driver => driver::frames::write_ack,
+            Dialect::Completion | Dialect::CompletionStream => return piece::write_accepted(out.json),
         };
         write(out.json, &turn.labels, durability, duplicate, now_ms);
     }

@@ -109,7 +109,8 @@ impl Gateway {
         let geometry = Geometry::new(256 * 1024).unwrap();
         let mut ports = connect(edge_count, 1, geometry, limits).unwrap();
         let about = About { default_agent: "main".into(), ..About::new("v", "boot", &[]) };
-        let mut shared = EdgeShared::new(edge_count, Box::new(health), access).with_about(about);
+        let mut shared =
+            EdgeShared::new(edge_count, Box::new(health), access).with_about(about).with_completions(true);
         if let Some(backend) = backend {
             shared = shared.with_backend(backend);
         }

@@ -43,8 +43,14 @@ pub const UNSUPPORTED: [(&str, &[&str]); 9] = [
             "wizard",
         ],
     ),
-    ("gateway", &["bind", "http", "mode", "nodes", "remote", "roles", "tls", "tools", "trustedProxies"]),
+    ("gateway", &["bind", "mode", "nodes", "remote", "roles", "tls", "tools", "trustedProxies"]),
     ("gateway.auth", &["allowTailscale", "rateLimit", "trustedProxy"]),
+    ("gateway.http", &["securityHeaders"]),
+    ("gateway.http.endpoints", &["responses"]),
+    (
+        "gateway.http.endpoints.chatCompletions",
+        &["images", "maxBodyBytes", "maxImageParts", "maxTotalImageBytes"],
+    ),
     ("gateway.controlUi", &["allowInsecureAuth", "basePath", "enabled", "root"]),
     ("gateway.reload", &["deferralTimeoutMs"]),
     (

@@ -83,7 +83,7 @@ impl<'a> Query<'a> {
     }
 
     /// The last one counts.
-    fn value(&self, wanted: &str) -> Option<&'a str> {
+    pub fn value(&self, wanted: &str) -> Option<&'a str> {
         self.0.iter().rev().find(|(name, _)| *name == wanted).map(|&(_, value)| value)
     }
 

@@ -1,7 +1,8 @@
-//! Tables: agents, shards and rings, a page of rows of each, sorted as asked.
+//! Tables: agents, connections, shards and rings, a page of rows of each, sorted as asked.
 
 use std::cmp::Ordering;
 
+use adapters::edge::ConnectionRow;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -31,6 +32,22 @@ const SHARDS: [Column<ShardStats>; 4] = [
 const RINGS: [Column<SeenRing>; 2] =
     [("name", |a, b| a.name.cmp(&b.name)), ("fillPercent", |a, b| fill(a).total_cmp(&fill(b)))];
 
+const CONNECTIONS: [Column<ConnectionRow>; 13] = [
+    ("id", |a, b| a.id.cmp(&b.id)),
+    ("dialect", |a, b| a.dialect.cmp(b.dialect)),
+    ("client", |a, b| a.client.cmp(&b.client)),
+    ("address", |a, b| a.address.cmp(&b.address)),
+    ("sinceMs", |a, b| a.since_ms.cmp(&b.since_ms)),
+    ("idleMs", |a, b| a.idle_ms.cmp(&b.idle_ms)),
+    ("messagesIn", |a, b| a.messages_in.cmp(&b.messages_in)),
+    ("bytesIn", |a, b| a.bytes_in.cmp(&b.bytes_in)),
+    ("messagesOut", |a, b| a.messages_out.cmp(&b.messages_out)),
+    ("bytesOut", |a, b| a.bytes_out.cmp(&b.bytes_out)),
+    ("bufferedBytes", |a, b| a.buffered_bytes.cmp(&b.buffered_bytes)),
+    ("openTurns", |a, b| a.open_turns.cmp(&b.open_turns)),
+    ("state", |a, b| a.state.cmp(b.state)),
+];
+
 /// Of the fuller direction.
 fn fill(ring: &SeenRing) -> f64 {
     ring.directions.iter().filter_map(|direction| direction.fill_percent).fold(0.0, f64::max)
@@ -41,6 +58,13 @@ pub async fn agents(sources: &Sources, query: &Query<'_>) -> Result<Value, PageE
     let window = window(query, &AGENTS)?;
     let rows = agent_rows::all(&sources.admin, Vec::new()).await.map_err(PageError::Unanswered)?;
     Ok(page("agents", rows, &AGENTS, window))
+}
+
+/// All connections.
+pub async fn connections(sources: &Sources, query: &Query<'_>) -> Result<Value, PageError> {
+    let window = window(query, &CONNECTIONS)?;
+    let rows = sources.edges.connections().await.ok_or(PageError::Edges)?;
+    Ok(page("connections", rows, &CONNECTIONS, window))
 }
 
 /// All shards.
