@@ -44,6 +44,7 @@ mod recovery;
 mod release;
 pub mod replies;
 mod respond;
+mod resume;
 mod setting;
 mod skills;
 pub mod turns;
@@ -266,9 +267,6 @@ impl ShardCore {
             Input::FinishAgent { agent } => self.agents.finish_now(agent, effects),
             Input::Routes(routes) => self.routes = routes,
             Input::Subscribe(mask) => self.subscribed.set(mask),
-            Input::Resume { edge, origin, session, after } => {
-                self.resume(edge, origin, session, after, effects);
-            }
             Input::ReplayDeadLetters(selection) => self.replay_dead(now, selection),
             Input::DropDeadLetters(selection) => self.drop_dead(selection, effects),
             // Reading has no effects: a log that is being read is not shortened yet.
@@ -369,6 +367,7 @@ impl ShardCore {
                 self.accept(now, arriving, effects);
             }
             Opened::Cancel => self.cancel_asked(listener, session, effects),
+            Opened::Resume(asked) => self.resume(listener, session, asked, effects),
             _ => self.counters.invalid_internal += 1,
         }
     }

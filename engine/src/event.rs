@@ -9,7 +9,6 @@ use crate::dead_letters::Selection;
 use crate::events::{Event, EventMask};
 use crate::journal::entry::{Entry, IdEntry, Progress};
 use crate::routing::RoutingTable;
-use crate::session::StreamPosition;
 
 /// Names a shard, from 0.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -181,17 +180,6 @@ pub enum Input<'a> {
     Routes(Arc<RoutingTable>),
     /// Somebody listens to these events from now on.
     Subscribe(EventMask),
-    /// A client wants what its session has said behind that place.
-    Resume {
-        /// Which edge thread.
-        edge: EdgeIndex,
-        /// The connection.
-        origin: u64,
-        /// Hash of the session key.
-        session: u64,
-        /// The last place it has seen.
-        after: StreamPosition,
-    },
     /// Somebody asks for dead letters to be tried again.
     ReplayDeadLetters(Selection),
     /// Somebody asks for dead letters to be dropped.

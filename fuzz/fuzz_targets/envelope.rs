@@ -7,7 +7,8 @@
 use libfuzzer_sys::fuzz_target;
 use rkyv::util::AlignedVec;
 use shm_transport::envelope::{
-    BlockType, DurabilityClass, FailureCode, Kind, Message, Opened, ROUTE_BYTES, Route, SessionMode, SkillOutcome,
+    BlockType, DurabilityClass, FailureCode, Kind, Message, Opened, ROUTE_BYTES, ResumeStep, Route, SessionMode,
+    SkillOutcome,
 };
 use shm_transport::record::Poison;
 
@@ -70,6 +71,13 @@ fn read(message: &Message<'_>) {
         Opened::SkillResult(result) => {
             std::hint::black_box(SkillOutcome::from_number(result.outcome.to_native()));
             inside(&result.output);
+        }
+        Opened::Resume(asked) => {
+            std::hint::black_box((asked.after.to_native(), asked.sent.to_native(), asked.follow));
+        }
+        Opened::Resumed(said) => {
+            std::hint::black_box((ResumeStep::from_number(said.step), said.wants_reply, said.place.to_native()));
+            [&said.agent, &said.client_id].into_iter().for_each(|text| inside(text));
         }
         Opened::Accepted
         | Opened::Stop

@@ -11,11 +11,11 @@ mod body;
 
 pub use archives::{
     ACCEPTED_DUPLICATE, ArchivedBlockV1, ArchivedEndV1, ArchivedFailureV1, ArchivedHelloV1,
-    ArchivedMessageV2, ArchivedSkillResultV1, ArchivedSkillV1, BlockType, BlockV1, BorrowedBlock,
-    BorrowedEnd, CONTENT_JSON, CONTENT_TEXT, Content, DurabilityClass, EndV1, FLAG_ACTIVATE, FLAG_DEACTIVATE,
-    FLAG_MENTION, FLAG_NO_REPLY, FLAG_REPLY_TO_AGENT, FLAG_WANTS_ACK, FailureCode, FailureV1, HelloV1,
-    MessageV2, Priority, SKILL_BYTES_MAX, SKILL_NAME_BYTES_MAX, SKILLS_AT_ONCE_MAX, SessionMode,
-    SkillOutcome, SkillResultV1, SkillV1,
+    ArchivedMessageV2, ArchivedResumeV1, ArchivedResumedV1, ArchivedSkillResultV1, ArchivedSkillV1,
+    BlockType, BlockV1, BorrowedBlock, BorrowedEnd, CONTENT_JSON, CONTENT_TEXT, Content, DurabilityClass,
+    EndV1, FLAG_ACTIVATE, FLAG_DEACTIVATE, FLAG_MENTION, FLAG_NO_REPLY, FLAG_REPLY_TO_AGENT, FLAG_WANTS_ACK,
+    FailureCode, FailureV1, HelloV1, MessageV2, Priority, ResumeStep, ResumeV1, ResumedV1, SKILL_BYTES_MAX,
+    SKILL_NAME_BYTES_MAX, SKILLS_AT_ONCE_MAX, SessionMode, SkillOutcome, SkillResultV1, SkillV1,
 };
 pub use body::{Body, Encoder, Message, Opened, StoredBody};
 pub(crate) use body::{archive_into, archive_to};
@@ -127,6 +127,10 @@ kinds! {
     Skill = 14,
     /// What has come of it: shard to agent. Archive: [`SkillResultV1`].
     SkillResult = 15,
+    /// A client wants what its session has said behind some place: edge to shard. Archive: [`ResumeV1`].
+    Resume = 16,
+    /// What a shard says to that between the words: shard to edge. Archive: [`ResumedV1`].
+    Resumed = 17,
 }
 
 impl Kind {

@@ -6,8 +6,8 @@ use shm_transport::envelope::{
     self, BlockType, DurabilityClass, FailureCode, Kind, Priority, ROUTE_BYTES, Route, SessionMode,
 };
 use shm_transport::envelope::{
-    ArchivedBlockV1, ArchivedEndV1, ArchivedFailureV1, ArchivedHelloV1, ArchivedMessageV2,
-    ArchivedSkillResultV1, ArchivedSkillV1, SkillOutcome,
+    ArchivedBlockV1, ArchivedEndV1, ArchivedFailureV1, ArchivedHelloV1, ArchivedMessageV2, ArchivedResumeV1,
+    ArchivedResumedV1, ArchivedSkillResultV1, ArchivedSkillV1, ResumeStep, SkillOutcome,
 };
 use shm_transport::layout::{self, ConfigPage, ControlWords, Geometry};
 use shm_transport::link;
@@ -235,6 +235,8 @@ fn archive(kind: Kind) -> (&'static str, usize) {
         Kind::Hello => ("HelloV1", size_of::<ArchivedHelloV1>()),
         Kind::Skill => ("SkillV1", size_of::<ArchivedSkillV1>()),
         Kind::SkillResult => ("SkillResultV1", size_of::<ArchivedSkillResultV1>()),
+        Kind::Resume => ("ResumeV1", size_of::<ArchivedResumeV1>()),
+        Kind::Resumed => ("ResumedV1", size_of::<ArchivedResumedV1>()),
         Kind::Accepted
         | Kind::Stop
         | Kind::Cancel
@@ -283,6 +285,8 @@ fn archives_table() {
         HelloV1 ArchivedHelloV1 { process_id software }
         SkillV1 ArchivedSkillV1 { skill input }
         SkillResultV1 ArchivedSkillResultV1 { outcome output }
+        ResumeV1 ArchivedResumeV1 { after sent follow }
+        ResumedV1 ArchivedResumedV1 { step wants_reply place agent client_id }
     };
     for (name, .., count) in &fields {
         assert_eq!(fields.iter().filter(|f| f.0 == *name).count(), *count, "fields of {name}");
@@ -299,6 +303,9 @@ fn code_tables() {
     compare("block types", &table_under("Block types", &["number", "name"]), &blocks);
     let codes: Vec<_> = FailureCode::ALL.iter().map(|c| row([&(*c as u16), &c.name()])).collect();
     compare("failure codes", &table_under("Failure codes", &["number", "name"]), &codes);
+    let steps: Vec<_> = ResumeStep::ALL.iter().map(|s| row([&(*s as u8), &s.name()])).collect();
+    let documented = table_under("Steps of a resumption", &["number", "name", "meaning"]);
+    compare("steps", &documented, &steps);
     let outcomes: Vec<_> = SkillOutcome::ALL.iter().map(|o| row([&(*o as u16), &o.name()])).collect();
     compare("outcomes", &table_under("Outcomes of skills", &["number", "name"]), &outcomes);
     compare(

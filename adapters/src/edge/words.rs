@@ -52,6 +52,8 @@ impl<'a> Word<'a> {
             | Opened::Journaled
             | Opened::Skill(_)
             | Opened::SkillResult(_)
+            | Opened::Resume(_)
+            | Opened::Resumed(_)
             | Opened::RollCall
             | Opened::Working
             | Opened::Kept => None,

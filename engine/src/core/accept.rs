@@ -350,8 +350,10 @@ impl ShardCore {
         let kept = match self.turns.get_mut(turn) {
             Some(open) => {
                 // Who asks for a dead letter has its answer.
-                if open.state != State::Dead {
-                    open.listeners.push(listener);
+                if open.state != State::Dead
+                    && let Some(oldest) = open.listeners.push(listener)
+                {
+                    Self::say_left(&mut self.encoder, turn, oldest, effects);
                 }
                 if open.kept && (archive.flags & FLAG_WANTS_ACK != 0 || !open.wants_reply) {
                     Self::acknowledge(turn, open.durable, true, listener, effects);

@@ -40,6 +40,8 @@ impl ShardCore {
             | Opened::Journaled
             | Opened::RollCall
             | Opened::SkillResult(_)
+            | Opened::Resume(_)
+            | Opened::Resumed(_)
             | Opened::Kept => return Self::fence(instance, message, effects),
         };
         let Route { turn, attempt, sequence, .. } = message.route;

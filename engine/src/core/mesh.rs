@@ -87,7 +87,9 @@ impl ShardCore {
             | Opened::Journaled
             | Opened::RollCall
             | Opened::Skill(_)
-            | Opened::SkillResult(_) => {
+            | Opened::SkillResult(_)
+            | Opened::Resume(_)
+            | Opened::Resumed(_) => {
                 self.counters.invalid_internal += 1;
             }
         }

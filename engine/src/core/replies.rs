@@ -5,7 +5,10 @@
 //! where the gateway cannot say any more what the last offset was. The store is bounded in bytes; whole replies are
 //! given up, oldest first, and only after they have ended.
 
-use shm_transport::envelope::StoredBody;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use shm_transport::envelope::{ArchivedMessageV2, FLAG_NO_REPLY, StoredBody};
 
 use crate::long_queue::LongQueue;
 use crate::session::StreamPosition;
@@ -32,6 +35,8 @@ pub struct Word {
 pub struct Reply {
     /// In order; an attempt after the first replaces the text of those before.
     pub words: Vec<Word>,
+    /// What was replied to.
+    pub asked: Asked,
     session: u64,
     /// Counts the replies: one that is given up and begun anew is another one.
     number: u64,
@@ -48,13 +53,35 @@ impl Reply {
     }
 }
 
-/// A session's words from some place on.
+/// How a client called the message that is replied to, and for whom it was.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Asked {
+    /// Its name for it; empty without one.
+    pub client_id: Box<str>,
+    /// The agent that it names; empty if none.
+    pub agent: Box<str>,
+    /// Whether it wants the reply.
+    pub wants_reply: bool,
+}
+
+impl Asked {
+    /// What a message says about itself.
+    pub fn of(archive: &ArchivedMessageV2) -> Self {
+        Self {
+            client_id: archive.client_id.as_str().into(),
+            agent: archive.agent.as_str().into(),
+            wants_reply: archive.flags & FLAG_NO_REPLY == 0,
+        }
+    }
+}
+
+/// A part of what a session has said.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Since {
-    /// Their places, in order, each with its turn.
+pub struct Page {
+    /// Places in order, each with its turn.
     pub words: Vec<(StreamPosition, u64)>,
-    /// Whether words in between are not kept any more.
-    pub gap: bool,
+    /// Whether there are more behind them.
+    pub more: bool,
 }
 
 /// The store.
@@ -74,6 +101,8 @@ pub struct Replies {
 
 /// Emptied lists that are kept.
 const SPARE_MAX: usize = 1024;
+/// Replies of one session, from the newest back, among which those are looked for that a client has missed.
+pub const CHAIN_MAX: usize = 1024;
 
 impl Replies {
     /// An empty store.
@@ -101,14 +130,17 @@ impl Replies {
     }
 
     /// Adds a word of a turn.
-    pub fn push(&mut self, turn: u64, session: u64, word: Word) {
-        let bytes = WORD_BYTES + word.body.bytes_len();
+    pub fn push(&mut self, turn: u64, session: u64, word: Word, asked: impl FnOnce() -> Asked) {
         let Self { by_turn, last, spare, next_number, .. } = self;
+        let mut bytes = WORD_BYTES + word.body.bytes_len();
         let reply = by_turn.at_mut(turn).entry(turn).or_insert_with(|| {
             let number = *next_number;
             *next_number += 1;
+            let asked = asked();
+            bytes += asked.client_id.len() + asked.agent.len();
             Reply {
                 words: spare.pop().unwrap_or_default(),
+                asked,
                 session,
                 number,
                 previous: last.at_mut(session).insert(session, (turn, number)).unwrap_or_default(),
@@ -165,32 +197,87 @@ impl Replies {
         }
     }
 
-    /// What a session has said behind `after`, whose next word will have the place `next`.
-    ///
-    /// Turns take turns only at agents: one that is cancelled while it waits, or tried again after its death, speaks
-    /// between the words of others. So the search goes back until as many words are found as there must be.
-    pub fn since(&self, session: u64, after: StreamPosition, next: StreamPosition) -> Since {
-        let expected = match after.epoch == next.epoch {
-            true => Some(next.offset.saturating_sub(after.offset + 1)),
-            // How long the stream of another epoch was is not known.
-            false => None,
+    /// Whether anything that a session has said is kept.
+    pub fn has_any(&self, session: u64) -> bool {
+        self.last.at(session).get(&session).is_some()
+    }
+
+    /// The place of the newest word of a session that is kept, in one epoch or in whichever; of turns that began among
+    /// the last ones.
+    pub fn newest(&self, session: u64, epoch: Option<u32>) -> Option<StreamPosition> {
+        let newest = |(_, reply): (u64, &Reply)| {
+            let mut places = reply.words.iter().rev().map(|word| word.position);
+            places.find(|place| epoch.is_none_or(|epoch| place.epoch == epoch))
         };
-        let mut words = Vec::new();
+        self.chain(session).filter_map(newest).max()
+    }
+
+    /// The replies of a session, the one that began last first.
+    fn chain(&self, session: u64) -> impl Iterator<Item = (u64, &Reply)> {
         let (mut turn, mut number) = self.last.at(session).get(&session).copied().unwrap_or_default();
-        while expected != Some(words.len() as u64)
-            && let Some(reply) = self.by_turn.at(turn).get(&turn).filter(|reply| reply.number == number)
-        {
-            words.extend(
-                reply.words.iter().filter(|word| word.position > after).map(|word| (word.position, turn)),
-            );
+        let next = move || {
+            let reply = self.by_turn.at(turn).get(&turn).filter(|reply| reply.number == number)?;
+            let found = (turn, reply);
             (turn, number) = reply.previous;
+            Some(found)
+        };
+        std::iter::from_fn(next).take(CHAIN_MAX)
+    }
+
+    /// Which turns have said something behind `after`, or are among `open`: those a client at `after` has to be told of.
+    fn concerned(&self, session: u64, after: StreamPosition, open: &[u64]) -> Vec<(u64, &Reply)> {
+        let said_more = |reply: &Reply| reply.words.last().is_some_and(|last| last.position > after);
+        let mut found: Vec<(u64, &Reply)> =
+            self.chain(session).filter(|(turn, reply)| said_more(reply) || open.contains(turn)).collect();
+        // Turns take turns only at agents: an open one may have begun to speak before many others.
+        for &turn in open {
+            if found.iter().all(|&(known, _)| known != turn)
+                && let Some(reply) = self.by_turn.at(turn).get(&turn)
+            {
+                found.push((turn, reply));
+            }
         }
-        words.sort_unstable();
-        Since { gap: expected != Some(words.len() as u64), words }
+        found
+    }
+
+    /// What a session has said behind `sent`, as far as it goes into one page: all words of the turns that have said
+    /// something behind `after` or are `open`, those before `after` too, since what is said later goes on with them.
+    ///
+    /// The places behind `after` that are missing are those of words that are not kept.
+    pub fn page(
+        &self,
+        session: u64,
+        (after, sent): (StreamPosition, Option<StreamPosition>),
+        open: &[u64],
+        (words_max, bytes_max): (usize, usize),
+    ) -> Page {
+        let concerned = self.concerned(session, after, open);
+        let mut heads = BinaryHeap::with_capacity(concerned.len());
+        for (place, (_, reply)) in concerned.iter().enumerate() {
+            let at = reply.words.partition_point(|word| Some(word.position) <= sent);
+            if let Some(word) = reply.words.get(at) {
+                heads.push(Reverse((word.position, place, at)));
+            }
+        }
+        let (mut words, mut bytes) = (Vec::new(), 0);
+        while let Some(Reverse((position, place, at))) = heads.pop() {
+            let (turn, reply) = concerned[place];
+            bytes += reply.words[at].body.bytes_len();
+            if words.len() == words_max || (bytes > bytes_max && !words.is_empty()) {
+                return Page { words, more: true };
+            }
+            words.push((position, turn));
+            if let Some(word) = reply.words.get(at + 1) {
+                heads.push(Reverse((word.position, place, at + 1)));
+            }
+        }
+        Page { words, more: false }
     }
 
     /// The word of a turn at a place.
     pub fn word(&self, turn: u64, position: StreamPosition) -> Option<&Word> {
-        self.by_turn.at(turn).get(&turn)?.words.iter().find(|word| word.position == position)
+        let words = &self.by_turn.at(turn).get(&turn)?.words;
+        let at = words.binary_search_by_key(&position, |word| word.position).ok()?;
+        words.get(at)
     }
 }

@@ -6,10 +6,10 @@ use std::time::Duration;
 use shm_transport::envelope::{Body, FailureCode, FailureV1, Kind, Opened, Route};
 
 use super::awaiting::Outcome;
-use super::replies::{Since, Word};
-use super::turns::{Listener, Listeners, State};
+use super::replies::{Asked, Word};
+use super::turns::{Listener, Listeners, State, Turn};
 use super::{Effects, ShardCore};
-use crate::event::{AgentIndex, EdgeIndex, Effect};
+use crate::event::{AgentIndex, Effect};
 use crate::events::{Detail, Event};
 use crate::flight::{Outcome as FlightOutcome, Stage};
 use crate::journal::entry::{Entry, EntryKind};
@@ -107,7 +107,7 @@ impl ShardCore {
         let Some(open) = turns.get(turn) else { return };
         let position = sessions.next_output(open.session);
         let word = Word { position, attempt: open.attempt, kept: false, body: body.to_stored() };
-        replies.push(turn, open.session_hash, word);
+        replies.push(turn, open.session_hash, word, || asked_of(open));
         let entry = Entry {
             kind,
             durable: open.durable && kind != EntryKind::Block,
@@ -254,35 +254,6 @@ impl ShardCore {
         self.end_without_answer(turn, code, text, then, effects);
     }
 
-    /// A client has come back and wants what it missed.
-    pub(super) fn resume(
-        &mut self,
-        edge: EdgeIndex,
-        origin: u64,
-        session: u64,
-        after: StreamPosition,
-        effects: &mut Effects<'_>,
-    ) {
-        let listener = Listener { edge, origin, sequence: 0 };
-        // A session that has been forgotten has said all that it will say in its stream.
-        let next = self.sessions.next_place(session).unwrap_or(self.fresh_stream);
-        let Since { words, gap } = self.replies.since(session, after, next);
-        if gap {
-            let failure = FailureV1 {
-                code: FailureCode::AlreadyAnswered as u16,
-                retry_after_ms: 0,
-                text: "some of what this session said since then is not kept any more".into(),
-            };
-            let route = Route { origin, session: after.word(), ..Route::default() };
-            effects(Effect::ToEdge { edge, route, body: self.encoder.encode(&failure) });
-        }
-        for (position, turn) in words {
-            if let Some(word) = self.replies.word(turn, position).filter(|word| word.kept) {
-                Self::show(turn, listener, word, effects);
-            }
-        }
-    }
-
     /// Tells whoever listens of something about a turn.
     pub(super) fn tell(&mut self, now: Moment, turn: u64, detail: Detail<'_>, effects: &mut Effects<'_>) {
         let Self { subscribed, turns, sessions, .. } = self;
@@ -323,6 +294,14 @@ impl ShardCore {
             }
             self.counters.messages_failed += 1;
         }
+    }
+}
+
+/// What the message of a turn says about itself.
+pub(super) fn asked_of(open: &Turn) -> Asked {
+    match open.body.as_message(Route::default()).open() {
+        Opened::Message(archive) => Asked::of(archive),
+        _ => Asked::default(),
     }
 }
 

@@ -6,6 +6,7 @@ mod dead_letters;
 mod delivery;
 mod drain;
 mod recovery;
+mod resume;
 mod skills;
 
 use std::collections::BTreeMap;
@@ -14,8 +15,8 @@ use std::sync::Arc;
 use rkyv::util::AlignedVec;
 use shm_transport::envelope::{
     BlockV1, Body, Content, Encoder, EndV1, FLAG_NO_REPLY, FailureCode, FailureV1, HelloV1, Kind, Message,
-    MessageV2, Opened, Priority, Route, SKILL_BYTES_MAX, SKILL_NAME_BYTES_MAX, SKILLS_AT_ONCE_MAX,
-    SkillOutcome, SkillResultV1, SkillV1,
+    MessageV2, Opened, Priority, ResumeV1, ResumedV1, Route, SKILL_BYTES_MAX, SKILL_NAME_BYTES_MAX,
+    SKILLS_AT_ONCE_MAX, SkillOutcome, SkillResultV1, SkillV1,
 };
 use shm_transport::ports::session_hash_in;
 
@@ -213,6 +214,8 @@ impl Bench {
             Kind::Kept => Packet::new(route, Body::KEPT),
             Kind::Skill => Packet::of(route, &SkillV1::default()),
             Kind::SkillResult => Packet::of(route, &SkillResultV1::default()),
+            Kind::Resume => Packet::of(route, &ResumeV1::default()),
+            Kind::Resumed => Packet::of(route, &ResumedV1::default()),
         };
         self.on(Input::FromAgent { instance: FIRST, message: packet.message() })
     }
@@ -395,7 +398,8 @@ fn agents_are_not_believed() {
     let turn = turn_of(&bench.message("a", 1, |_| {}));
     assert_eq!(bench.agent_says(Kind::End, turn + 1), []);
     let strange = [Kind::Message, Kind::Accepted, Kind::Stop, Kind::Cancel, Kind::Journaled];
-    for kind in strange.into_iter().chain([Kind::RollCall, Kind::Working, Kind::Kept, Kind::SkillResult]) {
+    let others = [Kind::RollCall, Kind::Working, Kind::Kept, Kind::SkillResult, Kind::Resume, Kind::Resumed];
+    for kind in strange.into_iter().chain(others) {
         assert_eq!(bench.agent_says(kind, turn), [Seen::Fenced(FIRST)]);
     }
     assert_eq!(bench.agent_says(Kind::Hello, turn), [Seen::Ready(FIRST)]);

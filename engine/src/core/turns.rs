@@ -68,16 +68,20 @@ impl Listeners {
     }
 
     /// Adds one, in place of the oldest that sent the message again if there are [`LISTENERS_MAX`] already: only a
-    /// client that asks again and again gets there.
-    pub fn push(&mut self, listener: Listener) {
+    /// client that asks again and again gets there. Gives the one that had to go.
+    pub fn push(&mut self, listener: Listener) -> Option<Listener> {
         if self.first.is_none() {
             self.first = Some(listener);
-            return;
+            return None;
         }
-        if 1 + self.again.len() >= LISTENERS_MAX {
-            self.again.remove(0);
-        }
+        let oldest = (1 + self.again.len() >= LISTENERS_MAX).then(|| self.again.remove(0));
         self.again.push(listener);
+        oldest
+    }
+
+    /// Whether a connection is among them, under whatever number.
+    pub fn has(&self, edge: EdgeIndex, origin: u64) -> bool {
+        self.iter().any(|each| each.edge == edge && each.origin == origin)
     }
 
     /// All of them, the first sender first.

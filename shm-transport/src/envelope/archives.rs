@@ -351,6 +351,52 @@ named! {
     }
 }
 
+/// A client wants what its session has said behind some place. Places are words of the session's stream.
+#[derive(Archive, Serialize, Clone, Debug, Default, PartialEq, Eq)]
+pub struct ResumeV1 {
+    /// The last place that the client has seen; zero if it has seen none.
+    pub after: u64,
+    /// What lies up to here has been sent before; zero in the first request.
+    pub sent: u64,
+    /// Whether what is said from now on is wanted too: 1 if so.
+    pub follow: u8,
+}
+
+/// What a shard says between the words of a session.
+#[derive(Archive, Serialize, Clone, Debug, Default, PartialEq, Eq)]
+pub struct ResumedV1 {
+    /// A [`ResumeStep`].
+    pub step: u8,
+    /// Whether the sender of the message wants a reply: 1 if so. Of [`ResumeStep::Turn`].
+    pub wants_reply: u8,
+    /// A place in the stream, see [`ResumeStep`].
+    pub place: u64,
+    /// The agent that the message names. Of [`ResumeStep::Turn`].
+    pub agent: String,
+    /// The message, as its client calls it. Of [`ResumeStep::Turn`].
+    pub client_id: String,
+}
+
+named! {
+    /// What a shard says between the words of a session.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    #[repr(u8)]
+    ResumeStep: u8 {
+    /// Words of the turn in the routing words follow. `place` is 1 if the turn is open.
+    Turn = 1 "turn",
+    /// What was said behind the place in the routing words and before `place` is not kept.
+    Gap = 2 "gap",
+    /// There is more behind `place`: to be asked for.
+    More = 3 "more",
+    /// All up to `place` has been sent; what follows is what is said from now on.
+    Live = 4 "live",
+    /// Nothing is known of such a session.
+    Unknown = 5 "unknown",
+    /// Words of the turn in the routing words do not follow any more: others have asked for them since.
+    Left = 6 "left",
+    }
+}
+
 /// A [`BlockV1`] whose text lies elsewhere: sent without a copy of its own.
 #[derive(Clone, Copy, Debug)]
 pub struct BorrowedBlock<'a> {
@@ -424,7 +470,7 @@ const ROOT_ALIGN: usize = 8;
 
 /// Declares the contents with their kinds and texts.
 macro_rules! contents {
-    ($($type:ty as $archived:ident is $kind:ident: $($text:ident),+;)*) => {$(
+    ($($type:ty as $archived:ident is $kind:ident: $($text:ident),*;)*) => {$(
         impl sealed::Sealed for $type {}
 
         impl Content for $type {
@@ -432,7 +478,7 @@ macro_rules! contents {
 
             #[inline]
             fn archive_bytes_max(&self) -> usize {
-                size_of::<$archived>() + ROOT_ALIGN $(+ self.$text.len())+
+                size_of::<$archived>() + ROOT_ALIGN $(+ self.$text.len())*
             }
         }
 
@@ -441,6 +487,7 @@ macro_rules! contents {
 }
 
 contents! {
+    ResumeV1 as ArchivedResumeV1 is Resume:;
     MessageV2 as ArchivedMessageV2 is Message: namespace, agent, channel, user, thread, client_id, content, metadata, labels;
     BlockV1 as ArchivedBlockV1 is Block: content;
     EndV1 as ArchivedEndV1 is End: content;
@@ -448,6 +495,7 @@ contents! {
     HelloV1 as ArchivedHelloV1 is Hello: software;
     SkillV1 as ArchivedSkillV1 is Skill: skill, input;
     SkillResultV1 as ArchivedSkillResultV1 is SkillResult: output;
+    ResumedV1 as ArchivedResumedV1 is Resumed: agent, client_id;
     BorrowedBlock<'_> as ArchivedBlockV1 is Block: content;
     BorrowedEnd<'_> as ArchivedEndV1 is End: content;
 }

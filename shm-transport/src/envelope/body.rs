@@ -19,8 +19,8 @@ use rkyv::ser::writer::{Buffer, IoWriter};
 use rkyv::util::AlignedVec;
 
 use super::archives::{
-    ArchivedBlockV1, ArchivedEndV1, ArchivedFailureV1, ArchivedHelloV1, ArchivedMessageV2,
-    ArchivedSkillResultV1, ArchivedSkillV1, Content,
+    ArchivedBlockV1, ArchivedEndV1, ArchivedFailureV1, ArchivedHelloV1, ArchivedMessageV2, ArchivedResumeV1,
+    ArchivedResumedV1, ArchivedSkillResultV1, ArchivedSkillV1, Content,
 };
 use super::{Kind, Route};
 use crate::record::Poison;
@@ -193,6 +193,8 @@ archives! {
     Hello: ArchivedHelloV1,
     Skill: ArchivedSkillV1,
     SkillResult: ArchivedSkillResultV1,
+    Resume: ArchivedResumeV1,
+    Resumed: ArchivedResumedV1,
     ;
     Accepted,
     Stop,

@@ -107,7 +107,7 @@ fn what_is_no_message_is_refused() {
     assert_eq!(check(5, &[0]), Err(Poison::Archive { kind: 5, len: 1 }));
     assert_eq!(check(9, &[0]), Err(Poison::Archive { kind: 9, len: 1 }));
     assert_eq!(check(1, empty), Err(Poison::Kind { kind: 1 }));
-    assert_eq!(check(16, empty), Err(Poison::Kind { kind: 16 }));
+    assert_eq!(check(18, empty), Err(Poison::Kind { kind: 18 }));
     assert_eq!(check(3, empty), Err(Poison::Archive { kind: 3, len: 0 }));
     let mut encoder = Encoder::default();
     let mut shifted = AlignedVec::<16>::new();
@@ -143,6 +143,14 @@ fn archives_are_pinned_byte_by_byte() {
             Kind::SkillResult => {
                 encoder.encode(&SkillResultV1 { outcome: 5, output: "it took too long".into() })
             }
+            Kind::Resume => encoder.encode(&ResumeV1 { after: 7, sent: 9, follow: 1 }),
+            Kind::Resumed => encoder.encode(&ResumedV1 {
+                step: 1,
+                wants_reply: 1,
+                place: 1 << 40 | 5,
+                agent: "an agent of the house".into(),
+                client_id: "the message of a client".into(),
+            }),
         };
         assert_eq!(body.kind(), kind);
         body.bytes().iter().map(|byte| format!("{byte:02x}")).collect::<String>()
@@ -151,7 +159,7 @@ fn archives_are_pinned_byte_by_byte() {
     assert_eq!(found, GOLDEN.map(|(kind, bytes)| (kind, bytes.to_owned())));
 }
 
-const GOLDEN: [(Kind, &str); 14] = [
+const GOLDEN: [(Kind, &str); 16] = [
     (Kind::Block, "6120746f6f6c277320616e7377657200040000008f000000ecffffff"),
     (Kind::End, "7468652077686f6c65207265706c79008f000000f0ffffff"),
     (Kind::Failure, "71756575652069732066756c6c00000005000000dc0500008d000000e8ffffff"),
@@ -175,6 +183,15 @@ const GOLDEN: [(Kind, &str); 14] = [
     (Kind::Kept, ""),
     (Kind::Skill, "636f756e742d776f72647374776f20776f7264738b000000ecffffff89000000efffffff"),
     (Kind::SkillResult, "697420746f6f6b20746f6f206c6f6e670500000090000000ecffffff"),
+    (Kind::Resume, "070000000000000009000000000000000100000000000000"),
+    (
+        Kind::Resumed,
+        concat!(
+            "616e206167656e74206f662074686520686f757365746865206d657373616765",
+            "206f66206120636c69656e740000000001010000000000000500000000010000",
+            "95000000c0ffffff97000000cdffffff",
+        ),
+    ),
 ];
 
 proptest! {

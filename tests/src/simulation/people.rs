@@ -4,7 +4,7 @@ use engine::event::{EdgeIndex, Input};
 use engine::time::Moment;
 use shm_transport::envelope::{
     Body, Encoder, FLAG_ACTIVATE, FLAG_DEACTIVATE, FLAG_MENTION, FLAG_NO_REPLY, FLAG_REPLY_TO_AGENT,
-    FLAG_WANTS_ACK, MessageV2, Route, SessionMode,
+    FLAG_WANTS_ACK, MessageV2, Opened, ResumeStep, ResumeV1, Route, SessionMode,
 };
 use shm_transport::ports::{session_hash, shard_of};
 
@@ -311,12 +311,25 @@ impl World {
         let (origin, edge) = (self.people.connections[on].origin, self.people.connections[on].edge);
         let hash = self.people.sessions[session].hash;
         let shard = shard_of(hash, self.constants.swarm.shards);
-        let Some(gateway) = &self.gateway else { return };
-        let before = gateway.to_clients[edge].len();
         let edge_index = EdgeIndex(u8::try_from(edge).expect("there are few edges"));
-        self.input(shard, Input::Resume { edge: edge_index, origin, session: hash, after });
-        let Some(gateway) = &mut self.gateway else { return };
-        let answer: Vec<Packet> = gateway.to_clients[edge].drain(before..).collect();
+        let (mut answer, mut sent) = (Vec::new(), 0);
+        loop {
+            let Some(gateway) = &self.gateway else { return };
+            let before = gateway.to_clients[edge].len();
+            let asked = ResumeV1 { after: after.word(), sent, follow: 0 };
+            let route = Route { session: hash, origin, ..Route::default() };
+            let packet = Packet::of(&mut Encoder::default(), route, &asked);
+            self.input(shard, Input::FromEdge { edge: edge_index, message: packet.message() });
+            let Some(gateway) = &mut self.gateway else { return };
+            answer.extend(gateway.to_clients[edge].drain(before..));
+            match answer.last().map(|last| last.message().open()) {
+                Some(Opened::Resumed(said)) if said.step == ResumeStep::More as u8 => {
+                    assert!(said.place > sent, "a page that does not go on");
+                    sent = said.place.to_native();
+                }
+                _ => break,
+            }
+        }
         self.checker.resumed(session, after, &answer);
     }
 

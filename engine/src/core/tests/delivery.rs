@@ -239,11 +239,9 @@ fn a_cancelled_message_is_not_begun() {
     assert_eq!(bench.core.counters().turns_open, 0);
     for (offset, kinds) in [(0, vec![Kind::Failure, Kind::End]), (1, vec![Kind::End]), (2, vec![])] {
         let after = StreamPosition { epoch: 1, offset };
-        let seen = bench.once(Input::Resume { edge: EDGE, origin: 7, session, after });
-        let found: Vec<_> = seen
-            .iter()
-            .map(|seen| if let Seen::Edge(kind, 7, ..) = seen { *kind } else { panic!("{seen:?}") })
-            .collect();
+        let (words, gaps, _) = bench.resume("a", after, None);
+        let found: Vec<_> = words.iter().map(|word| word.kind).collect();
+        assert_eq!(gaps, []);
         assert_eq!(found, kinds, "after {offset}");
     }
 }

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use engine::session::StreamPosition;
-use shm_transport::envelope::{FailureCode, Opened};
+use shm_transport::envelope::{Opened, ResumeStep};
 
 use super::Checker;
 use crate::simulation::packet::Packet;
@@ -71,11 +71,13 @@ impl Checker {
         let mut got = Vec::new();
         for packet in answer {
             let place = packet.route.session;
-            if let Opened::Failure(failure) = packet.message().open()
-                && failure.code == FailureCode::AlreadyAnswered as u16
-                && packet.route.turn == 0
-            {
-                gap = true;
+            if let Opened::Resumed(said) = packet.message().open() {
+                let step = ResumeStep::from_number(said.step);
+                gap |= matches!(step, Some(ResumeStep::Gap | ResumeStep::Unknown));
+                continue;
+            }
+            // Words before its place belong to a reply that goes on behind it.
+            if place <= after {
                 continue;
             }
             assert!(Checker::is_word(packet.kind()), "{:?} is no word of a session", packet.kind());
