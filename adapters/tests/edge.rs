@@ -2,6 +2,8 @@
 
 #[path = "edge/admission.rs"]
 mod admission;
+#[path = "edge/conformance.rs"]
+mod conformance;
 #[path = "edge/drivers.rs"]
 mod drivers;
 #[path = "edge/openclaw.rs"]

@@ -25,7 +25,7 @@ use super::client::Entrance;
 use super::pages::{Page, PageName};
 use super::state::Edge;
 use super::upgrade::{self, Upgrade};
-use super::{HealthStatus, Phase, connection, origin};
+use super::{HealthStatus, Phase, connection, echo, origin};
 use crate::refusal::HttpRefusal;
 
 /// The most sockets per edge that have not been upgraded.
@@ -106,9 +106,12 @@ async fn converse(edge: Rc<Edge>, stream: TcpStream, source: IpAddr) {
     let (Ok(()), Some((upgrade, entrance))) = (served, upgrade.take()) else { return };
     let Ok(upgraded) = upgrade.await else { return };
     if let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() {
-        let stream = parts.io.into_inner();
+        let (stream, read) = (parts.io.into_inner(), parts.read_buf.to_vec());
         // A task of its own, since this one still has the size of the HTTP machinery.
-        tokio::task::spawn_local(connection::run(edge, stream, parts.read_buf.to_vec(), entrance));
+        match entrance {
+            Some(entrance) => tokio::task::spawn_local(connection::run(edge, stream, read, entrance)),
+            None => tokio::task::spawn_local(echo::run(edge, stream, read)),
+        };
     }
 }
 
@@ -123,6 +126,7 @@ enum Answer {
 /// What is found at a path.
 enum Place {
     Upgrade,
+    Echo,
     Health,
     /// Whether the process runs.
     Live,
@@ -137,6 +141,7 @@ impl Place {
     fn at(path: &str) -> Option<Self> {
         Some(match path {
             "/" => Self::Upgrade,
+            "/echo" => Self::Echo,
             "/health" => Self::Health,
             "/healthz" => Self::Live,
             "/startup" | "/startupz" => Self::Started,
@@ -146,8 +151,8 @@ impl Place {
     }
 }
 
-/// What becomes of a socket when its response is out: who comes in, and by what.
-type Upgrading = RefCell<Option<(OnUpgrade, Entrance)>>;
+/// What becomes of a socket when its response is out: who comes in, and by what. Nobody for an echo.
+type Upgrading = RefCell<Option<(OnUpgrade, Option<Entrance>)>>;
 
 fn answer(edge: &Edge, mut request: Request<Incoming>, source: IpAddr, upgrading: &Upgrading) -> Answer {
     let place = origin::check(request.headers(), request.uri().authority(), &edge.shared.allowed_origins)
@@ -169,10 +174,14 @@ fn answer(edge: &Edge, mut request: Request<Incoming>, source: IpAddr, upgrading
         Ok(Place::Upgrade) => match upgrade::check(edge, &request, source) {
             Err(refusal) => refused(refusal),
             Ok(Upgrade { response, entrance }) => {
-                *upgrading.borrow_mut() = Some((hyper::upgrade::on(&mut request), entrance));
+                *upgrading.borrow_mut() = Some((hyper::upgrade::on(&mut request), Some(entrance)));
                 response
             }
         },
+        Ok(Place::Echo) => upgrade::check_echo(edge, &request, source).map_or_else(refused, |response| {
+            *upgrading.borrow_mut() = Some((hyper::upgrade::on(&mut request), None));
+            response
+        }),
     })
 }
 
