@@ -1,5 +1,7 @@
 //! The gateway's end of the control socket: start a keeper, talk to it.
 
+mod found;
+
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -15,6 +17,7 @@ use crate::channel::{Channel, Sent};
 use crate::control::{Adopt, Cause, CgroupPlace, Event, Exit, Request, Skill, Usage, VERSION};
 use crate::sandbox::probe::Enforcement;
 
+pub use self::found::Found;
 pub use crate::channel::ChannelError as ClientError;
 
 /// The file name of the keeper's program, which lies beside that of the gateway.
@@ -178,11 +181,25 @@ impl Client {
         open_files: Option<u64>,
         each: &mut dyn FnMut(Holding),
     ) -> Result<Self, StartError> {
+        Self::connect_or_begin(executable, socket_path, open_files, each)?.meet()
+    }
+
+    /// As [`Self::connect_or_start`], without waiting for a keeper that is started: it finds out what its machine allows
+    /// first, and the caller has something to do meanwhile.
+    pub fn connect_or_begin(
+        executable: &Path,
+        socket_path: &Path,
+        open_files: Option<u64>,
+        each: &mut dyn FnMut(Holding),
+    ) -> Result<Found, StartError> {
         let end = Instant::now() + END_DEADLINE;
         loop {
             let refused = match Self::connect(socket_path, each) {
-                Ok(Some(client)) => return Ok(client),
-                Ok(None) => return Self::start_with(executable, socket_path, &limit(open_files)),
+                Ok(Some(client)) => return Ok(Found::Running(client)),
+                Ok(None) => {
+                    let client = Self::spawn(executable, socket_path, &limit(open_files))?;
+                    return Ok(Found::Started(client, socket_path.to_owned()));
+                }
                 Err(error @ StartError::OtherVersion { .. }) => {
                     retire(socket_path);
                     error
@@ -238,6 +255,10 @@ impl Client {
     }
 
     fn start_with(executable: &Path, path: &Path, options: &[String]) -> Result<Self, StartError> {
+        Found::Started(Self::spawn(executable, path, options)?, path.to_owned()).meet()
+    }
+
+    fn spawn(executable: &Path, path: &Path, options: &[String]) -> Result<Self, StartError> {
         let failed = |step: &'static str| {
             move |errno: Errno| StartError::Socket { step, path: path.to_owned(), source: errno.into() }
         };
@@ -273,10 +294,7 @@ impl Client {
         };
         let connection = socket().map_err(failed("making"))?;
         rustix::net::connect(&connection, &address).map_err(failed("connecting"))?;
-        let mut client = Self::unheard(connection, child.id(), Some(child));
-        // A new keeper holds nothing.
-        client.greet(path, &mut |_| {})?;
-        Ok(client)
+        Ok(Self::unheard(connection, child.id(), Some(child)))
     }
 
     /// Before the keeper has said anything.
