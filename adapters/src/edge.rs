@@ -27,6 +27,7 @@
 //! | `outbound` | frames that wait for a socket |
 //! | `connection` | one WebSocket connection: reading and writing |
 //! | `connections` | what is told of all of them |
+//! | `echo` | what test suites of that layer connect to |
 //! | `pump` | the receiving side of the rings, and the clock of the edge |
 //!
 //! **Who may touch what**
@@ -54,6 +55,7 @@ mod connection;
 mod connections;
 mod decide;
 mod driver;
+mod echo;
 pub mod events;
 mod guarded;
 mod http;
@@ -143,6 +145,8 @@ pub struct EdgeOptions {
     pub tick_interval: Duration,
     /// The most calls of one OpenClaw client that await an answer.
     pub open_calls_max: usize,
+    /// Whether `/echo` is there, for test suites of the WebSocket layer.
+    pub echoes: bool,
 }
 
 impl Default for EdgeOptions {
@@ -168,6 +172,7 @@ impl Default for EdgeOptions {
             event_bytes_max: 256 * 1024,
             tick_interval: Duration::from_secs(30),
             open_calls_max: 256,
+            echoes: false,
         }
     }
 }

@@ -4,6 +4,8 @@
 mod admission;
 #[path = "edge/completions.rs"]
 mod completions;
+#[path = "edge/conformance.rs"]
+mod conformance;
 #[path = "edge/drivers.rs"]
 mod drivers;
 #[path = "edge/openclaw.rs"]

@@ -4,6 +4,7 @@
 mod bell;
 mod compare;
 mod core;
+mod edge;
 mod figures;
 mod gate;
 mod journal;
@@ -63,6 +64,10 @@ EXAMPLES
       bench-harness recover --json recover.json
       bench-harness recover --agents 1000 --kills 50 --rounds 5 --directory /var/tmp
 
+  Clients of the OpenClaw protocol: calls, turns, start, memory, idle connections, hostile ones beside
+      bench-harness edge --json edge.json
+      bench-harness edge --rounds 1 --scenarios calls,hostile --seconds 5
+
   Pictures of a run
       bench-harness plot --json ring.json --out results/plots
 
@@ -110,6 +115,8 @@ enum SubjectCommand {
     Spawn(spawn::Options),
     /// From a kill -9 of an agent, and of the gateway, until somebody serves again.
     Recover(recover::Options),
+    /// What clients of the OpenClaw protocol meet: calls, turns, thousands that are idle, some that mean harm.
+    Edge(edge::Options),
     /// From nothing to the first message: create, attach twice, send, receive.
     Segment(segment::Options),
     /// A gateway and the bare echo server side by side, under the same load.
@@ -157,6 +164,7 @@ fn run(subject: SubjectCommand) -> anyhow::Result<ExitCode> {
         SubjectCommand::CoreCell(options) => core::instructions::serve(&options),
         SubjectCommand::Spawn(options) => spawn::run(&options)?,
         SubjectCommand::Recover(options) => recover::run(&options)?,
+        SubjectCommand::Edge(options) => edge::run(&options)?,
         SubjectCommand::Segment(options) => segment::run(&options)?,
         SubjectCommand::Plot(options) => plot::run(&options)?,
         SubjectCommand::Ws(options) => return Ok(exit_code(ws::run(&options)?)),
@@ -222,6 +230,9 @@ mod tests {
             ("recover --openclaw o --agents 5 --kills 2 --rounds 2 --directory d --json f", true),
             ("recover --agents 0", false),
             ("recover --kills 257", false),
+            ("edge --rounds 3 --idle 10000,20000 --half-open 100 --scenarios idle,calls --json f", true),
+            ("edge --idle 20001", false),
+            ("edge --scenarios rest", false),
             ("gate", true),
         ] {
             let words = std::iter::once("bench-harness").chain(line.split(' '));

@@ -8,8 +8,8 @@
 //! process is dead: a message that is unlucky keeps no other one waiting. The client of a killed gateway connects again and
 //! again until it is let in, and sends one message.
 
-mod client;
-mod line;
+pub mod client;
+pub mod line;
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -18,7 +18,7 @@ use engine::heartbeat::HeartbeatLimits;
 use engine::routing::RuleError;
 use engine::shard::Notice;
 use engine::time::Clock;
-use keeper::client::{Client, StartError};
+use keeper::client::{Client, Found, StartError};
 use keeper::sandbox::probe::Enforcement;
 use sessions::OpenError;
 use shm_transport::layout::Geometry;
@@ -53,6 +53,9 @@ use crate::transcripts;
 const INTERNAL_RING_BYTES: u64 = 256 * 1024;
 /// What may wait for room in a ring between threads; reading stops long before (`engine::shard`).
 const INTERNAL_BACKLOG_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Connections that may wait to be accepted; the system may allow fewer. Those of thousands of clients come at the same
+/// moment when a gateway follows another one, and who finds no place tries again a second later.
+const BACKLOG: i32 = 4_096;
 /// The most rings between threads that are shown again by a keeper that follows one that has died.
 const SHOWN_AGAIN_MAX: usize = 256;
 
@@ -144,22 +147,29 @@ fn sentences(lines: &[String]) -> String {
 
 /// Runs the gateway until it is told to end.
 pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
+    spare_memory();
     let log = start_log(options.log_level.as_deref())?;
     let (standing, config, state, source) = settle(options)?;
     log.0.set_levels(&config.levels);
     let executable = std::env::current_exe().map_err(GatewayError::OwnPath)?;
     let open_files = held::prepare();
-    let Beginning { mut keeper, listener, address, mut left, succession } =
+    let Beginning { keeper, listener, address, mut left, succession } =
         begin(&config, &executable, &state, open_files)?;
     log.0.write();
     // Not before: what runs shards now may be what only root was allowed.
     let chosen = driver::choose(config.runtime)?;
 
     let clock = Clock::start();
-    let sessions = transcripts::open(state.path())?;
     let news = Arc::<News>::default();
     let make_core = core_maker(&config)?;
-    let opened = journal::open(state.path(), config.shard_count, &config.delivery, &make_core)?;
+    // Both wait for the disk, and a keeper that was started finds out meanwhile what the machine allows.
+    let (sessions, opened) = std::thread::scope(|scope| {
+        let sessions = scope.spawn(|| transcripts::open(state.path()));
+        let opened = journal::open(state.path(), config.shard_count, &config.delivery, &make_core);
+        (sessions.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), opened)
+    });
+    let (sessions, opened) = (sessions?, opened?);
+    let mut keeper = meet(keeper, &config, &listener)?;
     let (notices, notices_in) = mpsc::unbounded_channel();
     let mut shower = Shower { keeper: &mut keeper, failed: false, shown: Vec::new() };
     let ports = connect(&config, &mut shower)?;
@@ -219,6 +229,14 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
     Ok(Control::run(config, parts, adoptions, |parts| tell_up(parts, &greeting))?)
 }
 
+/// Has the system give this process memory in small pages: large ones, which the allocator asks for, make a gateway
+/// that rests twice as large. Its keeper takes that back for itself and its agents.
+fn spare_memory() {
+    if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
+        tracing::debug!(%error, "memory comes in large pages");
+    }
+}
+
 /// The settings, for a process of this standing, and the state directory that they name.
 fn settle(options: &RunOptions) -> Result<(Standing, Config, StateDirectory, Arc<Source>), GatewayError> {
     let standing = Standing::find(options)?;
@@ -274,7 +292,7 @@ fn require_sandbox(config: &Config, enforcement: &Enforcement) -> Result<(), Gat
 
 /// What a gateway begins with: a keeper, and what that one holds of the gateway before.
 struct Beginning {
-    keeper: Client,
+    keeper: Found,
     listener: TcpListener,
     address: SocketAddr,
     left: Inheritance,
@@ -290,23 +308,29 @@ fn begin(
     open_files: Option<u64>,
 ) -> Result<Beginning, GatewayError> {
     let mut left = Inheritance::default();
-    let mut keeper = Client::connect_or_start(
+    let keeper = Client::connect_or_begin(
         &keeper_program(executable),
         &state.keeper_socket(),
         open_files,
         &mut |held| left.take(held),
     )?;
-    tracing::info!(process_id = keeper.process_id(), "keeper is there");
-    require_sandbox(config, keeper.enforcement())?;
     let taken_over = left.listener(config.address);
     let succession = Succession::new(config, executable, taken_over.is_some());
     let listener = taken_over.map_or_else(|| listen(config.address), Ok)?;
     let address = listener.local_addr().unwrap_or(config.address);
+    privileges::give_up(config.user, state)?;
+    Ok(Beginning { keeper, listener, address, left, succession })
+}
+
+/// Hears what the keeper says of the machine, and has it hold the socket on which clients are heard.
+fn meet(keeper: Found, config: &Config, listener: &TcpListener) -> Result<Client, GatewayError> {
+    let mut keeper = keeper.meet()?;
+    tracing::info!(process_id = keeper.process_id(), "keeper is there");
+    require_sandbox(config, keeper.enforcement())?;
     if let Err(error) = keeper.hold(CLIENTS, &config.address.to_string(), listener.as_fd()) {
         tracing::warn!(%error, "the next gateway has to open a socket of its own");
     }
-    privileges::give_up(config.user, state)?;
-    Ok(Beginning { keeper, listener, address, left, succession })
+    Ok(keeper)
 }
 
 /// Says that the gateway is up: to whoever has started it, and to those who have to do with its end.
@@ -432,10 +456,13 @@ fn start_shards(
 }
 
 fn listen(address: SocketAddr) -> Result<TcpListener, GatewayError> {
-    TcpListener::bind(address).map_err(|source| match source.kind() {
+    let listener = TcpListener::bind(address).map_err(|source| match source.kind() {
         std::io::ErrorKind::AddrInUse => GatewayError::PortTaken { address },
         _ => GatewayError::Listen { address, source },
-    })
+    })?;
+    // Where this is refused, the length that the library has chosen stays.
+    let _ = rustix::net::listen(&listener, BACKLOG);
+    Ok(listener)
 }
 
 /// Differs between runs, so that the names of nameless sessions do.

@@ -1,5 +1,6 @@
 //! The gateway's end of the control socket: start a keeper, talk to it.
 
+mod found;
 mod holding;
 mod standby;
 mod start_error;
@@ -19,6 +20,7 @@ use crate::channel::{Channel, Sent};
 use crate::control::{Adopt, Event, Request, Skill, VERSION};
 use crate::sandbox::probe::Enforcement;
 
+pub use self::found::Found;
 pub use crate::channel::ChannelError as ClientError;
 pub use holding::{HeldAgent, Holding};
 pub use start_error::StartError;
@@ -73,11 +75,25 @@ impl Client {
         open_files: Option<u64>,
         each: &mut dyn FnMut(Holding),
     ) -> Result<Self, StartError> {
+        Self::connect_or_begin(executable, socket_path, open_files, each)?.meet()
+    }
+
+    /// As [`Self::connect_or_start`], without waiting for a keeper that is started: it finds out what its machine allows
+    /// first, and the caller has something to do meanwhile.
+    pub fn connect_or_begin(
+        executable: &Path,
+        socket_path: &Path,
+        open_files: Option<u64>,
+        each: &mut dyn FnMut(Holding),
+    ) -> Result<Found, StartError> {
         let end = Instant::now() + END_DEADLINE;
         loop {
             let refused = match Self::connect(socket_path, each) {
-                Ok(Some(client)) => return Ok(client),
-                Ok(None) => return Self::start_with(executable, socket_path, &limit(open_files)),
+                Ok(Some(client)) => return Ok(Found::Running(client)),
+                Ok(None) => {
+                    let client = Self::spawn(executable, socket_path, &limit(open_files))?;
+                    return Ok(Found::Started(client, socket_path.to_owned()));
+                }
                 Err(error @ StartError::OtherVersion { .. }) => {
                     retire(socket_path);
                     error
@@ -133,6 +149,10 @@ impl Client {
     }
 
     fn start_with(executable: &Path, path: &Path, options: &[String]) -> Result<Self, StartError> {
+        Found::Started(Self::spawn(executable, path, options)?, path.to_owned()).meet()
+    }
+
+    fn spawn(executable: &Path, path: &Path, options: &[String]) -> Result<Self, StartError> {
         let failed = |step: &'static str| {
             move |errno: Errno| StartError::Socket { step, path: path.to_owned(), source: errno.into() }
         };
@@ -158,10 +178,7 @@ impl Client {
         let connection = socket().map_err(failed("making"))?;
         let address = SocketAddrUnix::new(path).map_err(failed("the address"))?;
         rustix::net::connect(&connection, &address).map_err(failed("connecting"))?;
-        let mut client = Self::unheard(connection, child.id(), Some(child));
-        // A new keeper holds nothing.
-        client.greet(path, &mut |_| {})?;
-        Ok(client)
+        Ok(Self::unheard(connection, child.id(), Some(child)))
     }
 
     /// Before the keeper has said anything.

@@ -31,6 +31,8 @@ fn main() -> ExitCode {
         Ok(listener) => listener,
         Err(error) => return failed(&error),
     };
+    // The gateway keeps its memory in small pages, and a child begins as its parent is. Agents decide for themselves.
+    let _ = rustix::thread::disable_transparent_huge_pages(false); // Where it is not known, nothing was disabled.
     ended(keeper::run(&socket, listener, options))
 }
 

@@ -21,7 +21,7 @@ use super::guarded::{self, Guarded};
 use super::outbound::FRAGMENT_BYTES_MAX;
 use super::state::{Connection, Edge, unix_ms};
 use super::turns::{self, Submitted};
-use super::{decide, operator};
+use super::{EdgeOptions, decide, operator};
 use crate::openclaw::conversation::PRE_AUTH_BYTES_MAX;
 use crate::refusal::{CloseReason, Refusal};
 
@@ -43,12 +43,7 @@ const DISCARD_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// Serves a socket that has been upgraded. `read` is what came with the upgrade request.
 pub async fn run(edge: Rc<Edge>, stream: TcpStream, read: Vec<u8>, entrance: Entrance) {
-    let config = WebSocketConfig::default()
-        .read_buffer_size(READ_BUFFER_BYTES)
-        .write_buffer_size(WRITE_BUFFER_BYTES)
-        .max_write_buffer_size(WRITE_BUFFER_BYTES_MAX)
-        .max_message_size(Some(edge.options.message_bytes_max))
-        .max_frame_size(Some(edge.options.message_bytes_max));
+    let config = config(&edge.options);
     let mut stream = Guarded::new(stream);
     stream.allow(entrance.identity.is_none().then_some(PRE_AUTH_ALLOWANCE_BYTES));
     let socket = WebSocketStream::from_partially_read(stream, read, Role::Server, Some(config)).await;
@@ -65,6 +60,16 @@ pub async fn run(edge: Rc<Edge>, stream: TcpStream, read: Vec<u8>, entrance: Ent
     let _open = Open { edge, connection };
     let reason = std::future::poll_fn(|cx| task.poll_turn(cx)).await;
     task.finish(reason).await;
+}
+
+/// The limits of the WebSocket layer.
+pub fn config(options: &EdgeOptions) -> WebSocketConfig {
+    WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER_BYTES)
+        .write_buffer_size(WRITE_BUFFER_BYTES)
+        .max_write_buffer_size(WRITE_BUFFER_BYTES_MAX)
+        .max_message_size(Some(options.message_bytes_max))
+        .max_frame_size(Some(options.message_bytes_max))
 }
 
 /// Removes the connection from its edge, even if its task panics.
@@ -297,25 +302,13 @@ impl Task {
             turns::fail_all(&self.edge, &mut state, &Refusal::shutting_down(), unix_ms());
         }
         self.connection.state.borrow_mut().ending.get_or_insert(reason);
-        let Some((code, text)) = reason.parts() else { return };
+        if reason.parts().is_none() {
+            return;
+        }
         let timeout = self.edge.options.close_timeout;
         let goodbye = async {
             std::future::poll_fn(|cx| self.poll_write(cx)).await?;
-            let frame = CloseFrame { code: code.into(), reason: Utf8Bytes::from_static(text) };
-            self.socket.send(Message::Close(Some(frame))).await?;
-            // Closing a socket with unread bytes would reset it, and the peer might never see the reason.
-            let stream = self.socket.get_mut();
-            stream.allow(None);
-            stream.shutdown().await?;
-            let mut discarded = 0;
-            let mut buffer = vec![0u8; READ_BUFFER_BYTES];
-            while discarded < DISCARD_BYTES_MAX {
-                match stream.read(&mut buffer).await? {
-                    0 => break,
-                    count => discarded += count,
-                }
-            }
-            Ok::<(), Error>(())
+            say_goodbye(&mut self.socket, reason).await
         };
         // A peer that is gone or does not listen hears nothing; there is nobody else to tell.
         let _ = tokio::time::timeout(timeout, goodbye).await;
@@ -327,8 +320,28 @@ fn is_last(frame: &Message) -> bool {
     matches!(frame, Message::Frame(frame) if frame.header().is_final)
 }
 
+/// Sends the close frame, and reads until the peer has closed too.
+pub async fn say_goodbye(socket: &mut WebSocketStream<Guarded>, reason: CloseReason) -> Result<(), Error> {
+    let Some((code, text)) = reason.parts() else { return Ok(()) };
+    let frame = CloseFrame { code: code.into(), reason: Utf8Bytes::from_static(text) };
+    socket.send(Message::Close(Some(frame))).await?;
+    // Closing a socket with unread bytes would reset it, and the peer might never see the reason.
+    let stream = socket.get_mut();
+    stream.allow(None);
+    stream.shutdown().await?;
+    let mut discarded = 0;
+    let mut buffer = vec![0u8; READ_BUFFER_BYTES];
+    while discarded < DISCARD_BYTES_MAX {
+        match stream.read(&mut buffer).await? {
+            0 => break,
+            count => discarded += count,
+        }
+    }
+    Ok(())
+}
+
 /// What an error of the WebSocket layer means for the connection.
-fn reason_of(error: &Error) -> CloseReason {
+pub fn reason_of(error: &Error) -> CloseReason {
     match error {
         Error::Capacity(_) => CloseReason::TooLarge,
         Error::Io(error) if error.kind() == guarded::EXCEEDED => CloseReason::TooLargeBeforeLogin,

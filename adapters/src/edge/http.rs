@@ -38,7 +38,7 @@ use super::client::Entrance;
 use super::pages::PageName;
 use super::state::Edge;
 use super::upgrade::{self, Upgrade};
-use super::{HealthStatus, Phase, completions, connection, origin, webchat};
+use super::{HealthStatus, Phase, completions, connection, echo, origin, webchat};
 use crate::refusal::HttpRefusal;
 
 /// The most sockets per edge that have not been upgraded.
@@ -138,9 +138,12 @@ async fn converse(edge: Rc<Edge>, stream: TcpStream, source: IpAddr, bodies: Rc<
     let (Ok(()), Some((upgrade, entrance))) = (served, upgrade.take()) else { return };
     let Ok(upgraded) = upgrade.await else { return };
     if let Ok(parts) = upgraded.downcast::<TokioIo<Patient>>() {
-        let stream = parts.io.into_inner().into_inner();
+        let (stream, read) = (parts.io.into_inner().into_inner(), parts.read_buf.to_vec());
         // A task of its own, since this one still has the size of the HTTP machinery.
-        tokio::task::spawn_local(connection::run(edge, stream, parts.read_buf.to_vec(), entrance));
+        match entrance {
+            Some(entrance) => tokio::task::spawn_local(connection::run(edge, stream, read, entrance)),
+            None => tokio::task::spawn_local(echo::run(edge, stream, read)),
+        };
     }
 }
 
@@ -154,8 +157,8 @@ enum Answer {
     Completion(Request<Incoming>),
 }
 
-/// What becomes of a socket when its response is out: who comes in, and by what.
-type Upgrading = RefCell<Option<(OnUpgrade, Entrance)>>;
+/// What becomes of a socket when its response is out: who comes in, and by what. Nobody for an echo.
+type Upgrading = RefCell<Option<(OnUpgrade, Option<Entrance>)>>;
 
 fn answer(
     edge: &Edge,
@@ -192,6 +195,9 @@ fn answer(
         Place::Chat => {
             upgrade(edge, request, source, upgrading).unwrap_or_else(|refusal| refused(refusal, form))
         }
+        Place::Echo => {
+            echo(edge, request, source, upgrading).unwrap_or_else(|refusal| refused(refusal, form))
+        }
     })
 }
 
@@ -202,7 +208,18 @@ fn upgrade(
     upgrading: &Upgrading,
 ) -> Result<Response<Full<Bytes>>, HttpRefusal> {
     let Upgrade { response, entrance } = upgrade::check(edge, &request, source)?;
-    *upgrading.borrow_mut() = Some((hyper::upgrade::on(&mut request), entrance));
+    *upgrading.borrow_mut() = Some((hyper::upgrade::on(&mut request), Some(entrance)));
+    Ok(response)
+}
+
+fn echo(
+    edge: &Edge,
+    mut request: Request<Incoming>,
+    source: IpAddr,
+    upgrading: &Upgrading,
+) -> Result<Response<Full<Bytes>>, HttpRefusal> {
+    let response = upgrade::check_echo(edge, &request, source)?;
+    *upgrading.borrow_mut() = Some((hyper::upgrade::on(&mut request), None));
     Ok(response)
 }
 

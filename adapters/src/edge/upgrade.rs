@@ -99,6 +99,23 @@ fn peer(headers: &HeaderMap, source: IpAddr) -> Peer {
     }
 }
 
+/// Grants or refuses an upgrade to who wants back what it sends.
+pub fn check_echo(
+    edge: &Edge,
+    request: &Request<Incoming>,
+    source: IpAddr,
+) -> Result<Response<Full<Bytes>>, HttpRefusal> {
+    if !edge.options.echoes {
+        return Err(HttpRefusal::NotFound);
+    }
+    let accept = check_form(request)?;
+    if edge.phase() != Phase::Running {
+        return Err(HttpRefusal::ShuttingDown);
+    }
+    authenticate(edge, request.headers(), source)?;
+    Ok(switching(accept, false))
+}
+
 /// Who the client is, if it shows that or nobody is asked; nobody if it shows nothing.
 fn identify(edge: &Edge, shown: Option<&str>, source: IpAddr) -> Result<Option<Identity>, HttpRefusal> {
     match edge.shared.access.check_secret(shown, source, unix_ms()) {

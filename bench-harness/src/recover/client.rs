@@ -174,7 +174,7 @@ fn late(what: &str) -> io::Error {
 }
 
 /// Kills a process, and waits until the kernel says that it is dead. When that began.
-fn kill(process_id: u32) -> io::Result<Instant> {
+pub fn kill(process_id: u32) -> io::Result<Instant> {
     let process = i32::try_from(process_id).ok().and_then(Pid::from_raw);
     let process = process.ok_or_else(|| io::Error::other(format!("{process_id} is no process")))?;
     let pidfd = pidfd_open(process, PidfdFlags::empty())?;

@@ -104,6 +104,11 @@ impl Line {
         self.gateway
     }
 
+    /// The process of its keeper.
+    pub fn keeper(&self) -> u32 {
+        self.keeper
+    }
+
     /// All agents that run, which have said hello.
     pub fn agents(&self) -> io::Result<Vec<Agent>> {
         let Listed { agents } = self.asked(&["agent", "list", "--state", "running"])?;

@@ -20,6 +20,8 @@ const SECRETS: [&str; 9] =
 pub enum Place<'a> {
     /// A page for people; an upgrade is served too.
     Chat,
+    /// What test suites of WebSocket connect to.
+    Echo,
     /// How the gateway is.
     Health,
     /// Whether the process runs.
@@ -44,6 +46,7 @@ impl<'a> Place<'a> {
         }
         Ok(match path {
             "/" => Self::Chat,
+            "/echo" => Self::Echo,
             "/health" => Self::Health,
             "/healthz" => Self::Live,
             "/startup" | "/startupz" => Self::Started,
