@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use super::path::{KeyPath, Step};
 
 /// By the section that has them; `""` is the top of the file. A row of `docs/config.md` each.
-pub const UNSUPPORTED: [(&str, &[&str]); 9] = [
+pub const UNSUPPORTED: [(&str, &[&str]); 12] = [
     (
         "",
         &[
