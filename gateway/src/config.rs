@@ -18,6 +18,7 @@ pub mod restart;
 mod sandbox;
 pub mod schema;
 pub mod secrets;
+mod sessions;
 mod skills;
 mod supervision;
 mod user;
@@ -47,6 +48,8 @@ use delivery::{FileDelivery, FileJournal, FileRouting};
 pub use keys::{Effort, Keys};
 pub use restart::Restart;
 pub use sandbox::with_host;
+use sessions::FileSessions;
+pub use sessions::SessionsConfig;
 use skills::FileSkills;
 use supervision::FileSupervision;
 pub use supervision::{AgentLife, InstancesPer};
@@ -84,6 +87,8 @@ struct FileConfig {
     supervision: FileSupervision,
     #[serde(default)]
     skills: FileSkills,
+    #[serde(default)]
+    sessions: FileSessions,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -140,6 +145,8 @@ pub struct Config {
     pub skills: BTreeSet<String>,
     /// The journal and delivery.
     pub delivery: DeliveryConfig,
+    /// The sessions on disk.
+    pub sessions: SessionsConfig,
     /// Who gets what.
     pub routing: RoutingConfig,
     /// How patient the gateway is with agents that say nothing.
@@ -347,6 +354,7 @@ fn validate(file: FileConfig, around: &Around<'_>) -> Result<Config, Vec<String>
     let mut agents = agents::check(&mut broken, file.agents, &options.agent, around);
     let skills = skills::check(&mut broken, file.skills, &mut agents, state_directory);
     let delivery = delivery::check(&mut broken, &file.journal, &file.delivery);
+    let sessions = sessions::check(&mut broken, &file.sessions);
     let heartbeat = heartbeat::check(&mut broken, file.supervision.heartbeat());
     let routing = delivery::check_routing(&mut broken, file.routing, &agents);
     let fleet = supervision::check_fleet(&mut broken, &file.supervision);
@@ -366,6 +374,7 @@ fn validate(file: FileConfig, around: &Around<'_>) -> Result<Config, Vec<String>
         agents,
         skills,
         delivery,
+        sessions,
         routing,
         heartbeat,
         fleet,

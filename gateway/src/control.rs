@@ -54,6 +54,7 @@ use crate::options::RunOptions;
 use crate::pages;
 use crate::rpc;
 use crate::state_directory::StateDirectory;
+use crate::transcripts::recorder::Recorder;
 use adoption::Adoptions;
 use agents::Agents;
 use handover::Succession;
@@ -111,6 +112,8 @@ pub struct Parts {
     pub access: Arc<Access>,
     /// What was said in sessions. Arc: clients ask for it.
     pub sessions: Arc<Sessions>,
+    /// Writes down what is said, if that is configured.
+    pub recorder: Option<Recorder>,
     /// The keeper.
     pub keeper: Client,
     /// The agents, for the next keeper.

@@ -45,7 +45,8 @@ use crate::privileges::{self, PrivilegeError};
 use crate::routes;
 use crate::state_directory::{self, StateDirectory, StateDirectoryError, admin_socket};
 use crate::systemd;
-use crate::transcripts;
+use crate::transcripts::recorder::StartError as RecorderError;
+use crate::transcripts::{self, Scribe};
 
 /// Capacity of the rings between threads. Not pre-faulted: an idle one costs a few pages.
 const INTERNAL_RING_BYTES: u64 = 256 * 1024;
@@ -113,6 +114,9 @@ pub enum GatewayError {
     /// The sessions on disk cannot be used.
     #[error(transparent)]
     Sessions(#[from] OpenError),
+    /// What is said cannot be written down.
+    #[error(transparent)]
+    Transcripts(#[from] RecorderError),
     /// The rules of routing contradict each other; all of them are listed.
     #[error("the rules of routing cannot be used{}", routes::list(.0))]
     Routing(Vec<RuleError>),
@@ -153,14 +157,19 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
     let chosen = driver::choose(config.runtime)?;
 
     let clock = Clock::start();
-    let sessions = transcripts::open(state.path())?;
+    let sessions = transcripts::open_with(state.path(), config.sessions.commit)?;
+    let scribe = Scribe::new(&config, &sessions);
     let make_core = core_maker(&config)?;
-    let opened = journal::open(state.path(), config.shard_count, &config.delivery, &make_core)?;
+    let (path, shard_count) = (state.path(), config.shard_count);
+    let opened =
+        journal::open(path, shard_count, &config.delivery, &make_core, &|sets| scribe.replacing(sets))?;
+    let logs = opened.logs();
+    let tails = scribe.tails(&logs);
     let (notices, notices_in) = mpsc::unbounded_channel();
     let mut shower = Shower { keeper: &mut keeper, failed: false, shown: Vec::new() };
     let ports = connect(&config, &mut shower)?;
     let bells: Vec<_> = ports.shards.iter().map(|ports| Arc::clone(&ports.bell)).collect();
-    let (journal, cores) = opened.start(&bells, &mut |ring| shower.show(ring))?;
+    let (journal, cores) = opened.start(&bells, &mut |ring| shower.show(ring), tails.clone())?;
     let RunningJournal { handle: journal, links } = journal;
     let shown = shower.shown;
     let held = std::mem::take(&mut left.held);
@@ -175,6 +184,7 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
     let run = run_number();
     let Front { access, shared, pages, rpc } =
         Front::open(&config, &state, address, log.0.clone(), (source, Arc::clone(&sessions)), run)?;
+    let recorder = scribe.start(&logs, tails, None)?;
     let (phase, phase_seen) = watch::channel(Phase::Running);
     let edges = edges::start(&listener, ports.edges, &shared, &phase_seen, run)?;
     let admin = AdminSocket::bind(&admin_socket(state.path()))?;
@@ -193,6 +203,7 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
         state,
         access,
         sessions,
+        recorder,
         keeper,
         shards,
         journal: Some(journal),
