@@ -85,6 +85,7 @@ use tokio::sync::watch;
 use tokio::task::LocalSet;
 
 pub use self::connections::ConnectionRow;
+pub use self::runs::{CHANNEL as RUN_CHANNEL, USER as RUN_USER};
 use self::state::Edge;
 pub use self::stats::{About, AgentHealth, EdgeShared, EdgeStats, HealthReport, HealthStatus};
 use crate::openclaw::conversation::HANDSHAKE_MS_MAX;

@@ -21,6 +21,7 @@ pub mod restart;
 mod sandbox;
 pub mod schema;
 pub mod secrets;
+mod sessions;
 mod skills;
 pub mod source;
 mod supervision;
@@ -56,6 +57,8 @@ use reload::FileReload;
 pub use reload::ReloadConfig;
 pub use restart::Restart;
 pub use sandbox::with_host;
+use sessions::FileSessions;
+pub use sessions::SessionsConfig;
 use skills::FileSkills;
 use supervision::FileSupervision;
 pub use supervision::{AgentLife, InstancesPer};
@@ -95,6 +98,8 @@ struct FileConfig {
     skills: FileSkills,
     #[serde(default)]
     logging: FileLogging,
+    #[serde(default)]
+    sessions: FileSessions,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -157,6 +162,8 @@ pub struct Config {
     pub skills: BTreeSet<String>,
     /// The journal and delivery.
     pub delivery: DeliveryConfig,
+    /// The sessions on disk.
+    pub sessions: SessionsConfig,
     /// Who gets what.
     pub routing: RoutingConfig,
     /// How patient the gateway is with agents that say nothing.
@@ -372,6 +379,7 @@ fn validate(file: FileConfig, around: &Around<'_>) -> Result<Config, Vec<String>
     let mut agents = agents::check(&mut broken, file.agents, &options.agent, around);
     let skills = skills::check(&mut broken, file.skills, &mut agents, state_directory);
     let delivery = delivery::check(&mut broken, &file.journal, &file.delivery);
+    let sessions = sessions::check(&mut broken, &file.sessions);
     let heartbeat = heartbeat::check(&mut broken, file.supervision.heartbeat());
     let routing = delivery::check_routing(&mut broken, file.routing, &agents);
     let fleet = supervision::check_fleet(&mut broken, &file.supervision);
@@ -394,6 +402,7 @@ fn validate(file: FileConfig, around: &Around<'_>) -> Result<Config, Vec<String>
         agents,
         skills,
         delivery,
+        sessions,
         routing,
         heartbeat,
         fleet,

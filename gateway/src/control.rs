@@ -61,6 +61,7 @@ use crate::rpc;
 use crate::rpc::sessions::Desk;
 use crate::state_directory::StateDirectory;
 use crate::systemd;
+use crate::transcripts::recorder::Recorder;
 use adoption::Adoptions;
 use agents::Agents;
 use beats::KeeperBeats;
@@ -125,6 +126,8 @@ pub struct Parts {
     pub access: Arc<Access>,
     /// What was said in sessions. Arc: clients ask for it.
     pub sessions: Arc<Sessions>,
+    /// Writes down what is said, if that is configured.
+    pub recorder: Option<Recorder>,
     /// The keeper.
     pub keeper: Client,
     /// The agents, for the next keeper.

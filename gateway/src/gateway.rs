@@ -39,7 +39,7 @@ use crate::control::{Control, ControlError, Parts};
 use crate::edges::{self, EdgeStartError};
 use crate::front::{Behind, Front, FrontError};
 use crate::health::{AgentBoard, HealthSource};
-use crate::journal::{self, JournalStartError, RunningJournal};
+use crate::journal::{JournalStartError, RunningJournal};
 use crate::log::levels::{Levels, LevelsError};
 use crate::log::{FlushOnDrop, Log};
 use crate::options::RunOptions;
@@ -47,7 +47,8 @@ use crate::privileges::{self, PrivilegeError};
 use crate::routes;
 use crate::rpc::sessions::news::News;
 use crate::state_directory::{self, StateDirectory, StateDirectoryError, admin_socket};
-use crate::transcripts;
+use crate::stores::{self, Stores};
+use crate::transcripts::recorder::StartError as RecorderError;
 
 /// Capacity of the rings between threads. Not pre-faulted: an idle one costs a few pages.
 const INTERNAL_RING_BYTES: u64 = 256 * 1024;
@@ -118,6 +119,9 @@ pub enum GatewayError {
     /// The sessions on disk cannot be used.
     #[error(transparent)]
     Sessions(#[from] OpenError),
+    /// What is said cannot be written down.
+    #[error(transparent)]
+    Transcripts(#[from] RecorderError),
     /// The rules of routing contradict each other; all of them are listed.
     #[error("the rules of routing cannot be used{}", routes::list(.0))]
     Routing(Vec<RuleError>),
@@ -162,19 +166,15 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
     let clock = Clock::start();
     let news = Arc::<News>::default();
     let make_core = core_maker(&config)?;
-    // Both wait for the disk, and a keeper that was started finds out meanwhile what the machine allows.
-    let (sessions, opened) = std::thread::scope(|scope| {
-        let sessions = scope.spawn(|| transcripts::open(state.path()));
-        let opened = journal::open(state.path(), config.shard_count, &config.delivery, &make_core);
-        (sessions.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), opened)
-    });
-    let (sessions, opened) = (sessions?, opened?);
+    let Stores { sessions, scribe, journal: opened } = stores::open(&config, &state, &make_core)?;
     let mut keeper = meet(keeper, &config, &listener)?;
+    let logs = opened.logs();
+    let tails = scribe.tails(&logs);
     let (notices, notices_in) = mpsc::unbounded_channel();
     let mut shower = Shower { keeper: &mut keeper, failed: false, shown: Vec::new() };
     let ports = connect(&config, &mut shower)?;
     let bells: Vec<_> = ports.shards.iter().map(|ports| Arc::clone(&ports.bell)).collect();
-    let (journal, cores) = opened.start(&bells, &mut |ring| shower.show(ring))?;
+    let (journal, cores) = opened.start(&bells, &mut |ring| shower.show(ring), tails.clone())?;
     let RunningJournal { handle: journal, links } = journal;
     let shown = shower.shown;
     let held = std::mem::take(&mut left.held);
@@ -187,9 +187,15 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
     let draining = Arc::new(AtomicBool::new(false));
     let health = Arc::new(health(&chosen, &shards, &agents, &draining));
     let run = run_number();
-    let behind = Behind { health, sessions: Arc::clone(&sessions), news, source: Arc::clone(&source) };
+    let behind = Behind {
+        health,
+        sessions: Arc::clone(&sessions),
+        news: Arc::clone(&news),
+        source: Arc::clone(&source),
+    };
     let Front { access, shared, pages, rpc } =
         Front::open(&config, &state, address, log.0.clone(), behind, run)?;
+    let recorder = scribe.start(&logs, tails, Some(stores::news_of(news)))?;
     let (phase, phase_seen) = watch::channel(Phase::Running);
     let edges = edges::start(&listener, ports.edges, &shared, &phase_seen, run)?;
     let admin = AdminSocket::bind(&admin_socket(state.path()))?;
@@ -210,6 +216,7 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
         state,
         access,
         sessions,
+        recorder,
         keeper,
         shards,
         journal: Some(journal),

@@ -17,6 +17,7 @@ use engine::journal::entry::{EntryKind, JournalState, Progress};
 use engine::journal::files::{DirectoryError, LogDirectory};
 use engine::journal::recovery::{RecoverError, RecoveredRecord, recover};
 use engine::journal::set::{self, Opened, Pending, Set, SetError, log_directory};
+use engine::journal::tail::Tails;
 use engine::journal::thread::{self, ExecutorChoice, JournalError, JournalHandle, JournalOptions};
 use engine::journal::writer::LogResume;
 use engine::time::Moment;
@@ -28,6 +29,7 @@ use shm_transport::ports::{Shown, shard_of};
 use shm_transport::segment::{InProcess, in_process_shown};
 
 use crate::config::DeliveryConfig;
+use crate::transcripts::recorder::LogStart;
 
 /// Capacity of the ring from a shard to the journal.
 const RING_BYTES: u64 = 1024 * 1024;
@@ -87,6 +89,11 @@ pub enum JournalStartError {
     /// The thread.
     #[error(transparent)]
     Thread(#[from] JournalError),
+    /// Sessions have not written down what other shards held.
+    #[error(
+        "the journal is not written for another number of shards while the sessions cannot be opened; nothing was changed"
+    )]
+    Unread,
     /// What other shards held could not be written anew.
     #[error("the journal cannot be written for another number of shards ({state:?}); nothing was changed")]
     Replace {
@@ -113,6 +120,10 @@ pub struct RunningJournal {
     pub links: Vec<Link>,
 }
 
+/// Told of the logs of a set that is about to be removed, and of those that take their place. `false`: it may not be
+/// removed now.
+pub type Replacing<'a> = &'a dyn Fn([&[LogStart]; 2]) -> bool;
+
 /// Opens the journal below `directory` and tells new cores what it holds. If it was written by another number of shards,
 /// it is written anew for this one first.
 pub fn open(
@@ -120,6 +131,7 @@ pub fn open(
     shard_count: usize,
     config: &DeliveryConfig,
     make_core: &dyn Fn(usize, u32) -> ShardCore,
+    replacing: Replacing<'_>,
 ) -> Result<OpenJournal, JournalStartError> {
     let root = directory.join("journal");
     std::fs::create_dir_all(&root).map_err(|source| JournalStartError::System {
@@ -139,7 +151,9 @@ pub fn open(
     };
     let set = match set::open(&root, shard_count).map_err(failed)? {
         Opened::Current(set) => set,
-        Opened::New(pending) => replace(&root, pending, options, (run, retain_bytes), make_core)?,
+        Opened::New(pending) => {
+            replace(&root, pending, options, (run, retain_bytes), (make_core, replacing))?
+        }
     };
     let mut cores: Vec<_> = (0..shard_count).map(|shard| make_core(shard, run)).collect();
     let resume = read_logs(&set, &mut cores, retain_bytes)?;
@@ -149,15 +163,35 @@ pub fn open(
 }
 
 impl OpenJournal {
-    /// Starts the thread that writes it. `show` is told of each ring between a shard and the thread.
+    /// Its logs, by shard.
+    pub fn logs(&self) -> Vec<LogStart> {
+        log_starts(&self.set, self.resume.iter().map(|resume| resume.entries.next_sequence))
+    }
+
+    /// Starts the thread that writes it. `show` is told of each ring between a shard and the thread; `tails` if somebody
+    /// follows the logs.
     pub fn start(
         self,
         bells: &[Arc<OwnedFd>],
         show: &mut dyn FnMut(Shown<'_>),
+        tails: Option<Arc<Tails>>,
     ) -> Result<(RunningJournal, Vec<ShardCore>), JournalStartError> {
         tracing::debug!(directory = %self.set.directory().display(), "journal opened");
-        Ok((run(&self.options, bells, self.resume, show)?, self.cores))
+        Ok((run(&self.options, bells, self.resume, show, tails)?, self.cores))
     }
+}
+
+/// The logs of a set, which go on with these numbers.
+fn log_starts(set: &Set, next: impl Iterator<Item = u64>) -> Vec<LogStart> {
+    let directory = set.directory();
+    let start = |(shard, next_sequence)| {
+        let log = log_directory(&directory, shard);
+        // A set and a log have a name of their own each.
+        let name = log.iter().rev().take(2).map(|part| part.to_string_lossy()).collect::<Vec<_>>();
+        let name = name.into_iter().rev().collect::<Vec<_>>().join("/");
+        LogStart { name, shard, directory: log, next_sequence }
+    };
+    next.enumerate().map(start).collect()
 }
 
 /// Starts the thread, with a link for each bell.
@@ -166,6 +200,7 @@ fn run(
     bells: &[Arc<OwnedFd>],
     resume: Vec<LogResume>,
     show: &mut dyn FnMut(Shown<'_>),
+    tails: Option<Arc<Tails>>,
 ) -> Result<RunningJournal, JournalStartError> {
     let ring = |source| JournalStartError::System {
         step: "making a ring to the journal in",
@@ -186,7 +221,7 @@ fn run(
         ours.push(first);
         theirs.push(second);
     }
-    let handle = thread::start(options, theirs, bell, resume)?;
+    let handle = thread::start_followed(options, theirs, bell, resume, tails)?;
     Ok(RunningJournal { handle, links: ours })
 }
 
@@ -292,7 +327,7 @@ fn replace(
     pending: Pending,
     options: impl Fn(&Set) -> JournalOptions,
     (run_number, retain_bytes): (u32, u64),
-    make_core: &dyn Fn(usize, u32) -> ShardCore,
+    (make_core, replacing): (&dyn Fn(usize, u32) -> ShardCore, Replacing<'_>),
 ) -> Result<Set, JournalStartError> {
     let shard_count = pending.new_set().shard_count();
     if let Some(old) = pending.old() {
@@ -305,8 +340,9 @@ fn replace(
         for core in &mut cores {
             core.on(Moment::ZERO, Input::Recovered(Recovered::Replaced), &mut none);
         }
+        let mut old_next = Vec::with_capacity(old.shard_count());
         for shard in 0..old.shard_count() {
-            read_log(old, shard, retain_bytes, &mut |each| {
+            let found = read_log(old, shard, retain_bytes, &mut |each| {
                 let session = match each {
                     Recovered::Record { entry, .. } | Recovered::Settled { entry, .. } => entry.session,
                     Recovered::Id(id) => id.session,
@@ -315,17 +351,22 @@ fn replace(
                 let core = &mut cores[shard_of(session, shard_count)];
                 core.on(Moment::ZERO, Input::Recovered(each), &mut none);
             })?;
+            old_next.push(found.entries.next_sequence);
         }
         // Turns that are named anew bear the number of this run.
         keep_run(root, run_number)?;
-        write_anew(&options(pending.new_set()), cores)?;
+        let new_next = write_anew(&options(pending.new_set()), cores)?;
+        let old_logs = log_starts(old, old_next.into_iter());
+        if !replacing([&old_logs, &log_starts(pending.new_set(), new_next.into_iter())]) {
+            return Err(JournalStartError::Unread);
+        }
     }
     let directory = pending.new_set().directory();
     pending.commit().map_err(|source| JournalStartError::Set { directory, source })
 }
 
-/// Writes what cores need to new logs, and has it on disk.
-fn write_anew(options: &JournalOptions, cores: Vec<ShardCore>) -> Result<(), JournalStartError> {
+/// Writes what cores need to new logs, and has it on disk. Tells how many records each log has.
+fn write_anew(options: &JournalOptions, cores: Vec<ShardCore>) -> Result<Vec<u64>, JournalStartError> {
     let bell = || {
         eventfd().map(Arc::new).map_err(|source| JournalStartError::System {
             step: "making a doorbell for",
@@ -335,7 +376,8 @@ fn write_anew(options: &JournalOptions, cores: Vec<ShardCore>) -> Result<(), Jou
     };
     let bells = cores.iter().map(|_| bell()).collect::<Result<Vec<_>, _>>()?;
     let resume = vec![LogResume::default(); cores.len()];
-    let mut journal = run(options, &bells, resume, &mut |_| {})?;
+    let mut journal = run(options, &bells, resume, &mut |_| {}, None)?;
+    let mut counts = Vec::with_capacity(cores.len());
     for (mut core, link) in cores.into_iter().zip(&mut journal.links) {
         let mut entries = 0u64;
         let sender = &mut link.sender;
@@ -369,9 +411,11 @@ fn write_anew(options: &JournalOptions, cores: Vec<ShardCore>) -> Result<(), Jou
             std::thread::sleep(STEP);
             waited += STEP;
         }
+        counts.push(entries);
     }
     // Syncs everything before it ends.
-    journal.handle.end().map_err(|_| JournalStartError::Replace { state: JournalState::Failed })
+    journal.handle.end().map_err(|_| JournalStartError::Replace { state: JournalState::Failed })?;
+    Ok(counts)
 }
 
 /// The number of this run of the gateway on this directory.

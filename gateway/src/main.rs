@@ -24,6 +24,7 @@ mod rpc;
 mod send;
 mod settings;
 mod state_directory;
+mod stores;
 mod systemd;
 mod table;
 mod transcripts;

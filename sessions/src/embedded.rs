@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use redb::{Database, ReadableDatabase, ReadableTable, Table, TableDefinition, TableError, WriteTransaction};
 
 use crate::row::{SessionId, SessionRow};
-use crate::store::{Change, Durability, SessionStore, StoreError};
+use crate::store::{Change, Durability, Mark, SessionStore, StoreError};
 
 /// Memory for pages of the file.
 pub const CACHE_BYTES: usize = 8 << 20;
@@ -25,6 +25,8 @@ const SESSIONS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("session
 const ROW_IDS: TableDefinition<'_, (u128, &str), u64> = TableDefinition::new("row_ids");
 /// Beginning of a row by its number.
 const ROW_STARTS: TableDefinition<'_, (u128, u64), u64> = TableDefinition::new("row_starts");
+/// How far somebody has got, by name. Made when it is first written.
+const MARKS: TableDefinition<'_, &str, (u64, u64)> = TableDefinition::new("marks");
 
 /// The store in one file.
 #[derive(Debug)]
@@ -121,6 +123,9 @@ fn write_changes(transaction: &WriteTransaction, changes: &[Change]) -> Step<()>
                 sessions.remove(session.as_u128())?;
                 forget(session.as_u128(), &mut ids, &mut starts)?;
             }
+            Change::Mark(Mark { name, done, needed }) => {
+                transaction.open_table(MARKS)?.insert(name.as_str(), (*done, *needed))?;
+            }
         }
     }
     Ok(())
@@ -165,6 +170,22 @@ impl SessionStore for EmbeddedStore {
             }
         }
         Ok(())
+    }
+
+    fn marks(&self, visit: &mut dyn FnMut(Mark)) -> Result<(), StoreError> {
+        let mut read = || -> Step<()> {
+            let marks = match self.database.begin_read()?.open_table(MARKS) {
+                Err(TableError::TableDoesNotExist(_)) => return Ok(()),
+                marks => marks?,
+            };
+            for entry in marks.iter()? {
+                let (name, mark) = entry?;
+                let (done, needed) = mark.value();
+                visit(Mark { name: name.value().to_owned(), done, needed });
+            }
+            Ok(())
+        };
+        read().map_err(self.failed("reading"))
     }
 
     fn row_number(&self, session: SessionId, id: &str) -> Result<Option<u64>, StoreError> {

@@ -45,6 +45,7 @@ pub use resident::ROWS_CACHED_MAX;
 pub use row::{ContextReference, Patch, Position, Preference, SessionId, SessionRow, TokenCounts};
 pub use search::HITS_MAX;
 pub use sessions::{AppendError, OpenError, Sessions, Target};
+pub use store::Mark;
 pub use transcript::{Message, Role, RowKind, TranscriptRow, Usage};
 pub use workspace::{BootstrapFile, Workspaces};
-pub use writer::{Append, CommitPolicy, WriterState, WriterStatus};
+pub use writer::{Append, CommitPolicy, OnWritten, WriterState, WriterStatus, Written};

@@ -19,9 +19,12 @@ use crate::orders::{ARCHIVE_MAX, ChangeError};
 use crate::repair::{self, OpenReport};
 use crate::resident::Resident;
 use crate::row::{Invalid, Patch, SessionId, SessionRow, check_agent, check_channel, check_key};
+use crate::store::Mark;
 use crate::store::{SessionStore, StoreError};
 use crate::transcript::{LINE_BYTES_MAX, ROW_ID_BYTES_MAX};
-use crate::writer::{Append, Board, CommitPolicy, Order, WriteError, Writer, WriterState, WriterStatus};
+use crate::writer::{
+    Append, Board, CommitPolicy, OnWritten, Order, Queued, WriteError, Writer, WriterState, WriterStatus,
+};
 
 /// Rows that wait to be written.
 pub const QUEUE_ROWS_MAX: usize = 4096;
@@ -96,7 +99,7 @@ impl<'a> From<&'a str> for Target<'a> {
 /// The senders to the writer, and its thread. Gone when the sessions are closed.
 #[derive(Debug)]
 struct Running {
-    appends: Sender<Append>,
+    appends: Sender<Queued>,
     orders: Sender<Order>,
     thread: JoinHandle<()>,
 }
@@ -128,6 +131,7 @@ impl Sessions {
         let (index, report) = repair::open(&agents, &*store)?;
         let resident = Arc::new(Resident::new(store, index));
         let board = Arc::new(Board::default());
+        resident.store().marks(&mut |mark| drop(board.marks().insert(mark.name.clone(), mark)))?;
         let writer = Writer::new(Arc::clone(&resident), agents.clone(), Arc::clone(&board), policy);
         let (appends, taken_appends) = bounded(QUEUE_ROWS_MAX);
         let (orders, taken_orders) = bounded(ORDERS_MAX);
@@ -173,14 +177,32 @@ impl Sessions {
             self.board.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
             return Err(AppendError::Full(Box::new(append)));
         }
-        appends.try_send(append).map_err(|error| {
+        appends.try_send(Queued::Row(append)).map_err(|error| {
             self.board.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
             match error {
-                TrySendError::Full(append) => AppendError::Full(Box::new(append)),
-                TrySendError::Disconnected(_) => {
+                TrySendError::Full(Queued::Row(append)) => AppendError::Full(Box::new(append)),
+                TrySendError::Full(Queued::Mark(_)) | TrySendError::Disconnected(_) => {
                     AppendError::Broken { cause: "the writer has ended".to_owned() }
                 }
             }
+        })
+    }
+
+    /// The rows that were appended before bring somebody so far: kept when they are committed. `false`: too many wait.
+    pub fn try_mark(&self, mark: Mark) -> bool {
+        self.running.as_ref().is_some_and(|running| running.appends.try_send(Queued::Mark(mark)).is_ok())
+    }
+
+    /// How far somebody has got, by the marks that are on the disk.
+    pub fn mark(&self, name: &str) -> Option<Mark> {
+        self.board.marks().get(name).cloned()
+    }
+
+    /// Tells somebody of every row once it is written, on the thread that writes.
+    pub fn on_written(&self, tell: OnWritten) -> Result<(), ChangeError> {
+        self.order(move |writer| {
+            writer.tell_written(tell);
+            Ok(())
         })
     }
 

@@ -29,6 +29,19 @@ pub enum Change {
     ForgetRows(SessionId),
     /// A session is forgotten with all its rows.
     Remove(SessionId),
+    /// How far somebody has got, in place of what was known of that.
+    Mark(Mark),
+}
+
+/// How far somebody has got who writes down what stands elsewhere. It is kept with the rows that came of it, or not at all.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Mark {
+    /// In what.
+    pub name: String,
+    /// What stands before this number has been written down.
+    pub done: u64,
+    /// From which number on it is needed to go on.
+    pub needed: u64,
 }
 
 /// What survives when a call has returned.
@@ -103,6 +116,9 @@ pub trait SessionStore: Send + Sync + std::fmt::Debug {
         self.sessions(&[session], &mut |row| found = Some(row))?;
         Ok(found)
     }
+
+    /// Shows all marks, in no order.
+    fn marks(&self, visit: &mut dyn FnMut(Mark)) -> Result<(), StoreError>;
 
     /// The number of the row with that id.
     fn row_number(&self, session: SessionId, id: &str) -> Result<Option<u64>, StoreError>;

@@ -10,8 +10,8 @@ use crate::row::{Invalid, SessionId, SessionRow};
 
 /// Format of transcripts; a later one is left alone.
 pub const TRANSCRIPT_VERSION: u32 = 1;
-/// Longest id of a row.
-pub const ROW_ID_BYTES_MAX: usize = 256;
+/// Longest id of a row: the longest that clients give a message, and what tells apart the rows of one.
+pub const ROW_ID_BYTES_MAX: usize = 320;
 /// Longest line.
 pub const LINE_BYTES_MAX: usize = 8 << 20;
 

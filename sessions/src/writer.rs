@@ -19,7 +19,7 @@ use crate::addition::Addition;
 use crate::files::{AgentsDirectory, FileError, Place, SYNCING, open_to_write, sync_directory};
 use crate::resident::Resident;
 use crate::row::{Position, SessionId, SessionRow};
-use crate::store::{Change, Durability, StoreError};
+use crate::store::{Change, Durability, Mark, StoreError};
 use crate::transcript::{Message, RowKind};
 
 /// Rows that are written together at most.
@@ -73,6 +73,38 @@ impl Append {
     }
 }
 
+/// What waits for the writer.
+#[derive(Debug)]
+pub(crate) enum Queued {
+    /// A row.
+    Row(Append),
+    /// The rows before it bring somebody so far.
+    Mark(Mark),
+}
+
+impl Queued {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Row(append) => append.bytes(),
+            Self::Mark(_) => 0,
+        }
+    }
+}
+
+/// A row that has been written.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Written {
+    /// Key of its session.
+    pub key: String,
+    /// Its id.
+    pub row_id: String,
+    /// How many rows are before it.
+    pub number: u64,
+}
+
+/// Is told of rows once they are written, on the thread that writes: it must not wait for anything.
+pub type OnWritten = Box<dyn Fn(&[Written]) + Send>;
+
 /// How the writer is.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub enum WriterState {
@@ -106,12 +138,19 @@ pub(crate) struct Board {
     status: Mutex<WriterStatus>,
     /// Bytes of rows that wait.
     pub queued_bytes: AtomicUsize,
+    /// The marks that are on the disk whatever happens, by name.
+    marks: Mutex<HashMap<String, Mark>>,
 }
 
 impl Board {
     pub fn status(&self) -> MutexGuard<'_, WriterStatus> {
         // Counters and a state: as good after a panic as before.
         self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn marks(&self) -> MutexGuard<'_, HashMap<String, Mark>> {
+        // Numbers: as above.
+        self.marks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -148,7 +187,6 @@ impl OpenFile {
 }
 
 /// See the module.
-#[derive(Debug)]
 pub(crate) struct Writer {
     pub resident: Arc<Resident>,
     pub agents: AgentsDirectory,
@@ -164,8 +202,11 @@ pub(crate) struct Writer {
     uncommitted_since: Option<Instant>,
     /// Directories in which something has got or lost a name.
     unsynced_directories: HashSet<PathBuf>,
-    /// Rows that are not written yet.
-    batch: Vec<Append>,
+    /// What is not written yet.
+    batch: Vec<Queued>,
+    /// Marks whose rows are written and not committed, by name.
+    marks: HashMap<String, Mark>,
+    on_written: Option<OnWritten>,
 }
 
 impl Writer {
@@ -188,11 +229,18 @@ impl Writer {
             uncommitted_since: None,
             unsynced_directories: HashSet::new(),
             batch: Vec::new(),
+            marks: HashMap::new(),
+            on_written: None,
         }
     }
 
+    /// Whom to tell of rows that are written.
+    pub fn tell_written(&mut self, on_written: OnWritten) {
+        self.on_written = Some(on_written);
+    }
+
     /// Works until nobody can order anything any more, and commits.
-    pub fn run(mut self, orders: &Receiver<Order>, appends: &Receiver<Append>) {
+    pub fn run(mut self, orders: &Receiver<Order>, appends: &Receiver<Queued>) {
         loop {
             let mut order = None;
             let timeout = self.due_in();
@@ -255,12 +303,12 @@ impl Writer {
         self.uncommitted_since.map_or(IDLE, |since| self.policy.interval.saturating_sub(since.elapsed()))
     }
 
-    fn write_waiting(&mut self, appends: &Receiver<Append>) {
+    fn write_waiting(&mut self, appends: &Receiver<Queued>) {
         for _ in 0..BATCHES_PER_TURN {
             if self.is_broken() {
                 return;
             }
-            let mut bytes: usize = self.batch.iter().map(Append::bytes).sum();
+            let mut bytes: usize = self.batch.iter().map(Queued::bytes).sum();
             while self.batch.len() < BATCH_ROWS_MAX && bytes < BATCH_BYTES_MAX {
                 let Ok(append) = appends.try_recv() else { break };
                 bytes += append.bytes();
@@ -288,11 +336,19 @@ impl Writer {
     }
 
     /// Writes rows into the files, and tells the store.
-    fn write(&mut self, batch: &[Append]) -> Result<(), WriteError> {
+    fn write(&mut self, batch: &[Queued]) -> Result<(), WriteError> {
         let store = Arc::clone(self.resident.store());
         let (mut additions, mut by_key) = (Vec::<Addition>::new(), HashMap::<&str, usize>::new());
-        let (mut written, mut repeated) = (0, 0);
-        for append in batch {
+        let (mut written, mut repeated, mut marks) = (0, 0, Vec::new());
+        for queued in batch {
+            let append = match queued {
+                Queued::Row(append) => append,
+                // None of the rows before it is committed before all of them are written.
+                Queued::Mark(mark) => {
+                    marks.push(mark);
+                    continue;
+                }
+            };
             let index = match by_key.get(append.key.as_str()) {
                 Some(index) => *index,
                 None => {
@@ -312,7 +368,15 @@ impl Writer {
         for addition in &mut additions {
             self.write_file(addition)?;
         }
+        let told = if self.on_written.is_some() { told_of(&additions) } else { Vec::new() };
         self.index(additions)?;
+        if let Some(on_written) = self.on_written.as_ref().filter(|_| !told.is_empty()) {
+            on_written(&told);
+        }
+        for mark in marks {
+            self.uncommitted_since.get_or_insert_with(Instant::now);
+            self.marks.insert(mark.name.clone(), mark.clone());
+        }
         let mut status = self.board.status();
         status.rows_written += written;
         status.rows_repeated += repeated;
@@ -406,11 +470,13 @@ impl Writer {
         let committed = |row: SessionRow| Arc::new(SessionRow { committed: row.written, ..row });
         let rows: Vec<_> = all.into_values().map(committed).collect();
         changes.extend(rows.iter().map(Arc::clone).map(Change::Put));
+        changes.extend(self.marks.values().cloned().map(Change::Mark));
         if !changes.is_empty() {
             self.resident.publish(&rows);
             self.resident.store().apply(&changes, Durability::Disk)?;
             self.resident.settle();
             self.board.status().commits += 1;
+            self.board.marks().extend(self.marks.drain());
         }
         (self.uncommitted_rows, self.uncommitted_since) = (0, None);
         Ok(())
@@ -458,6 +524,19 @@ impl Writer {
         // Synced first: whoever opens it again may not be told that its pages could not be written.
         oldest.and_then(|session| self.files.remove(&session)).map_or(Ok(()), |mut open| open.sync())
     }
+}
+
+/// The rows of additions.
+fn told_of(additions: &[Addition]) -> Vec<Written> {
+    let rows = additions.iter().flat_map(|addition| {
+        addition.changes.iter().filter_map(|change| match change {
+            Change::Row { number, id, .. } => {
+                Some(Written { key: addition.row.key.clone(), row_id: id.clone(), number: *number })
+            }
+            _ => None,
+        })
+    });
+    rows.collect()
 }
 
 /// An error with its causes, in one line.

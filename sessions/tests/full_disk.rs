@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rig::append;
 use sessions::embedded::EmbeddedStore;
-use sessions::store::{Change, Durability, SessionStore, StoreError};
+use sessions::store::{Change, Durability, Mark, SessionStore, StoreError};
 use sessions::{
     AppendError, ChangeError, CommitPolicy, HistoryQuery, SessionId, SessionRow, Sessions, WriterState,
 };
@@ -66,6 +66,10 @@ impl SessionStore for Failing {
 
     fn sessions(&self, sessions: &[SessionId], visit: &mut dyn FnMut(SessionRow)) -> Result<(), StoreError> {
         self.store.sessions(sessions, visit)
+    }
+
+    fn marks(&self, visit: &mut dyn FnMut(Mark)) -> Result<(), StoreError> {
+        self.store.marks(visit)
     }
 
     fn row_number(&self, session: SessionId, id: &str) -> Result<Option<u64>, StoreError> {

@@ -32,6 +32,7 @@ use crate::refusal::RpcError;
 pub const ORIGIN: u64 = u64::MAX;
 /// The first two parts of the session key of all runs; the third is what the client calls the session, in full.
 pub const CHANNEL: &str = "openclaw";
+/// The second of these parts.
 pub const USER: &str = "";
 
 /// When a run is cancelled once more whose shard had no room for that.

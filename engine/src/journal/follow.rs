@@ -188,7 +188,11 @@ impl Follower {
             (None, Some(first)) if first < written => first,
             (None, _) => return Ok(()),
         };
-        let has = |header: &SegmentHeader| header.first_sequence <= due;
+        // What earlier runs have written ends where this one begins.
+        let is_earlier = |header: &SegmentHeader| header.first_sequence < self.resumed_at;
+        let has = |header: &SegmentHeader| {
+            header.first_sequence <= due && (due < self.resumed_at || !is_earlier(header))
+        };
         let found = begun.iter().rev().find(|(name, header)| has(header) && Some(*name) != searched);
         // An earlier one than that which was searched has nothing that belongs behind it.
         let found = found.filter(|(name, _)| searched.is_none_or(|searched| *name > searched));
@@ -206,8 +210,7 @@ impl Follower {
         self.place = found.filter(|_| next < written).map(|&(name, header)| {
             let limits = begun.iter().filter(|(other, _)| *other > name);
             let limit = limits.map(|(_, header)| header.first_sequence).min().unwrap_or(u64::MAX);
-            let is_earlier = header.first_sequence < self.resumed_at;
-            let limit = if is_earlier { limit.min(self.resumed_at) } else { limit };
+            let limit = if is_earlier(&header) { limit.min(self.resumed_at) } else { limit };
             let offset = HEADER_PAGE_BYTES as u64;
             Place { name, stamp: header.stamp, offset, limit, searching: false }
         });

@@ -137,6 +137,27 @@ fn a_stale_tail_is_not_told() {
     }
 }
 
+/// The first segment of a run is gone before it was looked at: its records are lost, and those of earlier runs end before it.
+#[test]
+fn a_run_without_its_beginning_is_followed() {
+    let mut rig = Rig::new();
+    rig.messages(3, 100, false);
+    rig.settle();
+    rig.restart(3);
+    rig.messages(10, 200_000, false);
+    rig.settle();
+    let mut reading = Reading::new(Some(0), 3);
+    reading.catch_up(&mut rig.disk, 3);
+    for number in [2, 3] {
+        rig.disk.put(name(number), vec![0; 1 << 20]);
+    }
+    let first = begun(&mut rig.disk, OPTIONS.log_index).unwrap().last().unwrap().1.first_sequence;
+    reading.catch_up(&mut rig.disk, 13);
+    let lost = if first > 3 { first } else { 13 };
+    assert_eq!(reading.lost, [Range { start: 3, end: lost }]);
+    reading.check(&rig, 0, 13);
+}
+
 /// Damaged records are told as lost, and those behind them are told: at the beginning, in the middle and at the end of a
 /// segment, and a whole header.
 #[test]

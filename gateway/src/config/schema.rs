@@ -323,7 +323,7 @@ mod tests {
             "gateway.restrat: there is no such key; did you mean \"restart\"?",
             "gatewy: there is no such key; did you mean \"gateway\"?",
             "journal = []: must be an object: {…}",
-            "zzz: there is no such key; there are: agents, delivery, engine, gateway, journal, logging, routing, skills, supervision",
+            "zzz: there is no such key; there are: agents, delivery, engine, gateway, journal, logging, routing, sessions, skills, supervision",
         ];
         assert_eq!(found.broken, expected);
         assert_eq!(found.unsupported, [""; 0]);

@@ -15,6 +15,7 @@ use super::{Control, ControlError, adoption};
 use crate::config::restart::start_again;
 use crate::config::{self, Config, Restart, Standing};
 use crate::options::RunOptions;
+use crate::transcripts;
 
 /// What the keeper is told of the end of this gateway and of the next one.
 #[derive(Debug)]
@@ -92,6 +93,7 @@ impl Control {
         {
             tracing::error!("the journal thread ended with an error");
         }
+        transcripts::end(self.parts.recorder.take(), &self.parts.sessions);
         // Last, since from now on the keeper waits for the end of this process only.
         let handover = self.parts.succession.handover();
         if let Err(gone) = self.parts.keeper.send(&handover) {

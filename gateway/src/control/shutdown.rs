@@ -11,6 +11,7 @@ use keeper::control::{Event as KeeperEvent, Request};
 use super::{Control, Wake};
 use crate::edges::EdgeThread;
 use crate::systemd;
+use crate::transcripts;
 
 /// How long agents may take after they have been told to finish.
 const AGENT_GRACE: Duration = Duration::from_secs(2);
@@ -72,9 +73,7 @@ impl Control {
         {
             tracing::error!("the journal thread ended with an error");
         }
-        if let Err(error) = self.parts.sessions.commit_all() {
-            tracing::error!(%error, "the transcripts are not all on disk; the next start looks after them");
-        }
+        transcripts::end(self.parts.recorder.take(), &self.parts.sessions);
         tracing::info!("gateway ended");
         if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }
