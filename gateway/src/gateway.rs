@@ -28,6 +28,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::admin::{AdminSocket, AdminSocketError};
 use crate::announcement;
+use crate::background;
 use crate::config::file::FileError;
 use crate::config::{self, AgentConfig, Config, ConfigError, InstancesPer, Standing};
 use crate::control::adoption::{CLIENTS, Inheritance};
@@ -142,7 +143,7 @@ fn sentences(lines: &[String]) -> String {
 
 /// Runs the gateway until it is told to end.
 pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
-    let log = start_log(&options.log_level)?;
+    let log = start_log(&options.log_level, options.background)?;
     let (standing, config, state) = settle(options)?;
     let executable = std::env::current_exe().map_err(GatewayError::OwnPath)?;
     let open_files = held::prepare();
@@ -220,6 +221,9 @@ fn settle(options: &RunOptions) -> Result<(Standing, Config, StateDirectory), Ga
     config::tell_unsupported(&config.unsupported);
     config::limits::report(&config, &standing);
     let state = StateDirectory::open(&config.state_directory, config.user)?;
+    if options.background {
+        background::leave_terminal(&state, config.user)?;
+    }
     Ok((standing, config, state))
 }
 
@@ -434,8 +438,9 @@ fn run_number() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
-fn start_log(level: &str) -> Result<FlushOnDrop, GatewayError> {
-    let log = Log::start(level).map_err(|_| GatewayError::LogLevel { level: level.to_owned() })?;
+fn start_log(level: &str, only_errors: bool) -> Result<FlushOnDrop, GatewayError> {
+    let log =
+        Log::start(level, only_errors).map_err(|_| GatewayError::LogLevel { level: level.to_owned() })?;
     end_on_panic(log.clone());
     Ok(FlushOnDrop(log))
 }

@@ -5,6 +5,10 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
+/// What a gateway ends with that leaves everything to the next one, so that the service manager starts that. The unit that
+/// `openclaw gateway install` writes says so (`RestartForceExitStatus=`).
+pub const EXIT_NEXT: u8 = 75;
+
 const NOTIFY_VARIABLE: &str = "NOTIFY_SOCKET";
 const INVOCATION_VARIABLE: &str = "INVOCATION_ID";
 
