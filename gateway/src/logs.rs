@@ -91,10 +91,9 @@ impl<'a> Reader<'a> {
         if self.connection.is_none() {
             self.connect().await?;
         }
-        let is_new = self.cursor.is_none();
         let Some(tail) = self.tail().await? else { return Ok(None) };
         let mut lines = tail.lines;
-        if let Some(last) = self.last.as_ref().filter(|_| is_new || tail.is_reset) {
+        if let Some(last) = self.last.as_ref().filter(|_| !tail.follows) {
             match lines.iter().rposition(|line| line == last) {
                 Some(place) => drop(lines.drain(..=place)),
                 None => eprintln!("openclaw: lines before these are not there any more"),
@@ -130,7 +129,7 @@ impl<'a> Reader<'a> {
             }
             match connection.call("logs.tail", &params).await {
                 Ok(answer) => {
-                    let tail = Tail::of(&answer);
+                    let tail = Tail::of(&answer, self.cursor.is_some());
                     self.cursor = tail.cursor;
                     return Ok(Some(tail));
                 }
@@ -146,7 +145,7 @@ impl<'a> Reader<'a> {
         let wanted =
             tail::Wanted { lines: Some(tail::LINES_MAX as u64), bytes: Some(tail::BYTES_MAX), cursor: None };
         match LogPlace::of_ended(&self.path()).and_then(|place| tail::read(&place, wanted)) {
-            Ok(read) => Ok(Some(Tail { lines: read.lines, cursor: None, is_reset: false })),
+            Ok(read) => Ok(Some(Tail { lines: read.lines, cursor: None, follows: false })),
             Err(error) => {
                 self.failure = Some(error);
                 Ok(None)
@@ -159,16 +158,17 @@ impl<'a> Reader<'a> {
 struct Tail {
     lines: Vec<String>,
     cursor: Option<u64>,
-    is_reset: bool,
+    /// Its lines are the next ones after those of the call before.
+    follows: bool,
 }
 
 impl Tail {
-    fn of(answer: &Value) -> Self {
+    fn of(answer: &Value, goes_on: bool) -> Self {
         let lines = answer["lines"].as_array().into_iter().flatten();
         Self {
             lines: lines.filter_map(|line| Some(line.as_str()?.to_owned())).collect(),
             cursor: answer["cursor"].as_u64(),
-            is_reset: answer["reset"] == true,
+            follows: goes_on && answer["reset"] != true,
         }
     }
 }

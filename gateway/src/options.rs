@@ -21,7 +21,7 @@ use dead_letters::DLQ_EXAMPLES;
 pub use dead_letters::{
     DlqCommand, DlqDropOptions, DlqFilter, DlqListOptions, DlqReplayOptions, DlqSelection, DlqShowOptions,
 };
-use lifecycle::{INSTALL_EXAMPLES, START_EXAMPLES, STATUS_EXAMPLES};
+use lifecycle::{GATEWAY_EXAMPLES, INSTALL_EXAMPLES, START_EXAMPLES, STATUS_EXAMPLES};
 pub use lifecycle::{
     InstallOptions, RestartChoice, RestartOptions, StartOptions, StatusOptions, StopOptions, UninstallOptions,
 };
@@ -69,8 +69,8 @@ pub struct Options {
 /// What the binary can do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run the gateway (the same as `gateway run`).
-    #[command(args_conflicts_with_subcommands = true)]
+    /// Run the gateway (the same as `gateway run`), or do something with one that runs.
+    #[command(after_help = GATEWAY_EXAMPLES, args_conflicts_with_subcommands = true)]
     Gateway {
         /// Settings of the run.
         #[command(flatten)]

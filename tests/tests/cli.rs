@@ -116,9 +116,9 @@ fn with_patient(folder: &Path) -> Value {
     std::fs::write(folder.join("patient.py"), PATIENT).expect("it is written");
     let gate = folder.join("gate");
     let command = ["python3", "patient.py", gate.to_str().expect("text")];
-    json!({"agents": {"entries": {"patient": {
-        "command": command, "workingDirectory": folder, "sandbox": {"mode": "off"},
-    }}}})
+    let agent = json!({"command": command, "workingDirectory": folder, "sandbox": {"mode": "off"}});
+    // Each has a process of its own, so that one that waits holds nobody up.
+    json!({"agents": {"entries": {"patient": agent, "late": agent}}})
 }
 
 /// Methods are called, also one that is answered twice; what the gateway refuses is told with code and details, for people
@@ -227,7 +227,7 @@ fn one_message_is_said() {
     assert_eq!(piped.end().0, Some(0));
     let (code, told) = refused(state, &["agent", "--agent", "nobody", "-m", "x"]);
     assert!(code == Some(1) && told.contains("\"nobody\" no longer exists"), "{told}");
-    let (code, told) = refused(state, &[&say[..], &["slow one", "--timeout", "1"]].concat());
+    let (code, told) = refused(state, &["agent", "--agent", "late", "-m", "slow one", "--timeout", "1"]);
     assert!(code == Some(4) && told.contains("in time"), "{told}");
 
     // Ctrl-C aborts the run, and not only the command.

@@ -16,6 +16,8 @@ pub struct Screen {
     /// Nothing of a reply is shown before it is whole.
     is_silent: bool,
     is_coloured: bool,
+    /// Replies and notes are seen in one place.
+    is_terminal: bool,
     is_within_line: bool,
 }
 
@@ -23,7 +25,8 @@ impl Screen {
     /// One that shows replies, or is silent until they are whole.
     pub fn new(is_silent: bool) -> Self {
         let is_coloured = colours::wanted(std::io::stderr().is_terminal());
-        Self { is_silent, is_coloured, is_within_line: false }
+        let is_terminal = std::io::stdout().is_terminal();
+        Self { is_silent, is_coloured, is_terminal, is_within_line: false }
     }
 
     /// Shows what is new of a reply.
@@ -45,7 +48,10 @@ impl Screen {
 
     /// Says something that is no part of a reply, in a line of its own.
     pub fn note(&mut self, text: &str) -> Result<(), TalkError> {
-        self.end_line()?;
+        // Elsewhere the two do not meet, and a reply stays as it is.
+        if self.is_terminal {
+            self.end_line()?;
+        }
         let mut out = std::io::stderr();
         // Whoever has closed standard error wants no notes.
         let _ = if self.is_coloured { writeln!(out, "{DIM}{text}{PLAIN}") } else { writeln!(out, "{text}") };

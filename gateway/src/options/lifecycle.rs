@@ -4,6 +4,15 @@ use clap::{Args, ValueEnum};
 
 use super::{FilePlace, Place};
 
+/// Examples of `gateway`.
+pub(super) const GATEWAY_EXAMPLES: &str = "Examples:\n  \
+    openclaw gateway run --port 18790     run one in this terminal\n  \
+    openclaw gateway start                run one in the background\n  \
+    openclaw gateway status --deep        see whether each part of it answers\n  \
+    openclaw gateway call health          call a method, as its clients do\n  \
+    openclaw gateway restart              replace it by the program that is there now; agents go on\n  \
+    openclaw gateway stop                 end it";
+
 /// Examples of `gateway status`.
 pub(super) const STATUS_EXAMPLES: &str = "Examples:\n  \
     openclaw gateway status          processes, listener, agents\n  \
