@@ -86,7 +86,7 @@ pub enum Command {
     #[command(after_help = SEND_EXAMPLES)]
     Send(SendOptions),
     /// Talk with an agent: replies are shown as they come, also over a restart of the gateway.
-    #[command(after_help = CHAT_EXAMPLES)]
+    #[command(after_help = CHAT_EXAMPLES, visible_alias = "tui")]
     Chat(ChatOptions),
     /// Ask a running gateway how it is.
     #[command(after_help = HEALTH_EXAMPLES)]

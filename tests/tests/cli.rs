@@ -3,6 +3,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
 use std::sync::Arc;
@@ -51,6 +52,15 @@ fn said(output: &Output) -> String {
 fn refused(state: &Path, arguments: &[&str]) -> (Option<i32>, String) {
     let output = run(state, arguments);
     (output.status.code(), String::from_utf8(output.stderr).expect("text").trim_end().to_owned())
+}
+
+/// Ends what gateways of a state directory have left, also when a test has failed.
+struct Swept(Arc<TempDir>);
+
+impl Drop for Swept {
+    fn drop(&mut self) {
+        end_all(self.0.path());
+    }
 }
 
 /// A command that reads lines of a test, and is read line by line.
@@ -278,6 +288,7 @@ fn a_chat_is_led_by_lines() {
 fn a_chat_outlives_a_restart() {
     let state = folder();
     configure(state.path(), &with_patient(state.path()));
+    let _swept = Swept(Arc::clone(&state));
     let first =
         Gateway::start_in(Arc::clone(&state), &["--restart", "always", "--handover-timeout-ms", "60000"]);
     let first = first.unwrap();
@@ -299,7 +310,6 @@ fn a_chat_outlives_a_restart() {
     let count = std::fs::read_to_string(state.path().join("gate.count")).unwrap();
     assert_eq!(count, "one\nslow two\nthree\n");
     said(&run(state.path(), &["gateway", "stop"]));
-    end_all(state.path());
 }
 
 /// The log is shown by level and by filter, from the gateway and from its file; who follows it sees what the next gateway
@@ -330,12 +340,16 @@ fn a_log_is_followed() {
     };
     until_line("gateway ended");
     assert!(lines(&["--filter", "gateway ended"]).len() == 1, "from the file");
+    // As when a file is full.
+    let log = state.path().join("logs/gateway.log");
+    std::fs::rename(&log, log.with_extension("log.1")).unwrap();
     let mut next = Gateway::start_in(Arc::clone(&state), &[]).unwrap();
     until_line("gateway started");
     next.signal(Signal::TERM);
     next.wait();
     until_line("gateway ended");
-    let written = std::fs::read_to_string(state.path().join("logs/gateway.log")).unwrap();
+    let read = |path: &Path| std::fs::read_to_string(path).unwrap();
+    let written = read(&log.with_extension("log.1")) + &read(&log);
     let written: Vec<_> = written.split_inclusive('\n').collect();
     assert_eq!(seen, written[..seen.len()]);
 }
@@ -345,6 +359,7 @@ fn a_log_is_followed() {
 #[test]
 fn a_gateway_runs_in_the_background() {
     let folder = folder();
+    let _swept = Swept(Arc::clone(&folder));
     let state = folder.path();
     configure(state, &json!({"gateway": {"port": 0}}));
     let started = asked(state, &["start"]);
@@ -372,7 +387,6 @@ fn a_gateway_runs_in_the_background() {
     configure(state, &json!({"gateway": {"port": "many"}}));
     let (code, told) = refused(state, &["start"]);
     assert!(code == Some(1) && told.contains("gateway.port"), "{told}");
-    end_all(state);
 }
 
 /// The unit is shown without being written; where there is no systemd, it is said what is missing.
@@ -401,6 +415,30 @@ fn a_service_is_shown_or_refused() {
         .unwrap();
     let told = String::from_utf8(uninstall.stderr).unwrap();
     assert!(uninstall.status.code() == Some(1) && told.contains("is no service"), "{told}");
+}
+
+/// A gateway that systemd has started ends with the code for which the unit has the next one started.
+#[test]
+fn a_service_is_started_again_at_a_restart() {
+    let state = folder();
+    let _swept = Swept(Arc::clone(&state));
+    let socket = state.path().join("notify");
+    let _manager = UnixDatagram::bind(&socket).unwrap();
+    let mut command = Command::new(binary("openclaw"));
+    command.env("NOTIFY_SOCKET", &socket).env("INVOCATION_ID", "0123");
+    let mut gateway = Gateway::start_as(command, Arc::clone(&state), &["--restart", "auto"]).unwrap();
+    let restart = openclaw(state.path(), &["gateway", "restart", "--json"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let code = gateway.wait().code().unwrap();
+    let unit = said(&run(state.path(), &["gateway", "install", "--print"]));
+    assert!(unit.contains(&format!("RestartForceExitStatus={code}\n")) && code != 0, "{code}: {unit}");
+    let next = Gateway::start_in(Arc::clone(&state), &["--restart", "auto"]).unwrap();
+    let output = restart.wait_with_output().unwrap();
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&told["to"], &told["agentsAdopted"]), (&json!(next.process_id()), &json!(1)));
 }
 
 /// What the file says of an agent is shown and changed by its name, whatever the name.
