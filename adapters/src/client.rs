@@ -77,11 +77,11 @@ pub enum ClientError {
         url: String,
         /// Why.
         #[source]
-        failure: RpcFailure,
+        failure: Box<RpcFailure>,
     },
     /// The gateway answers a request with an error.
     #[error(transparent)]
-    Rpc(RpcFailure),
+    Rpc(Box<RpcFailure>),
     /// The gateway or the agent refused the message.
     #[error("{code}: {text}")]
     Refused {

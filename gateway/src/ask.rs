@@ -2,6 +2,7 @@
 
 mod agents;
 mod dead_letters;
+mod deep;
 mod events;
 mod explain;
 mod lifecycle;
@@ -131,7 +132,9 @@ pub fn dead_letters(command: &DlqCommand) -> Result<ExitCode, AskError> {
 
 /// Prints processes, and what was taken over.
 pub fn status(options: &StatusOptions) -> Result<ExitCode, AskError> {
-    ended(lifecycle::status(options))
+    let mut is_well = true;
+    let done = lifecycle::status(options).map(|found| is_well = found);
+    ended(done).map(|code| if is_well { code } else { ExitCode::FAILURE })
 }
 
 /// Ends a gateway.

@@ -28,6 +28,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::admin::{AdminSocket, AdminSocketError};
 use crate::announcement;
+use crate::background;
 use crate::config::file::FileError;
 use crate::config::source::{Source, SourceError, Text};
 use crate::config::{self, AgentConfig, Config, ConfigError, InstancesPer, Standing};
@@ -152,7 +153,7 @@ fn sentences(lines: &[String]) -> String {
 /// Runs the gateway until it is told to end.
 pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
     spare_memory();
-    let log = start_log(options.log_level.as_deref())?;
+    let log = start_log(options.log_level.as_deref(), options.background)?;
     let (standing, config, state, source) = settle(options)?;
     log.0.set_levels(&config.levels);
     let executable = std::env::current_exe().map_err(GatewayError::OwnPath)?;
@@ -255,6 +256,9 @@ fn settle(options: &RunOptions) -> Result<(Standing, Config, StateDirectory, Arc
     config::tell_unsupported(&config.unsupported);
     config::limits::report(&config, &standing);
     let state = StateDirectory::open(&config.state_directory, config.user)?;
+    if options.background {
+        background::leave_terminal(&state, config.user)?;
+    }
     Ok((standing, config, state, Arc::new(source)))
 }
 
@@ -477,8 +481,9 @@ fn run_number() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
-fn start_log(filter: Option<&str>) -> Result<FlushOnDrop, GatewayError> {
-    let log = Log::start(&filter.map_or_else(|| Ok(Levels::default()), Levels::parse)?);
+fn start_log(filter: Option<&str>, only_errors: bool) -> Result<FlushOnDrop, GatewayError> {
+    let levels = filter.map_or_else(|| Ok(Levels::default()), Levels::parse)?;
+    let log = Log::start(&levels, only_errors);
     end_on_panic(log.clone());
     Ok(FlushOnDrop(log))
 }

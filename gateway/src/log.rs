@@ -19,14 +19,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{Registry, reload};
+use tracing_subscriber::{Layer, Registry, reload};
 
 use self::file::{LogFile, LogPlace};
 use self::levels::Levels;
 use self::sink::Sink;
+use crate::colours;
 
 /// How long the end of the process waits until its last lines are written.
 const FLUSH_PATIENCE: Duration = Duration::from_secs(1);
@@ -42,7 +43,8 @@ pub struct Log {
 
 impl Log {
     /// From now on what is said is kept: until [`Self::write`] for standard error, until there is one for the file.
-    pub fn start(levels: &Levels) -> Self {
+    /// With `only_errors`, standard error is told nothing else: nobody reads it, and nobody puts it away.
+    pub fn start(levels: &Levels, only_errors: bool) -> Self {
         let (filter, handle) = reload::Layer::new(levels.targets());
         let log = Self {
             text: Sink::new(format::dropped_text),
@@ -53,7 +55,8 @@ impl Log {
             // Said on standard error, too: where that is closed, it would end the gateway.
             .log_internal_errors(false)
             .with_writer(log.text.clone())
-            .with_ansi(io::stderr().is_terminal());
+            .with_ansi(colours::wanted(io::stderr().is_terminal()))
+            .with_filter(if only_errors { LevelFilter::ERROR } else { LevelFilter::TRACE });
         let json = tracing_subscriber::fmt::layer()
             .log_internal_errors(false)
             .event_format(format::JsonLine)

@@ -2,8 +2,14 @@
 #![forbid(unsafe_code)]
 
 mod admin;
+mod agent_message;
 mod announcement;
 mod ask;
+mod background;
+mod call;
+mod chat;
+mod client;
+mod colours;
 mod config;
 mod control;
 mod doctor;
@@ -13,6 +19,7 @@ mod gateway;
 mod health;
 mod journal;
 mod log;
+mod logs;
 mod options;
 mod pages;
 mod privileges;
@@ -22,7 +29,9 @@ mod ring;
 mod routes;
 mod rpc;
 mod send;
+mod service;
 mod settings;
+mod start;
 mod state_directory;
 mod stores;
 mod systemd;
@@ -34,9 +43,11 @@ use std::process::ExitCode;
 
 use adapters::agent::host::HostKind;
 use ask::AskError;
-use clap::{CommandFactory, Parser};
+use clap::error::ErrorKind;
+use clap::{ColorChoice, CommandFactory, FromArgMatches};
 use clap_complete::Shell;
-use options::{AgentHostKind, Command, CompletedShell, GatewayCommand, Options};
+use client::TalkError;
+use options::{AgentHostKind, AgentVerb, Command, CompletedShell, GatewayCommand, Options};
 use ring::RingError;
 use state_directory::Unreached;
 
@@ -45,7 +56,7 @@ use state_directory::Unreached;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    match Options::parse().command {
+    match options().command {
         Command::Gateway { options, command } => {
             let options = match command {
                 Some(GatewayCommand::Run(options)) => options,
@@ -58,11 +69,28 @@ fn main() -> ExitCode {
                 Some(GatewayCommand::Status(options)) => return report(ask::status(&options)),
                 Some(GatewayCommand::Stop(options)) => return report(ask::stop(&options)),
                 Some(GatewayCommand::Restart(options)) => return report(ask::restart(&options)),
+                Some(GatewayCommand::Start(options)) => return report(start::start(&options)),
+                Some(GatewayCommand::Install(options)) => return report(service::install(&options)),
+                Some(GatewayCommand::Reinstall(options)) => return report(service::reinstall(&options)),
+                Some(GatewayCommand::Uninstall(options)) => return report(service::uninstall(options)),
+                Some(GatewayCommand::Call(options)) => return report(call::call(&options)),
+                Some(GatewayCommand::Logs(options)) => return report(logs::run(&options)),
                 None => options,
             };
             report(gateway::run(&options))
         }
-        Command::Agent { command } => report(ask::agents(&command)),
+        Command::Agent { command: Some(AgentVerb::Running(command)), .. } => report(ask::agents(&command)),
+        Command::Agent { command: Some(AgentVerb::Config { command }), .. } => {
+            report(settings::agent(command))
+        }
+        Command::Agent { message: Some(message), options, .. } => {
+            report(agent_message::say(&message, &options))
+        }
+        Command::Agent { .. } => nothing_to_say(),
+        Command::Start(options) => report(start::start(&options)),
+        Command::Chat(options) => report(chat::chat(&options)),
+        Command::Status(options) => report(call::status(&options)),
+        Command::Logs(options) => report(logs::run(&options)),
         Command::Explain(options) => report(ask::explain(&options)),
         Command::Dlq { command } => report(ask::dead_letters(&command)),
         Command::Send(options) => report(send::send(&options)),
@@ -74,6 +102,19 @@ fn main() -> ExitCode {
         Command::Doctor(options) => report(doctor::run(&options)),
         Command::AgentHost { kind } => report(agent_host_role(kind)),
     }
+}
+
+/// The command line. What it prints of itself has colours only where they are wanted.
+fn options() -> Options {
+    let mut command = Options::command();
+    if std::env::args_os().take_while(|argument| argument != "--").any(|argument| argument == colours::FLAG) {
+        colours::off();
+    }
+    if !colours::wanted(true) {
+        command = command.color(ColorChoice::Never);
+    }
+    let found = command.get_matches();
+    Options::from_arg_matches(&found).unwrap_or_else(|error| error.exit())
 }
 
 /// Prints the script of a shell.
@@ -104,18 +145,28 @@ fn report<E: std::error::Error + 'static>(result: Result<ExitCode, E>) -> ExitCo
                 source = cause.source();
             }
             eprintln!("openclaw: {text}");
-            if is_not_running(&error) { ExitCode::from(send::EXIT_NOT_RUNNING) } else { ExitCode::FAILURE }
+            ExitCode::from(exit_code(&error))
         }
     }
 }
 
-/// Whether a command failed only because no gateway runs.
-fn is_not_running(error: &(dyn std::error::Error + 'static)) -> bool {
+/// What a command ends with that has failed so.
+fn exit_code(error: &(dyn std::error::Error + 'static)) -> u8 {
+    if let Some(error) = error.downcast_ref::<TalkError>() {
+        return error.exit_code();
+    }
     let unreached = match (error.downcast_ref(), error.downcast_ref()) {
         (Some(AskError::Unreached(unreached)), _) | (_, Some(RingError::Unreached(unreached))) => unreached,
-        _ => return false,
+        _ => return 1,
     };
-    matches!(unreached, Unreached::NoGateway { .. })
+    if matches!(unreached, Unreached::NoGateway { .. }) { client::EXIT_NOT_RUNNING } else { 1 }
+}
+
+/// `agent` alone is no command.
+fn nothing_to_say() -> ExitCode {
+    let problem =
+        "give --message TEXT to say something to an agent, or one of the commands that --help lists";
+    Options::command().error(ErrorKind::MissingRequiredArgument, problem).exit()
 }
 
 fn agent_host_role(kind: AgentHostKind) -> Result<ExitCode, adapters::agent::host::HostError> {

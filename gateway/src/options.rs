@@ -14,13 +14,17 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use agents::AGENT_EXAMPLES;
 pub use agents::{
-    AgentActOptions, AgentCommand, AgentListOptions, AgentLogsOptions, AgentStatusOptions, ReloadOptions,
+    AgentActOptions, AgentCommand, AgentConfigCommand, AgentListOptions, AgentLogsOptions,
+    AgentStatusOptions, AgentVerb, ReloadOptions,
 };
 use dead_letters::DLQ_EXAMPLES;
 pub use dead_letters::{
     DlqCommand, DlqDropOptions, DlqFilter, DlqListOptions, DlqReplayOptions, DlqSelection, DlqShowOptions,
 };
-pub use lifecycle::{RestartChoice, RestartOptions, StatusOptions, StopOptions};
+use lifecycle::{GATEWAY_EXAMPLES, INSTALL_EXAMPLES, START_EXAMPLES, STATUS_EXAMPLES};
+pub use lifecycle::{
+    InstallOptions, RestartChoice, RestartOptions, StartOptions, StatusOptions, StopOptions, UninstallOptions,
+};
 use ring::RING_EXAMPLES;
 pub use ring::{RingCommand, RingWatchOptions};
 use settings::{CONFIG_EXAMPLES, TOKEN_EXAMPLES};
@@ -28,7 +32,11 @@ pub use settings::{
     ConfigCommand, ConfigGetOptions, ConfigPrintOptions, ConfigSetOptions, ConfigUnsetOptions, TokenCommand,
     TokenNewOptions,
 };
-pub use talk::{HealthOptions, ProbeOptions, Reach, SendOptions};
+use talk::{CALL_EXAMPLES, CHAT_EXAMPLES, HEALTH_EXAMPLES, LOGS_EXAMPLES, OVERVIEW_EXAMPLES, SEND_EXAMPLES};
+pub use talk::{
+    CallOptions, ChatOptions, HealthOptions, LevelChoice, LogsOptions, MessageOptions, OverviewOptions,
+    ProbeOptions, Reach, SendOptions,
+};
 
 /// Routes messages from clients to agent processes through shared-memory rings.
 #[derive(Debug, Parser)]
@@ -37,7 +45,10 @@ pub use talk::{HealthOptions, ProbeOptions, Reach, SendOptions};
     openclaw gateway run                          start the gateway with the built-in echo agent\n  \
     openclaw gateway run --agent words=./words.py add an agent that is any command\n  \
     openclaw gateway restart                      replace a running gateway; its agents go on\n  \
+    openclaw start                                start the gateway in the background\n  \
     openclaw send --agent echo \"hello\"            send a message and print the reply\n  \
+    openclaw chat --agent echo                    talk with an agent\n  \
+    openclaw logs --follow                        see what the gateway logs\n  \
     openclaw health                               ask a running gateway how it is\n  \
     openclaw token show                           print the token that clients show\n  \
     openclaw config set gateway.port 18790        change the configuration file\n  \
@@ -50,13 +61,16 @@ pub struct Options {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+    /// Print without colours, as with NO_COLOR.
+    #[arg(long, global = true)]
+    pub no_color: bool,
 }
 
 /// What the binary can do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run the gateway (the same as `gateway run`).
-    #[command(args_conflicts_with_subcommands = true)]
+    /// Run the gateway (the same as `gateway run`), or do something with one that runs.
+    #[command(after_help = GATEWAY_EXAMPLES, args_conflicts_with_subcommands = true)]
     Gateway {
         /// Settings of the run.
         #[command(flatten)]
@@ -65,16 +79,36 @@ pub enum Command {
         #[command(subcommand)]
         command: Option<GatewayCommand>,
     },
+    /// Start a gateway in the background, and wait until it is ready.
+    #[command(after_help = START_EXAMPLES)]
+    Start(StartOptions),
     /// Send one message to an agent and print its reply as it streams.
+    #[command(after_help = SEND_EXAMPLES)]
     Send(SendOptions),
+    /// Talk with an agent: replies are shown as they come, also over a restart of the gateway.
+    #[command(after_help = CHAT_EXAMPLES, visible_alias = "tui")]
+    Chat(ChatOptions),
     /// Ask a running gateway how it is.
+    #[command(after_help = HEALTH_EXAMPLES)]
     Health(HealthOptions),
-    /// Look at the agents of a running gateway; restart, drain, quarantine and release them.
-    #[command(after_help = AGENT_EXAMPLES, visible_alias = "agents")]
+    /// Print what a gateway tells its clients of itself: health, uptime, memory, sessions, agents.
+    #[command(after_help = OVERVIEW_EXAMPLES)]
+    Status(OverviewOptions),
+    /// Print the end of the log of a gateway, also of one that has ended, and what follows.
+    #[command(after_help = LOGS_EXAMPLES)]
+    Logs(LogsOptions),
+    /// Say something to an agent (`--message`); or look at agents, restart, drain, quarantine and release them.
+    #[command(after_help = AGENT_EXAMPLES, visible_alias = "agents", args_conflicts_with_subcommands = true)]
     Agent {
+        /// What to say; `-` reads it from standard input.
+        #[arg(long, short, value_name = "TEXT")]
+        message: Option<String>,
+        /// To whom.
+        #[command(flatten)]
+        options: Box<MessageOptions>,
         /// What to do.
         #[command(subcommand)]
-        command: AgentCommand,
+        command: Option<AgentVerb>,
     },
     /// Look at the rings of a running gateway: how full they are, who sleeps, what waits.
     ///
@@ -176,8 +210,26 @@ pub enum GatewayCommand {
     Health(HealthOptions),
     /// Look for a gateway as a client would: who listens, what it speaks, whether it takes the token.
     Probe(ProbeOptions),
-    /// Print which processes a running gateway has, since when, and what it has taken over.
+    /// Call a method of the OpenClaw protocol, and print what it is answered.
+    #[command(after_help = CALL_EXAMPLES)]
+    Call(CallOptions),
+    /// Print the end of its log, and what follows (the same as `openclaw logs`).
+    #[command(after_help = LOGS_EXAMPLES)]
+    Logs(LogsOptions),
+    /// Print which processes a running gateway has, since when, and what it has taken over; --deep tries all of it.
+    #[command(after_help = STATUS_EXAMPLES)]
     Status(StatusOptions),
+    /// Start it in the background, and wait until it is ready (the same as `openclaw start`).
+    #[command(after_help = START_EXAMPLES)]
+    Start(StartOptions),
+    /// Make it a service of your systemd: it is started when you log in, and again when it has crashed.
+    #[command(after_help = INSTALL_EXAMPLES)]
+    Install(InstallOptions),
+    /// Write the service anew, for this program and these flags, and restart it if it runs.
+    #[command(after_help = INSTALL_EXAMPLES)]
+    Reinstall(InstallOptions),
+    /// End the service and take it out of systemd. Nothing else is removed.
+    Uninstall(UninstallOptions),
     /// End a running gateway and its agents, and wait for that: what was accepted is answered first.
     Stop(StopOptions),
     /// Replace a running gateway by the program that now has its path; its agents go on.
@@ -251,6 +303,9 @@ pub struct RunOptions {
     /// What to log: silent, error, warn, info, debug, trace, or a filter such as `warn,engine=debug`. Default: info.
     #[arg(long, value_name = "LEVEL", env = "OPENCLAW_LOG_LEVEL")]
     pub log_level: Option<String>,
+    /// `openclaw start` has started it: it leaves the terminal, and only errors go to standard error.
+    #[arg(long, hide = true)]
+    pub background: bool,
 }
 
 /// The values of `--runtime`.

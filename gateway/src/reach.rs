@@ -2,59 +2,123 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use adapters::access::AuthMode;
+use adapters::client::openclaw::Secret;
+
 use crate::ask;
 use crate::config::auth::SECRET_VARIABLES;
-use crate::config::{self, Config, variable};
+use crate::config::{self, Config, file, variable};
 use crate::options::{FilePlace, Place, Reach};
+use crate::state_directory;
 
 /// Where a gateway is looked for if nothing says where.
 const URL_DEFAULT: &str = "ws://127.0.0.1:18789";
 
 /// A gateway, and what is shown to it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Reached {
     /// Its address.
     pub url: String,
     /// Token or password.
-    pub secret: Option<String>,
+    pub secret: Option<Secret>,
 }
 
-/// Where the gateway is: as given, or that of the gateway that runs in the state directory.
-pub fn url(given: Option<&str>, place: &FilePlace) -> String {
-    given.map(str::to_owned).unwrap_or_else(|| {
-        running(place).map_or_else(|| URL_DEFAULT.to_owned(), |address| format!("ws://{address}"))
-    })
-}
-
-/// What would be shown would be read on the way.
+/// Why nothing is sent there.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "no token or password is sent to {url}, which is not on this machine, in plain text; reach it through a tunnel"
-)]
-pub struct PlainText {
-    /// Where to.
-    url: String,
+pub enum ReachError {
+    /// Whatever is sent would be read on the way.
+    #[error(
+        "nothing is sent to {url}, which is not on this machine, in plain text; reach it through a tunnel, or give \
+         --allow-plain-text if everybody on the way may read it"
+    )]
+    PlainText {
+        /// Where to.
+        url: String,
+    },
+    /// There is no TLS yet.
+    #[error("{url} needs TLS, which this program does not speak yet; reach it through a tunnel")]
+    Tls {
+        /// Where to.
+        url: String,
+    },
+}
+
+/// Where the gateway is: as given, or that of the gateway that runs in the state directory, or that of its configuration.
+pub fn url(given: Option<&str>, place: &FilePlace) -> String {
+    if let Some(given) = given {
+        return given.to_owned();
+    }
+    let configured = || configured(place).map(|address| format!("ws://{address}"));
+    let running = running(place).map(|address| format!("ws://{address}"));
+    running.or_else(configured).unwrap_or_else(|| URL_DEFAULT.to_owned())
 }
 
 /// As [`url`], and what is shown there. The secret of a configuration is shown only to the gateway that answers on the
 /// socket of its state directory, which is its owner's: another program that listens on the port gets nothing.
-pub fn reach(options: &Reach) -> Result<Reached, PlainText> {
-    let url = url(options.url.as_deref(), &options.place);
-    // An empty one shows nothing, as a variable that is set to nothing does.
-    let given = options.token.clone().or_else(|| variable(SECRET_VARIABLES[1].0));
-    let given = given.filter(|secret| !secret.is_empty());
-    let secret = given.or_else(|| {
-        let address = running(&options.place)?;
-        if is_at(&url, address) { secret_of(&options.place) } else { None }
-    });
-    if secret.is_some() && !is_here(&url) {
-        return Err(PlainText { url });
+pub fn reach(options: &Reach) -> Result<Reached, ReachError> {
+    let reached = found(options, None);
+    let Reached { url, .. } = &reached;
+    if url.starts_with("wss://") || url.starts_with("https://") {
+        return Err(ReachError::Tls { url: url.clone() });
     }
-    Ok(Reached { url, secret })
+    // What is no address at all is refused as that later.
+    if !is_here(url) && !authority(url).is_empty() && !options.allow_plain_text {
+        return Err(ReachError::PlainText { url: url.clone() });
+    }
+    Ok(reached)
+}
+
+/// As [`reach`], to look only: without a secret, nothing that anybody may not read is sent.
+pub fn look(options: &Reach) -> Result<Reached, ReachError> {
+    match found(options, None) {
+        reached @ Reached { secret: None, .. } => Ok(reached),
+        _ => reach(options),
+    }
+}
+
+/// The same gateway once more. One that has started meanwhile in the state directory may listen elsewhere and want another
+/// secret; while none runs there, it is looked for where it was: another gateway must not be taken for it.
+pub fn again(options: &Reach, before: &Reached) -> Reached {
+    found(options, Some(before))
+}
+
+fn found(options: &Reach, before: Option<&Reached>) -> Reached {
+    let running = running(&options.place);
+    if let (Some(before), None) = (before, running) {
+        return before.clone();
+    }
+    let url = match (&options.url, running) {
+        (None, Some(address)) => format!("ws://{address}"),
+        (given, _) => url(given.as_deref(), &options.place),
+    };
+    let secret = given_secret(options)
+        .or_else(|| if is_at(&url, running?) { secret_of(&options.place) } else { None });
+    Reached { url, secret }
+}
+
+/// What the command line says, else the environment. An empty one shows nothing.
+fn given_secret(options: &Reach) -> Option<Secret> {
+    let [token, password] = SECRET_VARIABLES.map(|(name, _)| name);
+    let given = |secret: Option<String>| secret.filter(|secret| !secret.is_empty());
+    let of_flags = given(options.token.clone()).map(Secret::Token);
+    of_flags
+        .or_else(|| given(options.password.clone()).map(Secret::Password))
+        .or_else(|| given(variable(token)).map(Secret::Token))
+        .or_else(|| given(variable(password)).map(Secret::Password))
+}
+
+/// Where the gateway of a configuration would listen. One that takes a free port says nothing.
+fn configured(place: &FilePlace) -> Option<SocketAddr> {
+    let directory = state_directory::chosen(place.state_dir.as_deref())?;
+    if !file::path(place.config.as_deref(), &directory).exists() {
+        return None;
+    }
+    let address = config::load_at(place).ok()?.address;
+    (address.port() != 0).then_some(address)
 }
 
 /// Where the gateway of a state directory listens, if one runs.
-fn running(place: &FilePlace) -> Option<SocketAddr> {
+pub fn running(place: &FilePlace) -> Option<SocketAddr> {
     let place = Place { state_dir: place.state_dir.clone() };
     // Whatever is wrong with it, the client will meet it again.
     ask::gateway_status(&place).ok()?.listener.parse().ok()
@@ -87,10 +151,12 @@ fn is_at(url: &str, address: SocketAddr) -> bool {
     }
 }
 
-fn secret_of(place: &FilePlace) -> Option<String> {
+fn secret_of(place: &FilePlace) -> Option<Secret> {
     // A configuration that cannot be used has no secret to show; the gateway then says that one is needed.
     let Config { auth, .. } = config::load_at(place).ok()?;
-    auth.secret.map(|secret| secret.expose().to_owned())
+    let is_password = auth.settings.mode() == AuthMode::Password;
+    let shown = if is_password { Secret::Password } else { Secret::Token };
+    auth.secret.map(|secret| shown(secret.expose().to_owned()))
 }
 
 #[cfg(test)]

@@ -1,46 +1,20 @@
-//! The commands that talk to a running gateway.
+//! `send`, `health` and `gateway probe`: one message, one look, one stranger.
 
 use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use adapters::client::{self, ClientError};
+use adapters::client;
+use adapters::client::openclaw::Secret;
 use adapters::probe::{self, Access, Findings};
 
+use crate::client::{EXIT_NOT_RUNNING, TalkError, run};
 use crate::options::{HealthOptions, ProbeOptions, SendOptions};
-use crate::reach::{self, PlainText, Reached};
+use crate::reach::{self, Reached};
 use crate::table::print_json;
 
-/// Why a command failed.
-#[derive(Debug, thiserror::Error)]
-pub enum SendFailure {
-    /// No runtime for the connection.
-    #[error("this command cannot start")]
-    Start(#[source] std::io::Error),
-    /// The secret would be read on the way.
-    #[error(transparent)]
-    PlainText(#[from] PlainText),
-    /// The connection or the gateway failed.
-    #[error(transparent)]
-    Client(#[from] ClientError),
-    /// No whole reply in time.
-    #[error("no whole reply within {timeout_ms} ms; give more with --timeout-ms")]
-    Late {
-        /// What was waited.
-        timeout_ms: u64,
-    },
-    /// The reply could not be printed.
-    #[error("the reply cannot be printed")]
-    Print(#[source] std::io::Error),
-}
-
-fn run<T>(future: impl Future<Output = T>) -> Result<T, SendFailure> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    Ok(runtime.map_err(SendFailure::Start)?.block_on(future))
-}
-
 /// Sends one message and prints the reply as it streams.
-pub fn send(options: &SendOptions) -> Result<ExitCode, SendFailure> {
+pub fn send(options: &SendOptions) -> Result<ExitCode, TalkError> {
     let SendOptions { agent, session, reach, timeout_ms, json, content } = options;
     let Reached { url, secret } = reach::reach(reach)?;
     let mut streamed = 0;
@@ -52,52 +26,50 @@ pub fn send(options: &SendOptions) -> Result<ExitCode, SendFailure> {
             let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
         }
     };
-    let exchange = client::send(&url, secret.as_deref(), agent, session.as_deref(), content, print);
+    let secret = secret.as_ref().map(Secret::expose);
+    let exchange = client::send(&url, secret, agent, session.as_deref(), content, print);
     let limit = Duration::from_millis(*timeout_ms);
     // The timer is made inside of the runtime.
     let reply = run(async { tokio::time::timeout(limit, exchange).await })?
-        .map_err(|_| SendFailure::Late { timeout_ms: *timeout_ms })??;
+        .map_err(|_| TalkError::Late { what: "a whole reply", limit, flag: "--timeout-ms" })??;
     let mut out = std::io::stdout();
     let rest = if *json {
         serde_json::json!({"text": reply.text, "session": reply.session}).to_string()
     } else {
         reply.text.get(streamed..).unwrap_or_default().to_owned()
     };
-    writeln!(out, "{rest}").map_err(SendFailure::Print)?;
+    writeln!(out, "{rest}").map_err(TalkError::Print)?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Prints how a gateway is.
-pub fn health(options: &HealthOptions) -> Result<ExitCode, SendFailure> {
+pub fn health(options: &HealthOptions) -> Result<ExitCode, TalkError> {
     let url = reach::url(options.url.as_deref(), &options.place);
     let report = run(client::health(&url))??;
     let mut out = std::io::stdout();
     if options.json {
-        writeln!(out, "{report}").map_err(SendFailure::Print)?;
+        writeln!(out, "{report}").map_err(TalkError::Print)?;
         return Ok(ExitCode::SUCCESS);
     }
     // A gateway of another version may answer otherwise; what it says is shown as it is then.
     let Ok(serde_json::Value::Object(fields)) = serde_json::from_str(&report) else {
-        writeln!(out, "{report}").map_err(SendFailure::Print)?;
+        writeln!(out, "{report}").map_err(TalkError::Print)?;
         return Ok(ExitCode::SUCCESS);
     };
     for (key, value) in &fields {
-        writeln!(out, "{key:20} {value}").map_err(SendFailure::Print)?;
+        writeln!(out, "{key:20} {value}").map_err(TalkError::Print)?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// What a command ends with if nobody is there.
-pub const EXIT_NOT_RUNNING: u8 = 3;
-
 /// Looks for a gateway as a client would.
-pub fn probe(options: &ProbeOptions) -> Result<ExitCode, SendFailure> {
-    let Reached { url, secret } = reach::reach(&options.reach)?;
-    let findings = run(probe::probe(&url, secret.as_deref()))??;
+pub fn probe(options: &ProbeOptions) -> Result<ExitCode, TalkError> {
+    let Reached { url, secret } = reach::look(&options.reach)?;
+    let findings = run(probe::probe(&url, secret.as_ref().map(Secret::expose)))??;
     if options.json {
-        print_json(&findings).map_err(SendFailure::Print)?;
+        print_json(&findings).map_err(TalkError::Print)?;
     } else {
-        writeln!(std::io::stdout(), "{}", found(&findings)).map_err(SendFailure::Print)?;
+        writeln!(std::io::stdout(), "{}", found(&findings)).map_err(TalkError::Print)?;
     }
     let answers = findings.openclaw || findings.connected || findings.message;
     Ok(match findings.access {

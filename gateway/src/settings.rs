@@ -16,7 +16,10 @@ use crate::config::edit::EditError;
 use crate::config::file::{self, FileError};
 use crate::config::path::{KeyPath, PathError, Step};
 use crate::config::{self, BrokenRules, ConfigError, schema, secrets};
-use crate::options::{ConfigCommand, ConfigGetOptions, ConfigPrintOptions, FilePlace, Place, TokenCommand};
+use crate::options::{
+    AgentConfigCommand, ConfigCommand, ConfigGetOptions, ConfigPrintOptions, ConfigSetOptions, FilePlace,
+    Place, TokenCommand,
+};
 use crate::state_directory;
 use crate::table::print_json;
 
@@ -127,6 +130,22 @@ pub fn config(command: &ConfigCommand) -> Result<ExitCode, SettingsError> {
             print(options.json, &schema::whole(), |schema| format!("{schema:#}")).map(|()| ExitCode::SUCCESS)
         }
         ConfigCommand::File(options) => path(options),
+    })
+}
+
+/// Does what one of the `agent config` commands says: the same as `config`, below the entry of an agent.
+pub fn agent(command: AgentConfigCommand) -> Result<ExitCode, SettingsError> {
+    // In quotes, since a name may have dots.
+    let entry = |name: &str| format!("agents.entries[{}]", Value::from(name));
+    config(&match command {
+        AgentConfigCommand::Get { name, key, json, place } => {
+            let key = key.map_or_else(|| entry(&name), |key| format!("{}.{key}", entry(&name)));
+            ConfigCommand::Get(ConfigGetOptions { key: Some(key), show_secrets: false, json, place })
+        }
+        AgentConfigCommand::Set { name, key, value, json, place } => {
+            let key = format!("{}.{key}", entry(&name));
+            ConfigCommand::Set(ConfigSetOptions { key, value, json, place })
+        }
     })
 }
 

@@ -93,6 +93,11 @@ pub fn gateway_log(directory: &Path) -> PathBuf {
     directory.join("logs").join("gateway.log")
 }
 
+/// What a gateway that was started in the background, and its keeper, print on standard error.
+pub fn gateway_errors(directory: &Path) -> PathBuf {
+    directory.join("logs").join("gateway.err")
+}
+
 /// What an agent of a gateway that uses this directory prints.
 pub fn agent_log(directory: &Path, name: &str) -> PathBuf {
     directory.join("logs").join("agents").join(format!("{name}.log"))

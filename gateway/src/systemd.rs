@@ -18,6 +18,10 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::admin::shards::Shards;
 
+/// What a gateway ends with that leaves everything to the next one, so that the service manager starts that. The unit that
+/// `openclaw gateway install` writes says so (`RestartForceExitStatus=`).
+pub const EXIT_NEXT: u8 = 75;
+
 const NOTIFY_VARIABLE: &str = "NOTIFY_SOCKET";
 const INVOCATION_VARIABLE: &str = "INVOCATION_ID";
 const WATCHDOG_VARIABLE: &str = "WATCHDOG_USEC";

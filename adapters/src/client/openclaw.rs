@@ -159,7 +159,8 @@ impl Connection {
         for _ in 0..HANDSHAKE_FRAMES_MAX {
             match connection.heard().await? {
                 Heard::Answer(found, answer) if found == number => {
-                    let refused = |failure| ClientError::NotLetIn { url: url.into(), failure };
+                    let refused =
+                        |failure| ClientError::NotLetIn { url: url.into(), failure: Box::new(failure) };
                     connection.take(&answer.map_err(refused)?);
                     return Ok(connection);
                 }
@@ -215,7 +216,7 @@ impl Connection {
             if let Heard::Answer(found, answer) = self.heard().await?
                 && found == number
             {
-                return answer.map_err(ClientError::Rpc);
+                return answer.map_err(|failure| ClientError::Rpc(Box::new(failure)));
             }
         }
     }

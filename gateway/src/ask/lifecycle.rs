@@ -9,6 +9,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::Serialize;
 use serde_json::json;
 
+use super::deep::{self, Probe};
 use super::{AskError, Gateway};
 use crate::admin::answer::{Going, Status};
 use crate::admin::request::Op;
@@ -32,20 +33,36 @@ struct Restarted {
     agents_adopted: usize,
 }
 
-pub(super) fn status(options: &StatusOptions) -> Result<(), AskError> {
-    let status: Status = Gateway::connect(&options.place)?.ask(Op::GatewayStatus, json!({}))?;
+/// What `gateway status --json` prints.
+#[derive(Serialize)]
+struct Seen {
+    #[serde(flatten)]
+    status: Status,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    probes: Option<Vec<Probe>>,
+}
+
+/// Whether all is well, as far as was asked.
+pub(super) fn status(options: &StatusOptions) -> Result<bool, AskError> {
+    let place = Place { state_dir: options.place.state_dir.clone() };
+    let mut gateway = Gateway::connect(&place)?;
+    let status: Status = gateway.ask(Op::GatewayStatus, json!({}))?;
+    let probes = options.deep.then(|| deep::probes(&mut gateway, &status, &options.place));
+    let is_well = probes.iter().flatten().all(|probe| probe.ok);
     if options.json {
-        return print_json(&status).map_err(AskError::Print);
+        print_json(&Seen { status, probes }).map_err(AskError::Print)?;
+        return Ok(is_well);
     }
     let uptime = Duration::from_millis(status.uptime_ms);
     let came = if status.listener_taken_over { ", taken over" } else { "" };
     let crash =
         if status.restarts_after_crash { "its keeper starts the next one" } else { "nobody starts it again" };
     let agents = status.agents;
+    let probes: String = probes.iter().flatten().map(|probe| format!("\n{}", deep::line(probe))).collect();
     writeln!(
         std::io::stdout(),
         "gateway   process {}, version {}, for {:.1} s\nkeeper    process {}\nlistener  {}{came}\n\
-         agents    {} of {} run; {} were taken over, {} were started\ncrash     {crash}",
+         agents    {} of {} run; {} were taken over, {} were started\ncrash     {crash}{probes}",
         status.process_id,
         status.version,
         uptime.as_secs_f64(),
@@ -56,7 +73,8 @@ pub(super) fn status(options: &StatusOptions) -> Result<(), AskError> {
         agents.adopted,
         agents.started,
     )
-    .map_err(AskError::Print)
+    .map_err(AskError::Print)?;
+    Ok(is_well)
 }
 
 pub(super) fn stop(options: &StopOptions) -> Result<(), AskError> {

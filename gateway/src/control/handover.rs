@@ -15,6 +15,7 @@ use super::{Control, ControlError, adoption};
 use crate::config::restart::start_again;
 use crate::config::{self, Config, Restart, Standing};
 use crate::options::RunOptions;
+use crate::systemd;
 use crate::transcripts;
 
 /// What the keeper is told of the end of this gateway and of the next one.
@@ -101,6 +102,6 @@ impl Control {
             self.parts.keeper.send(&handover).map_err(ControlError::KeeperGone)?;
         }
         tracing::info!("gateway ended");
-        Ok(ExitCode::SUCCESS)
+        Ok(if systemd::is_there() { ExitCode::from(systemd::EXIT_NEXT) } else { ExitCode::SUCCESS })
     }
 }

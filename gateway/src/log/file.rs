@@ -35,6 +35,12 @@ pub struct Opened {
 }
 
 impl LogPlace {
+    /// Of a log that nobody writes: the gateway has ended.
+    pub fn of_ended(path: &Path) -> io::Result<Self> {
+        fs::metadata(path)?;
+        Ok(Self { path: path.to_owned(), base: Mutex::new(begin_of_present(path)?) })
+    }
+
     /// The present file.
     pub fn path(&self) -> &Path {
         &self.path
@@ -76,11 +82,7 @@ impl LogFile {
     pub fn open(path: &Path, bytes_max: u64) -> io::Result<(Self, Arc<LogPlace>)> {
         let file = begin(path)?;
         let bytes = file.metadata()?.len();
-        let base = match fs::metadata(numbered(path, 1)) {
-            Ok(previous) => previous.len(),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
-            Err(error) => return Err(error),
-        };
+        let base = begin_of_present(path)?;
         let place = Arc::new(LogPlace { path: path.to_owned(), base: Mutex::new(base) });
         Ok((Self { place: Arc::clone(&place), file, bytes, bytes_max }, place))
     }
@@ -119,6 +121,15 @@ impl Write for LogFile {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+/// Where the present file begins, for whoever has not seen the ones before.
+fn begin_of_present(path: &Path) -> io::Result<u64> {
+    match fs::metadata(numbered(path, 1)) {
+        Ok(previous) => Ok(previous.len()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+        Err(error) => Err(error),
     }
 }
 

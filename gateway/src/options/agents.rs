@@ -1,8 +1,8 @@
-//! The command line of `openclaw agent` and `openclaw gateway reload`.
+//! The command line of `openclaw agent` and `openclaw gateway reload`. What is said to an agent is in `talk.rs`.
 
 use clap::{Args, Subcommand};
 
-use super::Place;
+use super::{FilePlace, Place};
 
 /// Examples of `agent`.
 pub(super) const AGENT_EXAMPLES: &str = "Examples:\n  \
@@ -11,10 +11,64 @@ pub(super) const AGENT_EXAMPLES: &str = "Examples:\n  \
     openclaw agent status words                       all that is known of one, or of a pool\n  \
     openclaw agent restart words --wait               start it anew when it has ended its messages\n  \
     openclaw agent quarantine words --reason \"wrong\"  refuse messages for it until it is released\n  \
-    openclaw agent logs words --follow                what it prints on standard error\n\n\
+    openclaw agent logs words --follow                what it prints on standard error\n  \
+    openclaw agent config set words inFlightMax 8     change its part of the configuration\n  \
+    openclaw agent --agent words --message \"hello\"    say something, and print what it answers\n\n\
     NAME is an agent, such as words~1, or a pool, such as words: then all of its members are meant.";
 
-/// What can be done with agents.
+/// What can be done with agents, and with what the configuration says of them.
+#[derive(Debug, Subcommand)]
+pub enum AgentVerb {
+    /// With those that run.
+    #[command(flatten)]
+    Running(AgentCommand),
+    /// Print or change what the configuration file says of an agent.
+    #[command(after_help = "Examples:\n  \
+        openclaw agent config get words                  all of it\n  \
+        openclaw agent config get words command          one key\n  \
+        openclaw agent config set words maxInstances 4   as `config set agents.entries.words.maxInstances 4`")]
+    Config {
+        /// What to do.
+        #[command(subcommand)]
+        command: AgentConfigCommand,
+    },
+}
+
+/// What can be done with the configuration of an agent.
+#[derive(Debug, Subcommand)]
+pub enum AgentConfigCommand {
+    /// Print what the file says of an agent, without secrets.
+    Get {
+        /// The agent.
+        name: String,
+        /// One of its keys, such as command or restart.policy; all if left out.
+        key: Option<String>,
+        /// Print JSON, also of a text.
+        #[arg(long)]
+        json: bool,
+        /// Which file.
+        #[command(flatten)]
+        place: FilePlace,
+    },
+    /// Change one of its keys. It is said after which command that counts.
+    Set {
+        /// The agent.
+        name: String,
+        /// Which key.
+        key: String,
+        /// JSON5, or a text; `-`: read it from standard input.
+        #[arg(allow_hyphen_values = true)]
+        value: String,
+        /// Print `{"path", "changed", "keys": […]}` as JSON.
+        #[arg(long)]
+        json: bool,
+        /// Which file.
+        #[command(flatten)]
+        place: FilePlace,
+    },
+}
+
+/// What can be done with agents that run.
 #[derive(Debug, Subcommand)]
 pub enum AgentCommand {
     /// Print a table of agents.

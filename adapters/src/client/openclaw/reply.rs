@@ -56,7 +56,7 @@ impl Reply {
     /// The reply is this so far, or as a whole.
     pub fn grow(&mut self, text: &str, is_whole: bool) -> Added {
         match text.strip_prefix(self.shown.as_str()) {
-            Some(rest) => self.more(&rest.to_owned()),
+            Some(rest) => self.more(rest),
             // It is told once more, from the beginning.
             None if !is_whole && self.shown.starts_with(text) => Added::Nothing,
             None => self.anew(text),
