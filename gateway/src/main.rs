@@ -64,6 +64,7 @@ fn main() -> ExitCode {
         Command::Agent { command } => report(ask::agents(&command)),
         Command::Explain(options) => report(ask::explain(&options)),
         Command::Dlq { command } => report(ask::dead_letters(&command)),
+        Command::Session { command } => report(ask::sessions(&command)),
         Command::Send(options) => report(send::send(&options)),
         Command::Health(options) => report(send::health(&options)),
         Command::Config { command } => report(settings::config(&command)),
