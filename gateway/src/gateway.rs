@@ -154,8 +154,7 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
     let chosen = driver::choose(config.runtime)?;
 
     let clock = Clock::start();
-    let sessions = transcripts::open(state.path())?;
-    let news = Arc::<News>::default();
+    let (sessions, news) = (transcripts::open(state.path())?, Arc::<News>::default());
     let make_core = core_maker(&config)?;
     let opened = journal::open(state.path(), config.shard_count, &config.delivery, &make_core)?;
     let (notices, notices_in) = mpsc::unbounded_channel();

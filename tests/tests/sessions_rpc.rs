@@ -235,15 +235,11 @@ async fn sessions_are_made_once_and_by_who_may() {
     assert_eq!(deleted["deleted"], true);
 }
 
-/// What is no parameter is refused by name, and the gateway goes on. One row for each trick.
-#[tokio::test]
-async fn hostile_parameters_are_refused() {
-    let gateway = Gateway::start(&[]).unwrap();
-    let mut client = Operator::connect(&gateway.url(), ALL).await;
-    client.ask("sessions.create", json!({"key": "x"})).await.unwrap();
-    client.ask("agents.files.list", json!({"agentId": "echo"})).await.unwrap();
+type Trick = (&'static str, Value, &'static str);
+
+fn of_sessions() -> Vec<Trick> {
     let long = "k".repeat(513);
-    let rows = [
+    vec![
         ("sessions.list", json!({"limit": 0}), "invalid sessions.list params: at /limit: must be >= 1"),
         (
             "sessions.list",
@@ -286,6 +282,11 @@ async fn hostile_parameters_are_refused() {
             "sessions.create: 'worktree' cannot be set on this gateway",
         ),
         ("sessions.delete", json!({"key": "main"}), "Cannot delete the main session (agent:echo:main)."),
+    ]
+}
+
+fn of_words() -> Vec<Trick> {
+    vec![
         (
             "chat.inject",
             json!({"sessionKey": "nothing", "message": "m"}),
@@ -317,8 +318,17 @@ async fn hostile_parameters_are_refused() {
             json!({"agentId": "echo", "name": "config.json\u{0}", "content": "{}"}),
             "unsupported file \"config.json\u{0}\"",
         ),
-    ];
-    for (method, params, expected) in rows {
+    ]
+}
+
+/// What is no parameter is refused by name, and the gateway goes on. One row for each trick.
+#[tokio::test]
+async fn hostile_parameters_are_refused() {
+    let gateway = Gateway::start(&[]).unwrap();
+    let mut client = Operator::connect(&gateway.url(), ALL).await;
+    client.ask("sessions.create", json!({"key": "x"})).await.unwrap();
+    client.ask("agents.files.list", json!({"agentId": "echo"})).await.unwrap();
+    for (method, params, expected) in of_sessions().into_iter().chain(of_words()) {
         let refused = client.ask(method, params.clone()).await.expect_err("it is refused");
         assert_eq!(
             (&refused["code"], &refused["message"]),
