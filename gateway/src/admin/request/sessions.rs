@@ -120,3 +120,87 @@ fn flag(fields: &mut Fields, name: &str) -> Result<bool, Complaint> {
 fn key(fields: &mut Fields) -> Result<String, Complaint> {
     fields.text("key")?.ok_or_else(|| missing("key"))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::super::{Request, parse};
+    use super::*;
+
+    fn read(request: &Value) -> Result<SessionRequest, (ErrorCode, Option<String>)> {
+        match parse(request.to_string().as_bytes()) {
+            Ok(Request::Session(request)) => Ok(request),
+            Ok(other) => panic!("{other:?}"),
+            Err(complaint) => Err((complaint.code, complaint.field)),
+        }
+    }
+
+    /// What is right is read. One row for each form.
+    #[test]
+    fn requests_are_read() {
+        let key = || "k".to_owned();
+        let list = |archived, limit| SessionRequest::List {
+            offset: 3,
+            limit,
+            agent: Some("a".into()),
+            search: Some("s".into()),
+            archived,
+        };
+        let rows = [
+            (
+                json!({"op": "session.list", "offset": 3, "agent": "a", "search": "s", "archived": true}),
+                list(true, SESSIONS_MAX),
+            ),
+            (
+                json!({"op": "session.list", "offset": 3, "agent": "a", "search": "s", "limit": 7}),
+                list(false, 7),
+            ),
+            (json!({"op": "session.get", "key": "k"}), SessionRequest::Get { key: key() }),
+            (json!({"op": "session.commit", "key": "k"}), SessionRequest::Commit { key: Some(key()) }),
+            (json!({"op": "session.commit", "all": true}), SessionRequest::Commit { key: None }),
+            (
+                json!({"op": "session.archive", "olderThanMs": 7, "dryRun": true}),
+                SessionRequest::Archive { older_than_ms: 7, agent: None, dry_run: true },
+            ),
+            (
+                json!({"op": "session.export", "key": "k"}),
+                SessionRequest::Export { key: key(), format: ExportFormat::Jsonl },
+            ),
+            (
+                json!({"op": "session.export", "key": "k", "format": "markdown"}),
+                SessionRequest::Export { key: key(), format: ExportFormat::Markdown },
+            ),
+            (
+                json!({"op": "session.delete", "key": "k"}),
+                SessionRequest::Delete { key: key(), erase: false },
+            ),
+            (json!({"op": "session.reset", "key": "k"}), SessionRequest::Reset { key: key() }),
+        ];
+        for (mut request, expected) in rows {
+            request["v"] = json!(1);
+            assert_eq!(read(&request), Ok(expected), "{request}");
+        }
+    }
+
+    /// What is wrong has a name, and the field. One row for each way.
+    #[test]
+    fn what_is_wrong_has_a_name() {
+        use ErrorCode::{InvalidField, MissingField, UnknownField};
+        let rows = [
+            (json!({"op": "session.get"}), MissingField, "key"),
+            (json!({"op": "session.get", "key": ""}), InvalidField, "key"),
+            (json!({"op": "session.get", "key": "k", "all": true}), UnknownField, "all"),
+            (json!({"op": "session.commit"}), MissingField, "key"),
+            (json!({"op": "session.commit", "key": "k", "all": true}), InvalidField, "key"),
+            (json!({"op": "session.archive"}), MissingField, "olderThanMs"),
+            (json!({"op": "session.archive", "olderThanMs": -1}), InvalidField, "olderThanMs"),
+            (json!({"op": "session.export", "key": "k", "format": "xml"}), InvalidField, "format"),
+            (json!({"op": "session.delete", "key": "k", "erase": 1}), InvalidField, "erase"),
+        ];
+        for (mut request, code, field) in rows {
+            request["v"] = json!(1);
+            assert_eq!(read(&request), Err((code, Some(field.to_owned()))), "{request}");
+        }
+    }
+}

@@ -401,3 +401,31 @@ fn files_are_guarded() {
     let refused = set(json!({"expectedHash": "z".repeat(64)})).unwrap_err();
     assert!(refused.contains("at /expectedHash: must match pattern"), "{refused}");
 }
+
+/// A session that came by another dialect is named by its own key, in every method, and is no session of an agent's.
+#[test]
+fn keys_of_other_dialects_are_names_too() {
+    let rig = Rig::new();
+    let key = "websocket/local/s";
+    rig.say(key, "1", Role::User, "hello");
+    assert_eq!(rig.good(Method::SessionsDescribe, json!({"key": key}))["session"]["key"], key);
+    assert_eq!(rig.good(Method::ChatHistory, json!({"sessionKey": key}))["totalMessages"], 1);
+    let patched = rig.good(Method::SessionsPatch, json!({"key": key, "pinned": true}));
+    assert_eq!(patched["entry"]["pinned"], true);
+    assert_eq!(rig.good(Method::SessionsDelete, json!({"key": key}))["deleted"], true);
+    // Not there any more, it is a short name like any other.
+    let told = rig.good(Method::SessionsDelete, json!({"key": key}));
+    assert_eq!(told["key"], "agent:main:websocket/local/s");
+}
+
+/// Who finds a session busy is told what runs in it, and when to come again.
+#[test]
+fn a_busy_session_is_told() {
+    let error = of_busy(&Busy { key: "k".into(), runs: vec!["r".into()] });
+    assert_eq!(error.message, "Session k is still active; try again in a moment. It waits for r");
+    assert_eq!(
+        (error.code, error.retryable, error.retry_after_ms),
+        (RpcCode::Unavailable, true, Some(1_000))
+    );
+    assert_eq!(error.details, Some(json!({"code": "SESSION_ACTIVE", "runIds": ["r"]})));
+}
