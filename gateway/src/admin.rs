@@ -9,7 +9,7 @@
 //! | [`answer`] | what is answered, for both ends |
 //! | `serve` | connections, their lines, and how many of both there may be |
 //! | `shards` | how shards are asked |
-//! | `explain`, `dead_letters`, `stats`, `events`, `agents`, `lifecycle` | operations |
+//! | `explain`, `dead_letters`, `stats`, `events`, `agents`, `lifecycle`, [`sessions`] | operations |
 //! | [`order`] | what the control thread is asked to do |
 //! | [`bulletin`] | what the control thread tells of by itself |
 
@@ -23,6 +23,7 @@ mod lifecycle;
 pub mod order;
 pub mod request;
 mod serve;
+pub mod sessions;
 pub mod shards;
 pub mod stats;
 

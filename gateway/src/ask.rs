@@ -8,6 +8,7 @@ mod explain;
 mod lifecycle;
 mod logs;
 mod reload;
+mod sessions;
 mod stats;
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
@@ -24,9 +25,10 @@ use crate::admin::request::Op;
 use crate::admin::{LINE_BYTES_MAX, VERSION};
 use crate::options::{
     AgentCommand, DlqCommand, EventsOptions, ExplainOptions, Place, ReloadOptions, RestartOptions,
-    StatsOptions, StatusOptions, StopOptions,
+    SessionCommand, StatsOptions, StatusOptions, StopOptions,
 };
 use crate::state_directory::{self, Unreached};
+pub use sessions::files::FilesError;
 
 /// How long the gateway may take for an answer; longer than it gives its shards.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -115,6 +117,15 @@ pub enum AskError {
         #[source]
         source: std::io::Error,
     },
+    /// Nobody has said yes.
+    #[error("{what}: say yes, or give --yes where standard input is no terminal; nothing was changed")]
+    Unconfirmed {
+        /// What would be done.
+        what: String,
+    },
+    /// The sessions of a gateway that does not run cannot be read.
+    #[error(transparent)]
+    Files(#[from] FilesError),
     /// The answer could not be printed.
     #[error("the answer cannot be printed")]
     Print(#[source] std::io::Error),
@@ -128,6 +139,11 @@ pub fn explain(options: &ExplainOptions) -> Result<ExitCode, AskError> {
 /// Does what one of the `dlq` commands says.
 pub fn dead_letters(command: &DlqCommand) -> Result<ExitCode, AskError> {
     ended(dead_letters::run(command))
+}
+
+/// Does what one of the `session` commands says.
+pub fn sessions(command: &SessionCommand) -> Result<ExitCode, AskError> {
+    ended(sessions::run(command))
 }
 
 /// Prints processes, and what was taken over.
@@ -248,6 +264,11 @@ impl Gateway {
         let limited = &mut (&mut self.stream).take(LINE_BYTES_MAX as u64);
         limited.read_until(b'\n', &mut line).map_err(failed)?;
         if line.last() == Some(&b'\n') { Ok(line) } else { Err(AskError::Ended) }
+    }
+
+    /// Waits for an answer that may take longer than others.
+    fn patient(&mut self, patience: Duration) -> Result<(), AskError> {
+        self.stream.get_mut().set_read_timeout(Some(patience)).map_err(AskError::Connection)
     }
 
     /// Waits for lines for as long as it takes.

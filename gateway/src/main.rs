@@ -93,6 +93,7 @@ fn main() -> ExitCode {
         Command::Logs(options) => report(logs::run(&options)),
         Command::Explain(options) => report(ask::explain(&options)),
         Command::Dlq { command } => report(ask::dead_letters(&command)),
+        Command::Session { command } => report(ask::sessions(&command)),
         Command::Send(options) => report(send::send(&options)),
         Command::Health(options) => report(send::health(&options)),
         Command::Config { command } => report(settings::config(&command)),

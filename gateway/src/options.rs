@@ -4,6 +4,7 @@ mod agents;
 mod dead_letters;
 mod lifecycle;
 mod ring;
+mod sessions;
 mod settings;
 mod talk;
 
@@ -27,6 +28,11 @@ pub use lifecycle::{
 };
 use ring::RING_EXAMPLES;
 pub use ring::{RingCommand, RingWatchOptions};
+use sessions::SESSION_EXAMPLES;
+pub use sessions::{
+    SessionArchiveOptions, SessionCommand, SessionCommitOptions, SessionConfirmedOptions,
+    SessionDeleteOptions, SessionExportOptions, SessionFormat, SessionListOptions, SessionOptions,
+};
 use settings::{CONFIG_EXAMPLES, TOKEN_EXAMPLES};
 pub use settings::{
     ConfigCommand, ConfigGetOptions, ConfigPrintOptions, ConfigSetOptions, ConfigUnsetOptions, TokenCommand,
@@ -56,6 +62,7 @@ pub use talk::{
     openclaw ring list                            look at the rings of a running gateway\n  \
     openclaw explain m-1                          see where the time of a message went\n  \
     openclaw dlq list                             list the messages that were given up\n  \
+    openclaw session list                         list the sessions, those that changed last first\n  \
     openclaw doctor                               see what this machine enforces of the sandbox")]
 pub struct Options {
     /// What to do.
@@ -136,6 +143,13 @@ pub enum Command {
         /// What to do.
         #[command(subcommand)]
         command: DlqCommand,
+    },
+    /// Look at sessions: lists, transcripts; put them aside, reset and delete them.
+    #[command(after_help = SESSION_EXAMPLES, visible_alias = "sessions")]
+    Session {
+        /// What to do.
+        #[command(subcommand)]
+        command: SessionCommand,
     },
     /// Look at the configuration file, and change it.
     #[command(after_help = CONFIG_EXAMPLES)]

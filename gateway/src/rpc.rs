@@ -293,7 +293,8 @@ fn unknown(method: Method) -> RpcError {
     RpcError::invalid(format!("unknown method: {}", method.name()))
 }
 
-fn now_ms() -> u64 {
+/// Unix milliseconds.
+pub fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

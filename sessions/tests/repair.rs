@@ -293,7 +293,7 @@ fn transcripts_are_exported() {
 /// A session is changed only in the revision, and only since the change, that was meant.
 #[test]
 fn a_change_is_to_what_was_meant() {
-    let mut rig = Rig::new();
+    let rig = Rig::new();
     let row = rig.sessions().create(KEY, "main", "test", 8).expect("it begins");
     let in_revision = |revision| Target { revision: Some(revision), ..KEY.into() };
     let reset = rig.sessions().reset(in_revision(1), 9).expect("it is the first");

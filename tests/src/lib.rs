@@ -3,6 +3,7 @@
 
 pub mod client;
 pub mod diary;
+pub mod operator;
 pub mod process;
 pub mod simulation;
 pub mod storm;

@@ -1,5 +1,7 @@
 //! What may be asked: lines in, checked requests out, and every error by name.
 
+pub mod sessions;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -12,6 +14,7 @@ use shm_transport::ports::session_hash;
 
 use super::VERSION;
 use super::order::{Act, LifecycleKind, ReloadKind};
+use sessions::SessionRequest;
 
 /// The most dead letters of one answer.
 pub const LETTERS_MAX: usize = 100;
@@ -83,6 +86,20 @@ names! {
         GatewayStop "gateway.stop",
         /// Leaves everything to the next gateway.
         GatewayRestart "gateway.restart",
+        /// Sessions, a page of them.
+        SessionList "session.list",
+        /// One session.
+        SessionGet "session.get",
+        /// Waits until what was said is on the disk.
+        SessionCommit "session.commit",
+        /// Puts sessions aside.
+        SessionArchive "session.archive",
+        /// A transcript, piece by piece.
+        SessionExport "session.export",
+        /// Forgets a session.
+        SessionDelete "session.delete",
+        /// Begins a session anew.
+        SessionReset "session.reset",
     }
 }
 
@@ -107,7 +124,7 @@ names! {
         MissingField "missing_field",
         /// A field is not what it should be.
         InvalidField "invalid_field",
-        /// There is no such dead letter.
+        /// There is no such dead letter or session.
         NotFound "not_found",
         /// A shard did not answer in time.
         NoAnswer "no_answer",
@@ -240,6 +257,8 @@ pub enum Request {
     Reload(ReloadKind),
     /// [`Op::GatewayStatus`], [`Op::GatewayStop`], [`Op::GatewayRestart`].
     Lifecycle(LifecycleKind),
+    /// About sessions.
+    Session(SessionRequest),
 }
 
 /// The fields of a request that have not been taken yet.
@@ -392,6 +411,13 @@ fn read(op: Op, fields: &mut Fields) -> Result<Request, Complaint> {
             Request::Lifecycle(LifecycleKind::Stop { timeout })
         }
         Op::GatewayRestart => Request::Lifecycle(LifecycleKind::Restart),
+        Op::SessionList
+        | Op::SessionGet
+        | Op::SessionCommit
+        | Op::SessionArchive
+        | Op::SessionExport
+        | Op::SessionDelete
+        | Op::SessionReset => Request::Session(sessions::read(op, fields)?),
     })
 }
 

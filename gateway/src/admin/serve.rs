@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::sessions::{ExportFormat, Query};
 use engine::events::EventMask;
 use serde::Serialize;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -14,11 +15,14 @@ use tokio::time::timeout;
 use super::answer::{Error, Line, Listening};
 use super::events::{Subscription, Told, names};
 use super::order::LifecycleAnswer;
+use super::request::sessions::SessionRequest;
 use super::request::{Complaint, ErrorCode, Request, parse};
+use super::sessions::{self, ExportLine, Exporting, Piece};
 use super::{
     Admin, CONNECTIONS_MAX, EVENT_PATIENCE, LINE_BYTES_MAX, LINE_PATIENCE, VERSION, agents, dead_letters,
     explain, lifecycle, stats,
 };
+use crate::rpc::now_ms;
 
 /// How long nobody is accepted after that did not work: descriptors come back in time.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
@@ -79,6 +83,9 @@ async fn talk(stream: UnixStream, admin: &Admin) -> Result<(), Gone> {
             }
         }
         match parse(&line) {
+            Ok(Request::Session(SessionRequest::Export { key, format })) => {
+                export(&mut write, admin, key, format).await?;
+            }
             Ok(Request::Events { mask }) => return stream_events(&mut read, &mut write, admin, mask).await,
             Ok(request) => answer(&mut write, admin, request).await?,
             Err(complaint) => say(&mut write, &Err::<(), _>(complaint)).await?,
@@ -123,8 +130,78 @@ async fn answer(write: &mut OwnedWriteHalf, admin: &Admin, request: Request) -> 
                 Err(complaint) => say(write, &Err::<(), _>(complaint)).await,
             }
         }
+        Request::Session(request) => of_sessions(write, admin, request).await,
         Request::Events { .. } => unreachable!("its caller streams them"),
     }
+}
+
+async fn of_sessions(write: &mut OwnedWriteHalf, admin: &Admin, request: SessionRequest) -> Result<(), Gone> {
+    let key = match &request {
+        SessionRequest::Get { key } | SessionRequest::Delete { key, .. } | SessionRequest::Reset { key } => {
+            Some(key.clone())
+        }
+        SessionRequest::Commit { key } => key.clone(),
+        _ => None,
+    };
+    let key = match key {
+        None => None,
+        Some(key) => match sessions::named(admin, key).await {
+            Ok(key) => Some(key),
+            Err(complaint) => return say(write, &Err::<(), _>(complaint)).await,
+        },
+    };
+    match (request, key) {
+        (SessionRequest::List { offset, limit, agent, search, archived }, _) => {
+            let archived = Some(archived);
+            let query = Query { limit, offset, agent, search, archived, ..Query::default() };
+            say(write, &sessions::page(admin, query).await).await
+        }
+        (SessionRequest::Archive { older_than_ms, agent, dry_run }, _) => {
+            let before_ms = now_ms().saturating_sub(older_than_ms);
+            say(write, &sessions::archive(admin, before_ms, agent, dry_run).await).await
+        }
+        (SessionRequest::Commit { .. }, key) => say(write, &sessions::commit(admin, key).await).await,
+        (SessionRequest::Get { .. }, Some(key)) => say(write, &sessions::one(admin, key).await).await,
+        (SessionRequest::Delete { erase, .. }, Some(key)) => {
+            say(write, &sessions::delete(admin, key, erase).await).await
+        }
+        (SessionRequest::Reset { .. }, Some(key)) => say(write, &sessions::reset(admin, key).await).await,
+        (_, None) | (SessionRequest::Export { .. }, _) => {
+            unreachable!("each of these has a key; exports are streamed")
+        }
+    }
+}
+
+/// Passes a transcript on, piece by piece, as fast as the client takes it.
+async fn export(
+    write: &mut OwnedWriteHalf,
+    admin: &Admin,
+    key: String,
+    format: ExportFormat,
+) -> Result<(), Gone> {
+    let found = match sessions::named(admin, key).await {
+        // One that is not there is refused at once, and not after a beginning.
+        Ok(key) => sessions::one(admin, key).await,
+        Err(complaint) => Err(complaint),
+    };
+    let key = match found {
+        Ok(info) => info.key,
+        Err(complaint) => return say(write, &Err::<(), _>(complaint)).await,
+    };
+    say(write, &Ok(Exporting { key: key.clone() })).await?;
+    let mut pieces = sessions::export(admin, key, format);
+    while let Some(piece) = pieces.recv().await {
+        let line = ExportLine { v: VERSION, ..ExportLine::default() };
+        let line = match piece {
+            Piece::Chunk(chunk) => ExportLine { chunk: Some(chunk), ..line },
+            Piece::End(rows) => ExportLine { end: Some(rows), ..line },
+            Piece::Failed(Complaint { code, message, field }) => {
+                ExportLine { error: Some(Error { code: code.name().to_owned(), message, field }), ..line }
+            }
+        };
+        send(write, &json_line(&line), EVENT_PATIENCE).await?;
+    }
+    Ok(())
 }
 
 /// Passes events on until the client closes, or says anything more.

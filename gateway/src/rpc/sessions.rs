@@ -36,6 +36,7 @@ use adapters::openclaw::params::Params;
 use adapters::openclaw::session_key::{KEY_CHARS_MAX, agent_of, canonical};
 use adapters::refusal::{RpcCode, RpcError};
 use serde_json::json;
+use sessions::store::StoreError;
 use sessions::{ChangeError, ReadError, SessionRow, Sessions, Workspaces};
 use tokio::sync::oneshot;
 
@@ -106,6 +107,13 @@ impl Desk {
         let _ = tokio::time::timeout(STOP_PATIENCE, stopped).await;
         let runs: Vec<_> = self.edges.running_in(key).iter().map(|run| run.to_string()).collect();
         if runs.is_empty() { Ok(()) } else { Err(Busy { key: key.to_owned(), runs }) }
+    }
+
+    /// The key of a session that was named by an operator: as it is, or in short.
+    pub fn named(&self, key: &str) -> Result<String, StoreError> {
+        let is_there = self.sessions.get(key)?.is_some();
+        let in_full = || canonical(key, &self.edges.about.default_agent).into_owned();
+        Ok(if is_there { key.to_owned() } else { in_full() })
     }
 
     /// The run of a session that is not over.

@@ -285,7 +285,10 @@ async fn methods_are_served_and_documented() {
             assert!(needs_params || needs_name, "{}: {}", method.name(), error.message);
         }
     }
-    let refused = fixture.call(Method::Send, json!({}), &operator(Scopes::ALL)).await.unwrap_err();
+    let refused = {
+        let params = json!({"to": "somebody", "idempotencyKey": "k"});
+        fixture.call(Method::Send, params, &operator(Scopes::ALL)).await.unwrap_err()
+    };
     assert_eq!(refused.message, "unknown method: send");
 }
 

@@ -207,3 +207,25 @@ fn cut(content: &RawValue, chars_max: usize) -> Option<Box<RawValue>> {
 pub fn beginning(text: &str, chars_max: usize) -> Option<&str> {
     text.char_indices().nth(chars_max).map(|(end, _)| &text[..end])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A main session is one whose key ends behind its agent; groups are told from others by their keys. One row each.
+    #[test]
+    fn keys_tell_what_a_session_is() {
+        let rows = [
+            ("agent:a:main", true, "direct"),
+            ("agent:main:main", true, "direct"),
+            ("agent:a:x:main", false, "direct"),
+            ("agent:a:domain", false, "direct"),
+            ("main", false, "direct"),
+            ("agent:a:telegram:group:7", false, "group"),
+            ("agent:a:discord:channel:7:thread:8", false, "channel"),
+        ];
+        for (key, main, chat) in rows {
+            assert_eq!((is_main(key), kind_of(key).1), (main, chat), "{key}");
+        }
+    }
+}

@@ -73,10 +73,12 @@ impl Rig {
         Ok(serde_json::from_slice(&told).unwrap())
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "as `json!` makes them")]
     fn good(&self, method: Method, params: Value) -> Value {
         self.ask(method, &params).unwrap_or_else(|error| panic!("{method:?} {params}: {error}"))
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "as `json!` makes them")]
     fn bad(&self, method: Method, params: Value) -> String {
         self.ask(method, &params).expect_err("it is refused")
     }
@@ -184,30 +186,10 @@ fn sessions_are_resolved() {
     assert_eq!(rig.good(Method::SessionsResolve, missing), json!({"ok": false}));
 }
 
-/// What clients may set is kept and can be cleared; the rest is refused by name, and so is a change of another session
-/// than the one that was meant.
-#[test]
-fn patches_are_whole_or_refused() {
-    let rig = Rig::new();
-    let patch = |params: Value| rig.ask(Method::SessionsPatch, &params);
-    let first =
-        patch(json!({"key": "main", "thinkingLevel": "high", "fastMode": "auto", "unread": true})).unwrap();
-    let entry = &first["entry"];
-    assert_eq!((&entry["thinkingLevel"], &entry["fastMode"]), (&json!("high"), &json!("auto")));
-    assert_eq!(
-        (&entry["unread"], &entry["isMain"], &entry["lifecycleRevision"]),
-        (&json!(true), &json!(true), &json!("1"))
-    );
-    let cleared =
-        patch(json!({"key": "main", "thinkingLevel": null, "unread": false, "model": null})).unwrap();
-    assert_eq!(
-        (&cleared["entry"]["thinkingLevel"], &cleared["entry"]["unread"]),
-        (&Value::Null, &json!(false))
-    );
-
-    patch(json!({"key": "agent:main:x", "label": "Work"})).unwrap();
+/// Patches of a session that is there, and one of another one; and why they are refused.
+fn refused_patches() -> Vec<(Value, String)> {
     let changed = "Session agent:main:main changed; refresh and try again: ";
-    let rows = [
+    vec![
         (
             json!({"key": "main", "model": "m"}),
             "sessions.patch: 'model' cannot be set on this gateway".to_owned(),
@@ -264,8 +246,32 @@ fn patches_are_whole_or_refused() {
             "invalid session key: must be at most 512 characters, none of them a control character"
                 .to_owned(),
         ),
-    ];
-    for (params, expected) in rows {
+    ]
+}
+
+/// What clients may set is kept and can be cleared; the rest is refused by name, and so is a change of another session
+/// than the one that was meant.
+#[test]
+fn patches_are_whole_or_refused() {
+    let rig = Rig::new();
+    let patch = |params: Value| rig.ask(Method::SessionsPatch, &params);
+    let first =
+        patch(json!({"key": "main", "thinkingLevel": "high", "fastMode": "auto", "unread": true})).unwrap();
+    let entry = &first["entry"];
+    assert_eq!((&entry["thinkingLevel"], &entry["fastMode"]), (&json!("high"), &json!("auto")));
+    assert_eq!(
+        (&entry["unread"], &entry["isMain"], &entry["lifecycleRevision"]),
+        (&json!(true), &json!(true), &json!("1"))
+    );
+    let cleared =
+        patch(json!({"key": "main", "thinkingLevel": null, "unread": false, "model": null})).unwrap();
+    assert_eq!(
+        (&cleared["entry"]["thinkingLevel"], &cleared["entry"]["unread"]),
+        (&Value::Null, &json!(false))
+    );
+
+    patch(json!({"key": "agent:main:x", "label": "Work"})).unwrap();
+    for (params, expected) in refused_patches() {
         assert_eq!(patch(params.clone()).expect_err("it is refused"), expected, "{params}");
     }
     patch(json!({"key": "main", "pinned": true, "expectedLifecycleRevision": "1", "expectedMarkedUnreadAt": null}))
@@ -394,4 +400,32 @@ fn files_are_guarded() {
     }
     let refused = set(json!({"expectedHash": "z".repeat(64)})).unwrap_err();
     assert!(refused.contains("at /expectedHash: must match pattern"), "{refused}");
+}
+
+/// A session that came by another dialect is named by its own key, in every method, and is no session of an agent's.
+#[test]
+fn keys_of_other_dialects_are_names_too() {
+    let rig = Rig::new();
+    let key = "websocket/local/s";
+    rig.say(key, "1", Role::User, "hello");
+    assert_eq!(rig.good(Method::SessionsDescribe, json!({"key": key}))["session"]["key"], key);
+    assert_eq!(rig.good(Method::ChatHistory, json!({"sessionKey": key}))["totalMessages"], 1);
+    let patched = rig.good(Method::SessionsPatch, json!({"key": key, "pinned": true}));
+    assert_eq!(patched["entry"]["pinned"], true);
+    assert_eq!(rig.good(Method::SessionsDelete, json!({"key": key}))["deleted"], true);
+    // Not there any more, it is a short name like any other.
+    let told = rig.good(Method::SessionsDelete, json!({"key": key}));
+    assert_eq!(told["key"], "agent:main:websocket/local/s");
+}
+
+/// Who finds a session busy is told what runs in it, and when to come again.
+#[test]
+fn a_busy_session_is_told() {
+    let error = of_busy(&Busy { key: "k".into(), runs: vec!["r".into()] });
+    assert_eq!(error.message, "Session k is still active; try again in a moment. It waits for r");
+    assert_eq!(
+        (error.code, error.retryable, error.retry_after_ms),
+        (RpcCode::Unavailable, true, Some(1_000))
+    );
+    assert_eq!(error.details, Some(json!({"code": "SESSION_ACTIVE", "runIds": ["r"]})));
 }
