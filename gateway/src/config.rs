@@ -45,7 +45,6 @@ pub use agents::{AgentConfig, AgentKind, ECHO_AGENT};
 use agents::{FileAgents, Machine};
 pub use delivery::{DeliveryConfig, RoutingConfig};
 use delivery::{FileDelivery, FileJournal, FileRouting};
-use http::FileHttp;
 pub use keys::{Effort, Keys};
 pub use restart::Restart;
 pub use sandbox::with_host;
@@ -103,7 +102,7 @@ struct FileGateway {
     #[serde(default)]
     control_ui: FileControlUi,
     #[serde(default)]
-    http: FileHttp,
+    http: http::FileHttp,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -470,21 +469,6 @@ mod tests {
                 "agents.entries.none.command",
             ]
         );
-    }
-
-    /// What is no file, and what is too long to be a configuration, is not read.
-    #[test]
-    fn only_files_are_read() {
-        let folder = tempfile::tempdir().unwrap();
-        let cause = |path: &Path| match read(path).unwrap_err() {
-            ConfigError::Read { source, .. } => source.to_string(),
-            other => panic!("{other}"),
-        };
-        assert_eq!(cause(folder.path()), "it is no file");
-        assert_eq!(cause(Path::new("/dev/zero")), "it is no file");
-        let file = folder.path().join("long");
-        std::fs::File::create(&file).unwrap().set_len(FILE_BYTES_MAX + 1).unwrap();
-        assert_eq!(cause(&file), "it has more than 8388608 bytes");
     }
 
     /// A program that is not there, and an unknown key, are named, beside whatever else is wrong.
