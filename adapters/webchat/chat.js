@@ -229,7 +229,7 @@
   const refused = (error) => {
     const code = error.details?.code ?? "";
     const words = code === "PAIRING_REQUIRED" || error.code === "NOT_PAIRED"
-      ? "this browser has to be let in first: `openclaw devices list` shows its request on the machine of the gateway"
+      ? "this browser has to be let in first: somebody who decides on devices sees its request"
       : error.message;
     complain(`The gateway refuses this page: ${words}`);
     if (code.startsWith("AUTH_") && !error.retryable) {

@@ -50,7 +50,6 @@ pub use agents::{AgentConfig, AgentKind, ECHO_AGENT};
 use agents::{FileAgents, Machine};
 pub use delivery::{DeliveryConfig, RoutingConfig};
 use delivery::{FileDelivery, FileJournal, FileRouting};
-use http::FileHttp;
 pub use keys::{Effort, Keys};
 use logging::FileLogging;
 use reload::FileReload;
@@ -119,7 +118,7 @@ struct FileGateway {
     #[serde(default)]
     reload: FileReload,
     #[serde(default)]
-    http: FileHttp,
+    http: http::FileHttp,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]

@@ -1,8 +1,10 @@
 //! A gateway as a test sees it: a process, a port, a directory.
 #![forbid(unsafe_code)]
 
+pub mod browser;
 pub mod client;
 pub mod diary;
+pub mod http;
 pub mod operator;
 pub mod process;
 pub mod simulation;

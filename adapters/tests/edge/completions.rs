@@ -157,6 +157,36 @@ fn a_client_that_goes_cancels() {
     assert_eq!(gateway.shared.sum(|stats| &stats.open_turns), 0);
 }
 
+/// A client that hears nothing for long is sent comments and kept, however long its agent thinks. By short intervals.
+#[test]
+fn a_client_that_waits_is_sent_comments() {
+    let options = EdgeOptions { ping_interval: Duration::from_millis(40), ..EdgeOptions::default() };
+    let gateway = Gateway::start(options, |replies, _| replies.accepted(0));
+    let (_, mut client) = post(gateway.address, "", &say("x", true));
+    let mut text = Vec::new();
+    until("kept for many intervals", || {
+        let mut piece = [0u8; 1024];
+        let count = client.read(&mut piece).unwrap();
+        assert!(count > 0, "closed after {}", String::from_utf8_lossy(&text));
+        text.extend_from_slice(&piece[..count]);
+        (String::from_utf8_lossy(&text).matches(": working").count() >= 6).then_some(())
+    });
+    assert_eq!(gateway.shared.sum(|stats| &stats.open_turns), 1);
+}
+
+/// A socket on which nothing is asked any more is closed. By one request and a short time.
+#[test]
+fn idle_sockets_are_closed() {
+    let options = EdgeOptions { head_timeout: Duration::from_millis(50), ..EdgeOptions::default() };
+    let gateway = Gateway::start(options, silent);
+    let (head, mut rest) =
+        request(gateway.address, &format!("GET /healthz HTTP/1.1\r\nHost: {}\r\n\r\n", gateway.address));
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    let mut body = String::new();
+    rest.read_to_string(&mut body).unwrap();
+    assert!(body.starts_with(r#"{"ok":true,"status":"live"}"#), "{body}");
+}
+
 /// A gateway that ends tells those who wait: by a status, or by an event.
 #[test]
 fn the_end_of_the_gateway_is_told() {

@@ -272,4 +272,19 @@ mod tests {
         let gone = replace(&folder.path().join("gone"), "x").unwrap_err();
         assert!(gone.to_string().starts_with("resolving "), "{gone}");
     }
+
+    /// What is no file, and what is too long to be a configuration, is not read.
+    #[test]
+    fn only_files_are_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let cause = |path: &Path| match super::super::read(path).unwrap_err() {
+            super::super::ConfigError::Read { source, .. } => source.to_string(),
+            other => panic!("{other}"),
+        };
+        assert_eq!(cause(folder.path()), "it is no file");
+        assert_eq!(cause(Path::new("/dev/zero")), "it is no file");
+        let file = folder.path().join("long");
+        std::fs::File::create(&file).unwrap().set_len(super::super::FILE_BYTES_MAX + 1).unwrap();
+        assert_eq!(cause(&file), "it has more than 8388608 bytes");
+    }
 }

@@ -282,7 +282,7 @@ mod tests {
         read.map_err(|refusal| refusal.message)
     }
 
-    fn hi(more: Value) -> Value {
+    fn hi(more: &Value) -> Value {
         let mut body = json!({"model": "openclaw", "messages": [{"role": "user", "content": "hi"}]});
         body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         body
@@ -305,7 +305,7 @@ mod tests {
             (json!({"user": "u"}), &[(key, "main")], "agent:main:main"),
             (json!({}), &[(key, "agent:ada:x")], "agent:ada:x"),
         ] {
-            let request = read(&hi(more), headers).unwrap();
+            let request = read(&hi(&more), headers).unwrap();
             assert_eq!(request.session_key, expected);
             assert_eq!(agent_of(expected), Some(request.agent.as_str()));
         }
@@ -324,7 +324,7 @@ mod tests {
             ),
             (json!({"user": "a\nb"}), &[], "must have at most"),
         ] {
-            let refused = read(&hi(more), headers).unwrap_err();
+            let refused = read(&hi(&more), headers).unwrap_err();
             assert!(refused.starts_with(expected), "{refused}");
         }
     }
@@ -339,7 +339,7 @@ mod tests {
         assert_eq!(request.text, "a\nb");
         assert_eq!(request.metadata, r#"{"messages":[{"content":"be brief","role":"system"}]}"#);
         assert!(request.stream && request.include_usage);
-        assert_eq!(read(&hi(json!({})), &[]).unwrap().metadata, "");
+        assert_eq!(read(&hi(&json!({})), &[]).unwrap().metadata, "");
         for (more, expected) in [
             (json!({"messages": []}), "1 to 10000 messages"),
             (
@@ -357,7 +357,7 @@ mod tests {
             (json!({"tools": [{}]}), "agents have tools of their own"),
             (json!({"response_format": {"type": "json_object"}}), "only text"),
         ] {
-            let refused = read(&hi(more), &[]).unwrap_err();
+            let refused = read(&hi(&more), &[]).unwrap_err();
             assert!(refused.starts_with(expected), "{refused}");
         }
         let deep = "[".repeat(100);

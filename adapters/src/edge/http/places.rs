@@ -77,7 +77,7 @@ pub fn check_query(query: Option<&str>) -> Result<(), HttpRefusal> {
     let mut names =
         query.unwrap_or_default().split(['&', ';']).map(|pair| pair.split('=').next().unwrap_or_default());
     let is_secret = |name: &str| SECRETS.contains(&plain(name).as_str());
-    if names.any(|name| is_secret(name)) { Err(HttpRefusal::SecretInAddress) } else { Ok(()) }
+    if names.any(is_secret) { Err(HttpRefusal::SecretInAddress) } else { Ok(()) }
 }
 
 /// A name in lower case, with `_` for `-`, and without its percent signs.
