@@ -57,6 +57,7 @@ pub mod origin;
 mod outbound;
 pub mod pages;
 mod pump;
+mod resume;
 mod runs;
 mod simple;
 mod state;

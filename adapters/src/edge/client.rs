@@ -9,6 +9,7 @@ use super::admission::Place;
 use super::driver::Driver;
 use super::operator::Operator;
 use super::outbound::Outbound;
+use super::resume::Resumption;
 use super::turns::{SequenceHash, Turn};
 use crate::access::{Identity, Peer};
 use crate::openclaw::conversation::Conversation;
@@ -94,6 +95,8 @@ pub struct ConnectionState {
     pub greeted: bool,
     /// Messages that await a reply, by sequence.
     pub turns: HashMap<u32, Turn, SequenceHash>,
+    /// Sessions whose words are shown to it although it did not ask for them on this connection.
+    pub resumptions: Vec<Box<Resumption>>,
     /// The sequence of the next message.
     pub next_sequence: u32,
     /// Frames that wait for the socket.
@@ -136,6 +139,7 @@ impl ConnectionState {
             admitted_by,
             greeted: false,
             turns: HashMap::default(),
+            resumptions: Vec::new(),
             next_sequence: 0,
             outbound: Outbound::default(),
             unflushed: false,
