@@ -94,7 +94,7 @@ fn first(edge: &Rc<Edge>, connection: &Connection, text: &str, now_ms: u64) -> S
 /// Lets a client in that says who it is in a frame.
 fn authenticate(edge: &Edge, connection: &Connection, token: Option<&str>, now_ms: u64) -> Submitted {
     let source = connection.peer.source;
-    match edge.shared.access.check_secret(token, source, now_ms) {
+    match edge.shared.access.check_secret(token, &connection.peer, now_ms) {
         Ok(identity) => {
             let state = &mut *connection.state.borrow_mut();
             state.admit(identity);

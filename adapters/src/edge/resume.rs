@@ -13,8 +13,11 @@
 //! has seen already are sent by the shard all the same where a reply goes on behind them; they are taken note of, and
 //! not shown.
 
+mod runs;
+
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use shm_transport::envelope::{
     ArchivedResumedV1, FailureCode, Message, Opened, ResumeStep, ResumeV1, Route, TURN_BEGUN, TURN_OVER,
@@ -22,6 +25,8 @@ use shm_transport::envelope::{
 use shm_transport::link::SendError;
 use shm_transport::ports::shard_of;
 
+use self::runs::Runs;
+use super::events::Event;
 use super::state::{Connection, ConnectionState, Edge};
 use super::turns::{self, Offered, Submitted, Turn};
 use super::words::{self, Dialect, Frames, Outcome};
@@ -31,7 +36,7 @@ use crate::dialect::{driver, simple};
 use crate::refusal::{Code, Refusal};
 
 /// Sessions that one connection resumes at once.
-const RESUMPTIONS_MAX: usize = 64;
+const RESUMPTIONS_MAX: usize = 16;
 
 /// Who has come back, in words of its dialect.
 pub enum Asked<'a> {
@@ -48,6 +53,13 @@ pub enum Asked<'a> {
         id: &'a str,
         /// The conversation, as far as it is named.
         session: Option<&'a str>,
+    },
+    /// [`openclaw`](crate::openclaw)
+    Runs {
+        /// As the client calls its request.
+        request: &'a str,
+        /// The conversation, in full.
+        session_key: &'a str,
     },
 }
 
@@ -97,7 +109,11 @@ pub struct Resumption {
     /// The place up to which pages have come.
     sent: Place,
     stage: Stage,
+    /// The last word that came.
+    heard: Place,
     turns: HashMap<u64, Followed>,
+    /// Its runs, if its client speaks the OpenClaw protocol.
+    runs: Option<Box<Runs>>,
 }
 
 /// A client asks for what it has missed of a session.
@@ -106,6 +122,11 @@ pub fn begin(edge: &Edge, connection: &Connection, session: u64, after: Place, a
         return Offered::Refused(refusal);
     }
     let state = &mut *connection.state.borrow_mut();
+    // What has come to its end is kept only so that what is late is not told again.
+    state.resumptions.retain(|each| each.session != session || each.follows());
+    if state.resumptions.len() >= RESUMPTIONS_MAX {
+        state.resumptions.retain(|each| each.follows());
+    }
     if state.resumptions.iter().any(|each| each.session == session) {
         let text = "what this session says is shown to this connection already";
         return Offered::Refused(Refusal::new(Code::Failure(FailureCode::Conflict), text));
@@ -115,7 +136,12 @@ pub fn begin(edge: &Edge, connection: &Connection, session: u64, after: Place, a
         return Offered::Refused(Refusal::new(Code::Failure(FailureCode::Overloaded), text));
     }
     let mut labels = Vec::new();
+    let mut runs = None;
     let (dialect, thread) = match *asked {
+        Asked::Runs { request, session_key } => {
+            runs = Some(Box::new(Runs::new(request.to_owned(), session_key)));
+            (Dialect::default(), None)
+        }
         Asked::Simple { id, thread } => {
             simple::frames::write_labels(&mut labels, id, None, Some(thread));
             (Dialect::Simple, Some(thread))
@@ -134,7 +160,9 @@ pub fn begin(edge: &Edge, connection: &Connection, session: u64, after: Place, a
         after,
         sent: Place::NONE,
         stage: Stage::Asked,
+        heard: Place::NONE,
         turns: HashMap::new(),
+        runs,
     });
     let offered = resumption.ask(edge, connection);
     if offered == Offered::Taken {
@@ -142,6 +170,14 @@ pub fn begin(edge: &Edge, connection: &Connection, session: u64, after: Place, a
         state.resumptions.push(resumption);
     }
     offered
+}
+
+/// Whether a client is not to be shown an event of others because it resumes the session. It may be shown later.
+pub fn keep_back(state: &mut ConnectionState, event: &Arc<Event>) -> bool {
+    state.resumptions.iter_mut().any(|each| {
+        let is_live = each.stage == Stage::Live;
+        each.runs.as_mut().is_some_and(|runs| runs.keep_back(event, is_live))
+    })
 }
 
 /// What became of a frame that asks for what was missed.
@@ -218,27 +254,36 @@ impl Resumption {
 
     /// `false`: that was all.
     fn take(&mut self, edge: &Edge, state: &mut ConnectionState, message: &Message<'_>, now_ms: u64) -> bool {
+        let route = message.route;
         let Opened::Resumed(said) = message.open() else {
-            self.show(edge, state, message, now_ms);
+            let place = Place(route.session);
+            // Those of a page that was asked for once more may have come before.
+            if place > self.heard {
+                self.heard = place;
+                match &mut self.runs {
+                    Some(runs) => runs.show(edge, state, message, (place > self.after, now_ms)),
+                    None => self.show(edge, state, message, now_ms),
+                }
+            }
             return self.goes_on();
         };
-        let route = message.route;
+        let place = Place(said.place.to_native());
         match ResumeStep::from_number(said.step) {
-            Some(ResumeStep::Turn) => self.introduce(state, route.turn, said),
-            Some(ResumeStep::Gap) => {
-                let gap = (Place(route.session), Place(said.place.to_native()));
-                let mut json = Vec::new();
-                match self.dialect {
-                    Dialect::Simple => simple::frames::write_gap(&mut json, &self.labels, gap, now_ms),
-                    Dialect::Driver => driver::frames::write_gap(&mut json, &self.labels, gap, now_ms),
-                }
-                edge.enqueue(state, &json);
-            }
+            Some(ResumeStep::Turn) => match &mut self.runs {
+                Some(runs) => runs.introduce(route.turn, said, now_ms),
+                None => self.introduce(state, route.turn, said),
+            },
+            Some(ResumeStep::Gap) => self.tell_gap(edge, state, (Place(route.session), place), now_ms),
             Some(ResumeStep::More) => {
-                self.sent = Place(said.place.to_native());
+                self.sent = place;
                 self.stage = Stage::Wanted;
             }
-            Some(ResumeStep::Live) => self.tell_resumed(edge, state, Place(said.place.to_native()), now_ms),
+            Some(ResumeStep::Live) => self.tell_resumed(edge, state, place, now_ms),
+            Some(ResumeStep::Left) if self.runs.is_some() => {
+                if let Some(runs) = &mut self.runs {
+                    runs.leave(route.turn);
+                }
+            }
             Some(ResumeStep::Left) => {
                 let text = "too many connections have asked for this reply since; ask for it again";
                 let refusal = Refusal::new(Code::Failure(FailureCode::Overloaded), text);
@@ -249,6 +294,10 @@ impl Resumption {
                 }
             }
             Some(ResumeStep::Unknown) => {
+                if let Some(runs) = &mut self.runs {
+                    runs.refuse(edge, state);
+                    return false;
+                }
                 let refusal = Refusal::new(Code::UnknownSession, "nothing is kept of a session of that name");
                 let turn = Turn { dialect: self.dialect, labels: self.labels.clone(), ..Turn::default() };
                 tell_error(edge, state, &turn, &refusal, now_ms);
@@ -259,9 +308,30 @@ impl Resumption {
         self.goes_on()
     }
 
-    /// Whether anything is still to come.
+    /// Whether it is still needed.
     fn goes_on(&self) -> bool {
-        self.stage != Stage::Live || self.turns.values().any(|each| each.standing == Standing::Open)
+        // An edge may be late to publish of a run what was told here: who follows it is remembered.
+        self.runs.is_some() || self.follows()
+    }
+
+    /// Whether anything is still to come.
+    fn follows(&self) -> bool {
+        self.stage != Stage::Live
+            || self.turns.values().any(|each| each.standing == Standing::Open)
+            || self.runs.as_ref().is_some_and(|runs| runs.go_on())
+    }
+
+    /// Something is not kept.
+    fn tell_gap(&mut self, edge: &Edge, state: &mut ConnectionState, gap: (Place, Place), now_ms: u64) {
+        if let Some(runs) = &mut self.runs {
+            return runs.note_gap(gap.0, gap.1);
+        }
+        let mut json = Vec::new();
+        match self.dialect {
+            Dialect::Simple => simple::frames::write_gap(&mut json, &self.labels, gap, now_ms),
+            Dialect::Driver => driver::frames::write_gap(&mut json, &self.labels, gap, now_ms),
+        }
+        edge.enqueue(state, &json);
     }
 
     /// Words of a turn follow.
@@ -344,6 +414,12 @@ impl Resumption {
     /// The client has been told everything; what ended is forgotten.
     fn tell_resumed(&mut self, edge: &Edge, state: &mut ConnectionState, place: Place, now_ms: u64) {
         self.stage = Stage::Live;
+        if let Some(runs) = &mut self.runs {
+            if !runs.tell_resumed(edge, state, place) {
+                (self.sent, self.stage) = (place, Stage::Wanted);
+            }
+            return;
+        }
         self.turns.retain(|_, each| each.standing != Standing::Over);
         let mut names: Vec<(&u64, &[u8])> = self.turns.iter().map(|(at, each)| (at, &*each.name)).collect();
         names.retain(|(_, name)| !name.is_empty());
