@@ -174,6 +174,9 @@ pub struct Access {
     generation: AtomicU64,
     comparer: Comparer,
     state: Mutex<State>,
+    /// Taken before the other one by whoever changes the paired devices, until the file has the change: changes come one
+    /// after the other, and who knocks meanwhile does not wait for the disk.
+    writing: Mutex<()>,
 }
 
 struct State {
@@ -203,7 +206,12 @@ impl Access {
         let shared = Shared::of(settings, &comparer);
         let limiter = Limiter::default();
         let state = State { mode: settings.mode, shared, limiter, devices, settings_generation: 1 };
-        Ok(Self { generation: AtomicU64::new(1), comparer, state: Mutex::new(state) })
+        Ok(Self {
+            generation: AtomicU64::new(1),
+            comparer,
+            state: Mutex::new(state),
+            writing: Mutex::default(),
+        })
     }
 
     /// New secret or mode. What was let in before does not hold any more, see [`Access::holds`].
