@@ -174,6 +174,9 @@ pub struct Access {
     generation: AtomicU64,
     comparer: Comparer,
     state: Mutex<State>,
+    /// Taken before the other one by whoever changes the paired devices, until the file has the change: changes come one
+    /// after the other, and who knocks meanwhile does not wait for the disk.
+    writing: Mutex<()>,
 }
 
 struct State {
@@ -203,7 +206,12 @@ impl Access {
         let shared = Shared::of(settings, &comparer);
         let limiter = Limiter::default();
         let state = State { mode: settings.mode, shared, limiter, devices, settings_generation: 1 };
-        Ok(Self { generation: AtomicU64::new(1), comparer, state: Mutex::new(state) })
+        Ok(Self {
+            generation: AtomicU64::new(1),
+            comparer,
+            state: Mutex::new(state),
+            writing: Mutex::default(),
+        })
     }
 
     /// New secret or mode. What was let in before does not hold any more, see [`Access::holds`].
@@ -233,15 +241,15 @@ impl Access {
         self.lock().mode
     }
 
-    /// The dialects of the seeds and HTTP: a bearer secret. Failures count against `source` and kind of credential.
+    /// The dialects of the seeds and HTTP: a bearer secret. Failures count against the source and kind of credential.
     pub fn check_secret(
         &self,
         shown: Option<&str>,
-        source: IpAddr,
+        peer: &Peer,
         now_ms: u64,
     ) -> Result<Identity, AuthRefusal> {
         let mut state = self.lock();
-        self.check_shared(&mut state, shown, source, now_ms)?;
+        self.check_shared(&mut state, shown, peer, now_ms)?;
         let generation = self.generation();
         Ok(Identity { role: Role::Operator, scopes: Scopes::ALL, device: None, generation })
     }
@@ -250,12 +258,13 @@ impl Access {
         &self,
         state: &mut State,
         shown: Option<&str>,
-        source: IpAddr,
+        peer: &Peer,
         now_ms: u64,
     ) -> Result<(), AuthRefusal> {
-        let mode = state.mode;
+        let (mode, source) = (state.mode, peer.source);
         let Some(shared) = &state.shared else {
-            return if source.to_canonical().is_loopback() { Ok(()) } else { Err(AuthRefusal::NotLoopback) };
+            // A proxy on this machine lets in whoever comes to it.
+            return if peer.is_direct_loopback() { Ok(()) } else { Err(AuthRefusal::NotLoopback) };
         };
         // An empty or blank secret is never the configured one, and an overlong one is not worth a digest.
         let shown = shown.filter(|shown| !shown.trim().is_empty()).ok_or(AuthRefusal::Missing(mode))?;

@@ -65,6 +65,7 @@ pub mod origin;
 mod outbound;
 pub mod pages;
 mod pump;
+mod resume;
 mod runs;
 mod simple;
 mod state;

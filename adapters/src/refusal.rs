@@ -25,6 +25,8 @@ pub enum Code {
     InvalidField,
     /// No message of the connection that awaits a reply has this `id`.
     UnknownId,
+    /// Nothing is known of the session that is to be resumed.
+    UnknownSession,
     /// What proves who the client is, is missing or wrong.
     Unauthorized,
     /// Too many wrong proofs came from where the client is.
@@ -43,6 +45,7 @@ impl Code {
             Self::MissingField => "missing_field",
             Self::InvalidField => "invalid_field",
             Self::UnknownId => "unknown_id",
+            Self::UnknownSession => "unknown_session",
             Self::Unauthorized => "unauthorized",
             Self::RateLimited => "rate_limited",
             Self::Failure(code) => code.name(),
@@ -58,6 +61,7 @@ impl Code {
             | Self::MissingField
             | Self::InvalidField
             | Self::UnknownId
+            | Self::UnknownSession
             | Self::Unauthorized => false,
             Self::RateLimited => true,
             Self::Failure(code) => match code {

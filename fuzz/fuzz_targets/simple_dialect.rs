@@ -4,6 +4,7 @@
 
 use std::borrow::Cow;
 
+use adapters::dialect::place::Place;
 use adapters::dialect::simple::frames::{escape, write_error, write_labels};
 use adapters::dialect::simple::metadata::{DEADLINE_MS_MAX, LABEL_BYTES_MAX, LABELS_MAX};
 use adapters::dialect::simple::{AGENT_BYTES_MAX, ID_BYTES_MAX, Request, SESSION_BYTES_MAX, parse};
@@ -15,6 +16,11 @@ fuzz_target!(|text: &str| {
     written_is_what_was_said(text);
     match parse(text) {
         Ok(Request::Status { id }) => bounded(id.as_ref(), ID_BYTES_MAX),
+        Ok(Request::Resume { id, session, after }) => {
+            bounded(id.as_ref(), ID_BYTES_MAX);
+            bounded(Some(&session), SESSION_BYTES_MAX);
+            assert!(after == Place::NONE || Place::of(after.epoch(), after.offset()) == Some(after));
+        }
         Ok(Request::Cancel { id }) => bounded(Some(&id), ID_BYTES_MAX),
         Ok(Request::Message(message)) => {
             bounded(message.id.as_ref(), ID_BYTES_MAX);
@@ -36,7 +42,7 @@ fuzz_target!(|text: &str| {
             bounded(unread.id.as_ref(), ID_BYTES_MAX);
             let (mut labels, mut frame) = (Vec::new(), Vec::new());
             write_labels(&mut labels, unread.id.as_deref(), None, None);
-            write_error(&mut frame, &labels, &unread.refusal, 1);
+            write_error(&mut frame, &labels, Place::NONE, &unread.refusal, 1);
             let frame: Value = serde_json::from_slice(&frame).expect("an error frame is JSON");
             assert_eq!(frame["id"].as_str(), unread.id.as_deref());
             assert_eq!(frame["content"]["message"].as_str(), Some(&*unread.refusal.text));

@@ -15,7 +15,8 @@ pub use archives::{
     BlockType, BlockV1, BorrowedBlock, BorrowedEnd, CONTENT_JSON, CONTENT_TEXT, Content, DurabilityClass,
     EndV1, FLAG_ACTIVATE, FLAG_DEACTIVATE, FLAG_MENTION, FLAG_NO_REPLY, FLAG_REPLY_TO_AGENT, FLAG_WANTS_ACK,
     FailureCode, FailureV1, HelloV1, MessageV2, Priority, ResumeStep, ResumeV1, ResumedV1, SKILL_BYTES_MAX,
-    SKILL_NAME_BYTES_MAX, SKILLS_AT_ONCE_MAX, SessionMode, SkillOutcome, SkillResultV1, SkillV1,
+    SKILL_NAME_BYTES_MAX, SKILLS_AT_ONCE_MAX, SessionMode, SkillOutcome, SkillResultV1, SkillV1, TURN_BEGUN,
+    TURN_OPEN, TURN_OVER,
 };
 pub use body::{Body, Encoder, Message, Opened, StoredBody};
 pub(crate) use body::{archive_into, archive_to};

@@ -374,11 +374,14 @@ fn single_frames_are_valid() {
     }
 }
 
+/// The one method that is not in the schema: no published client calls it.
+const OURS: Method = Method::ChatResume;
+
 /// Methods are those of the schema, with their scopes. `connect` is no call, and `health` is for all who are let in.
 #[test]
 fn methods_are_those_of_the_schema() {
     let Some(schema) = Schema::load() else { return };
-    for &method in Method::ALL {
+    for &method in Method::ALL.iter().filter(|&&method| method != OURS) {
         let published = &schema.root["methods"][method.name()]["scope"];
         let expected = match (method, method.need()) {
             (Method::Connect | Method::Health, Need::Nothing) => continue,
@@ -396,7 +399,7 @@ fn methods_are_those_of_the_schema() {
 fn parameters_are_those_of_the_schema() {
     let Some(schema) = Schema::load() else { return };
     let undefined = ["health", "last-heartbeat", "sessions.subscribe", "status", "system-presence"];
-    for &method in Method::ALL {
+    for &method in Method::ALL.iter().filter(|&&method| method != OURS) {
         let mut words = method.name().split(['.', '-']).map(|word| {
             let (first, rest) = word.split_at(1);
             format!("{}{rest}", first.to_uppercase())

@@ -1,6 +1,7 @@
 //! Which devices are paired, what they may do, and which tokens they hold.
 //!
-//! Paired devices lie in one file, which is replaced as a whole before a change takes effect. Requests to be paired
+//! Paired devices lie in one file, which is replaced as a whole before a change takes effect: a change is made to a
+//! draft, which is written and then installed. Requests to be paired
 //! are kept in memory only: a device asks again, and nobody who waits to be let in makes the gateway write.
 
 mod file;
@@ -285,7 +286,8 @@ impl Devices {
             Some(grant) => grant.scopes = grant.scopes.iter().chain(scopes.iter()).collect(),
             None => device.grants.push(Grant { role, scopes, token_sha256: None, issued_at_ms: 0 }),
         }
-        self.keep(paired)
+        self.keep(paired);
+        Ok(())
     }
 
     /// Lets a device out.
@@ -294,7 +296,7 @@ impl Devices {
         let index = paired.iter().position(|known| known.id.as_str() == id);
         let index = index.ok_or_else(|| DevicesError::UnknownDevice(id.to_owned()))?;
         let removed = paired.remove(index).id;
-        self.keep(paired)?;
+        self.keep(paired);
         Ok(removed)
     }
 
@@ -344,17 +346,27 @@ impl Devices {
         let mut paired = self.paired.clone();
         let device = paired.iter_mut().find(|known| known.id.as_str() == id);
         let changed = change(device.ok_or_else(|| DevicesError::UnknownDevice(id.to_owned()))?)?;
-        self.keep(paired)?;
+        self.keep(paired);
         Ok(changed)
     }
 
-    /// The file first: what is on disk is never behind what a client was told.
-    fn keep(&mut self, paired: Vec<Paired>) -> Result<(), DevicesError> {
-        if let Some(path) = &self.path {
-            file::write(path, &paired)?;
-        }
+    fn keep(&mut self, paired: Vec<Paired>) {
         self.paired = paired;
-        Ok(())
+    }
+
+    /// The paired ones again, to be changed and written before they count.
+    pub(super) fn draft(&self) -> Self {
+        Self { path: self.path.clone(), paired: self.paired.clone(), ..Self::default() }
+    }
+
+    /// Writes the file of a draft.
+    pub(super) fn write(&self) -> Result<(), DevicesError> {
+        self.path.as_ref().map_or(Ok(()), |path| file::write(path, &self.paired))
+    }
+
+    /// The paired ones are those of a draft that was written.
+    pub(super) fn install(&mut self, draft: Self) {
+        self.paired = draft.paired;
     }
 
     /// From which generation on a connection of this device holds.

@@ -140,15 +140,20 @@ impl Access {
     pub fn log_in(&self, login: &Login<'_>, peer: &Peer, now_ms: u64) -> Result<Admission, LoginRefusal> {
         // Before the lock is taken: it takes longer than all the rest.
         let device = login.device.map(|proof| proof.verify(login.nonce, now_ms)).transpose();
-        let state = &mut *self.lock();
+        let mut guard = self.lock();
+        let state = &mut *guard;
         let device = match device {
             Ok(device) => device,
             Err(error) => return Err(fail(state, peer, CredentialKind::Signature, now_ms, error.into())),
         };
         let credential = self.credential(state, login, device.as_ref(), peer, now_ms)?;
-        match device {
-            None => self.admit_program(state, login, peer),
-            Some(id) => self.admit_device(state, login, id, credential, peer, now_ms),
+        let Some(id) = device else { return self.admit_program(state, login, peer) };
+        match self.judge_device(state, login, id.clone(), credential, peer, now_ms)? {
+            Judged::Admitted(admission) => Ok(admission),
+            Judged::Change(wish) => {
+                drop(guard);
+                self.admit_changed(login, id, wish, credential, now_ms)
+            }
         }
     }
 
@@ -230,7 +235,8 @@ impl Access {
         Ok(Admission { identity, issued: None, news: None })
     }
 
-    fn admit_device(
+    /// Whether a device is let in as it is.
+    fn judge_device(
         &self,
         state: &mut State,
         login: &Login<'_>,
@@ -238,7 +244,7 @@ impl Access {
         credential: Credential,
         peer: &Peer,
         now_ms: u64,
-    ) -> Result<Admission, LoginRefusal> {
+    ) -> Result<Judged, LoginRefusal> {
         let role = login.role;
         let known = state.devices.find(id.as_str());
         let lacking = match known.map(|device| device.grant(role)) {
@@ -247,31 +253,71 @@ impl Access {
             Some(Some(grant)) if !grant.scopes.cover(login.wanted) => Some(PairingReason::ScopeUpgrade),
             Some(Some(_)) => None,
         };
-        let mut news = None;
         if let Some(reason) = lacking {
-            let wish = wish(login, id.clone(), peer);
+            let wish = wish(login, id, peer);
             let is_paired_by_secret =
                 credential == Credential::Shared && role == Role::Operator && peer.is_direct_loopback();
-            if !is_paired_by_secret {
-                let (pending, is_new) = state.devices.ask(wish, now_ms)?;
-                return Err(LoginRefusal::Pairing { pending: Box::new(pending), reason, is_new });
+            if is_paired_by_secret {
+                return Ok(Judged::Change(Some(wish)));
             }
-            state.devices.pair(wish.clone(), now_ms)?;
-            news = Some(PairingNews::PairedBySecret(wish));
+            let (pending, is_new) = state.devices.ask(wish, now_ms)?;
+            return Err(LoginRefusal::Pairing { pending: Box::new(pending), reason, is_new });
         }
-        let grant = state.devices.find(id.as_str()).and_then(|device| device.grant(role));
-        let (approved, has_token) =
-            grant.map_or((Scopes::NONE, true), |grant| (grant.scopes, grant.token_sha256.is_some()));
-        // A token that a device has lost is made anew by rotating it, so that two programs of one device do not take
-        // it from each other.
-        let issued = (!has_token && credential == Credential::Shared)
-            .then(|| state.devices.issue(id.as_str(), role, None, now_ms))
-            .transpose()?
-            .map(|(_, issued)| issued);
-        let scopes = approved.narrowed_to(login.wanted);
-        let identity = Identity { role, scopes, device: Some(id), generation: self.generation() };
-        Ok(Admission { identity, issued, news })
+        match state.devices.find(id.as_str()).and_then(|device| device.grant(role)) {
+            Some(grant) if grant.token_sha256.is_none() && credential == Credential::Shared => {
+                Ok(Judged::Change(None))
+            }
+            grant => {
+                let approved = grant.map_or(Scopes::NONE, |grant| grant.scopes);
+                Ok(Judged::Admitted(self.admission(login, id, approved)))
+            }
+        }
     }
+
+    /// Lets a device in that is paired by this, or gets its token now.
+    fn admit_changed(
+        &self,
+        login: &Login<'_>,
+        id: DeviceId,
+        wish: Option<Wish>,
+        credential: Credential,
+        now_ms: u64,
+    ) -> Result<Admission, LoginRefusal> {
+        let role = login.role;
+        let (approved, issued) = self.change_devices(|devices| {
+            if let Some(wish) = &wish {
+                devices.pair(wish.clone(), now_ms)?;
+            }
+            // It may have been let out, or have got its token, since it was looked at.
+            let grant = devices.find(id.as_str()).and_then(|device| device.grant(role));
+            let (approved, has_token) =
+                grant.map_or((Scopes::NONE, true), |grant| (grant.scopes, grant.token_sha256.is_some()));
+            // A token that a device has lost is made anew by rotating it, so that two programs of one device do not
+            // take it from each other.
+            let issued = (!has_token && credential == Credential::Shared)
+                .then(|| devices.issue(id.as_str(), role, None, now_ms))
+                .transpose()?
+                .map(|(_, issued)| issued);
+            Ok((approved, issued))
+        })?;
+        let news = wish.map(PairingNews::PairedBySecret);
+        Ok(Admission { issued, news, ..self.admission(login, id, approved) })
+    }
+
+    fn admission(&self, login: &Login<'_>, id: DeviceId, approved: Scopes) -> Admission {
+        let scopes = approved.narrowed_to(login.wanted);
+        let generation = self.generation();
+        let identity = Identity { role: login.role, scopes, device: Some(id), generation };
+        Admission { identity, issued: None, news: None }
+    }
+}
+
+/// What comes of a device that has shown what it should.
+enum Judged {
+    /// It is let in.
+    Admitted(Admission),
+    /// It is let in when the paired devices are changed: with this wish granted, and a token.
+    Change(Option<Wish>),
 }
 
 fn wish(login: &Login<'_>, id: DeviceId, peer: &Peer) -> Wish {

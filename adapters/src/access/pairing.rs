@@ -1,8 +1,10 @@
 //! Deciding about devices: who may, and what it does to their live connections.
 
-use super::devices::{DeviceId, DevicesError, Issued, Paired, Pending};
+use std::sync::PoisonError;
+
+use super::devices::{DeviceId, Devices, DevicesError, Issued, Paired, Pending};
 use super::scopes::Scopes;
-use super::{Access, Identity, Role, State};
+use super::{Access, Identity, Role};
 
 impl Access {
     /// Devices that wait for a decision, and those that are paired.
@@ -24,7 +26,8 @@ impl Access {
             has_all(approver, pending.wish.scopes)?;
         }
         let pending = state.devices.take(request_id, now_ms)?;
-        state.devices.pair(pending.wish.clone(), now_ms)?;
+        drop(state);
+        self.change_devices(|devices| devices.pair(pending.wish.clone(), now_ms))?;
         Ok(pending)
     }
 
@@ -35,14 +38,13 @@ impl Access {
 
     /// Lets a device out, and closes its connections.
     pub fn remove_device(&self, id: &str) -> Result<DeviceId, DevicesError> {
-        let mut state = self.lock();
-        let id = state.devices.remove(id)?;
-        Ok(self.close(&mut state, id))
+        let id = self.change_devices(|devices| devices.remove(id))?;
+        Ok(self.close(id))
     }
 
     /// Calls a device otherwise.
     pub fn rename_device(&self, id: &str, label: &str) -> Result<DeviceId, DevicesError> {
-        self.lock().devices.rename(id, label)
+        self.change_devices(|devices| devices.rename(id, label))
     }
 
     /// Gives a device a new token, and closes what was let in by the old one. Nobody gets a token for more than he may
@@ -55,22 +57,37 @@ impl Access {
         asker: &Identity,
         now_ms: u64,
     ) -> Result<(DeviceId, Issued), DevicesError> {
-        let mut state = self.lock();
-        if let Some(grant) = state.devices.find(id).and_then(|device| device.grant(role)) {
-            has_all(asker, scopes.map_or(grant.scopes, |scopes| grant.scopes.narrowed_to(scopes)))?;
-        }
-        let (id, issued) = state.devices.issue(id, role, scopes, now_ms)?;
-        Ok((self.close(&mut state, id), issued))
+        let (id, issued) = self.change_devices(|devices| {
+            if let Some(grant) = devices.find(id).and_then(|device| device.grant(role)) {
+                has_all(asker, scopes.map_or(grant.scopes, |scopes| grant.scopes.narrowed_to(scopes)))?;
+            }
+            devices.issue(id, role, scopes, now_ms)
+        })?;
+        Ok((self.close(id), issued))
     }
 
     /// Takes a role and its token from a device, and closes its connections.
     pub fn revoke_token(&self, id: &str, role: Role) -> Result<DeviceId, DevicesError> {
-        let mut state = self.lock();
-        let id = state.devices.revoke(id, role)?;
-        Ok(self.close(&mut state, id))
+        let id = self.change_devices(|devices| devices.revoke(id, role))?;
+        Ok(self.close(id))
     }
 
-    fn close(&self, state: &mut State, id: DeviceId) -> DeviceId {
+    /// Changes the paired devices: the file first, so what is on disk is never behind what a client was told. Nobody but
+    /// another change waits for the disk.
+    pub(super) fn change_devices<T>(
+        &self,
+        change: impl FnOnce(&mut Devices) -> Result<T, DevicesError>,
+    ) -> Result<T, DevicesError> {
+        let _in_turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut draft = self.lock().devices.draft();
+        let changed = change(&mut draft)?;
+        draft.write()?;
+        self.lock().devices.install(draft);
+        Ok(changed)
+    }
+
+    fn close(&self, id: DeviceId) -> DeviceId {
+        let mut state = self.lock();
         let generation = self.advance();
         state.devices.close(id.clone(), generation);
         id

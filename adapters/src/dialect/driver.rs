@@ -1,6 +1,6 @@
 //! The dialect of channel drivers: an envelope with `type`, `id`, `timestamp`, `session_id` and `payload`.
 //!
-//! In: `message_in`, `presence`, `reaction` and `channel_status`; each needs an `id`, which everything that
+//! In: `message_in`, `presence`, `reaction`, `channel_status` and `resume`; each needs an `id`, which everything that
 //! answers it repeats. Rules on fields, nesting and unknown fields are those of the other dialect of text
 //! frames, [`simple`](super::simple). Frames out are in [`frames`].
 
@@ -20,8 +20,9 @@ use shm_transport::envelope::{
 use super::fields::{
     Rule, Unread, field_refusal, optional_string, read_object, refuse_json, required_string,
 };
+use super::place::{self, Place};
 use super::simple::metadata::{self, Wishes};
-use super::simple::{AGENT_BYTES_MAX, ID_BYTES_MAX, SESSION_BYTES_MAX, read_content};
+use super::simple::{self, AGENT_BYTES_MAX, ID_BYTES_MAX, SESSION_BYTES_MAX, read_content};
 use crate::refusal::{Code, Refusal};
 
 /// The longest name of a channel.
@@ -74,6 +75,19 @@ pub enum Said<'a> {
         /// Whether it can.
         connected: bool,
     },
+    /// The driver has come back, and wants what it has missed.
+    Resume(Resume<'a>),
+}
+
+/// What a driver has missed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Resume<'a> {
+    /// Where the conversation is.
+    pub channel: Cow<'a, str>,
+    /// With whom; nobody in a group.
+    pub sender: Cow<'a, str>,
+    /// The last place that the driver has seen.
+    pub after: Place,
 }
 
 /// What a user has said.
@@ -127,6 +141,9 @@ pub fn is_type(kind: &str) -> bool {
     matches!(kind, "message_in" | "presence" | "reaction" | "channel_status")
 }
 
+/// The name of the frame that asks for what was missed. The simple dialect has one of that name too, without a payload.
+pub const RESUME: &str = "resume";
+
 /// The fields of a frame, not looked into yet.
 #[derive(Deserialize)]
 struct Fields<'a> {
@@ -167,6 +184,10 @@ struct Payload<'a> {
     message_id: Option<&'a RawValue>,
     #[serde(borrow)]
     reaction: Option<&'a RawValue>,
+    #[serde(borrow)]
+    epoch: Option<&'a RawValue>,
+    #[serde(borrow)]
+    offset: Option<&'a RawValue>,
 }
 
 /// Reads one text frame.
@@ -185,7 +206,7 @@ type Read<'a> = (Option<Cow<'a, str>>, Said<'a>);
 
 fn read<'a>(fields: &Fields<'a>) -> Result<Read<'a>, Refusal<'static>> {
     let kind = required_string(fields.r#type, &TYPE)?;
-    if !is_type(&kind) {
+    if !is_type(&kind) && kind != RESUME {
         return Err(field_refusal(Code::UnknownType, &TYPE));
     }
     let session = optional_string(fields.session_id, &SESSION)?;
@@ -205,6 +226,7 @@ fn read<'a>(fields: &Fields<'a>) -> Result<Read<'a>, Refusal<'static>> {
             message: required_string(payload.message_id, &MESSAGE_ID)?,
             reaction: required_string(payload.reaction, &REACTION)?,
         },
+        RESUME => Said::Resume(read_resume(&payload, channel)?),
         "channel_status" => Said::ChannelStatus { channel, connected: read_connected(payload.status)? },
         _ => Said::Message(read_message(&payload, channel)?),
     };
@@ -220,13 +242,8 @@ fn read_message<'a>(payload: &Payload<'a>, channel: Cow<'a, str>) -> Result<Mess
         None => Wishes::default(),
         Some(raw) => metadata::read(raw.get())?,
     };
-    if let Some(mode) = optional_string(payload.mode, &MODE)? {
-        wishes.mode = match mode.as_ref() {
-            "main" => SessionMode::Main,
-            "group" => SessionMode::Group,
-            "queue" => SessionMode::Queue,
-            _ => return Err(field_refusal(Code::InvalidField, &MODE)),
-        };
+    if let Some(mode) = read_mode(payload.mode)? {
+        wishes.mode = mode;
     }
     if read_flag(payload.is_direct_mention, &DIRECT_MENTION)? {
         wishes.flags |= FLAG_MENTION;
@@ -241,6 +258,26 @@ fn read_message<'a>(payload: &Payload<'a>, channel: Cow<'a, str>) -> Result<Mess
     wishes.flags = (wishes.flags | FLAG_WANTS_ACK) & !FLAG_NO_REPLY;
     let metadata = payload.metadata.map_or("", RawValue::get);
     Ok(Message { agent, channel, sender, content, content_kind, metadata, wishes })
+}
+
+fn read_resume<'a>(payload: &Payload<'a>, channel: Cow<'a, str>) -> Result<Resume<'a>, Refusal<'static>> {
+    // A group has one session, whoever speaks.
+    let sender = match read_mode(payload.mode)? {
+        Some(SessionMode::Group) => Cow::Borrowed(""),
+        _ => required_string(payload.sender.or(payload.user_id), &USER)?,
+    };
+    let after = place::read((payload.epoch, &EPOCH), (payload.offset, &OFFSET))?;
+    Ok(Resume { channel, sender, after })
+}
+
+fn read_mode(raw: Option<&RawValue>) -> Result<Option<SessionMode>, Refusal<'static>> {
+    let Some(mode) = optional_string(raw, &MODE)? else { return Ok(None) };
+    match mode.as_ref() {
+        "main" => Ok(Some(SessionMode::Main)),
+        "group" => Ok(Some(SessionMode::Group)),
+        "queue" => Ok(Some(SessionMode::Queue)),
+        _ => Err(field_refusal(Code::InvalidField, &MODE)),
+    }
 }
 
 fn read_presence(raw: Option<&RawValue>) -> Result<PresenceStatus, Refusal<'static>> {
@@ -267,7 +304,7 @@ fn read_flag(raw: Option<&RawValue>, rule: &Rule) -> Result<bool, Refusal<'stati
 
 const TYPE: Rule = Rule {
     field: "type",
-    expected: "\"message_in\", \"presence\", \"reaction\" or \"channel_status\"",
+    expected: "\"message_in\", \"presence\", \"reaction\", \"channel_status\" or \"resume\"",
     bytes_max: 64,
 };
 const ID: Rule = Rule {
@@ -303,6 +340,8 @@ const CONTENT: Rule = Rule {
 };
 const MODE: Rule =
     Rule { field: "payload.mode", expected: "\"main\", \"group\" or \"queue\"", bytes_max: 16 };
+const EPOCH: Rule = Rule { field: "payload.epoch", ..simple::EPOCH };
+const OFFSET: Rule = Rule { field: "payload.offset", ..simple::OFFSET };
 const DIRECT_MENTION: Rule =
     Rule { field: "payload.is_direct_mention", expected: "true or false", bytes_max: usize::MAX };
 const REPLY_TO_AGENT: Rule =

@@ -1,6 +1,6 @@
 //! The `{"type":"message"}` dialect: one JSON object a frame, parsed once, borrowed from the frame.
 //!
-//! In: `message`, `cancel` and `status`. A field that is null counts as absent; a field that is there twice is
+//! In: `message`, `cancel`, `status` and `resume`. A field that is null counts as absent; a field that is there twice is
 //! refused; unknown fields are ignored. Nesting is bounded by [`DEPTH_MAX`](super::fields::DEPTH_MAX) before anything is parsed, so
 //! skipping what is ignored is bounded too. Frames out are in [`frames`].
 
@@ -18,6 +18,7 @@ use shm_transport::envelope::{CONTENT_JSON, CONTENT_TEXT};
 
 use self::metadata::Wishes;
 use super::fields::{Rule, Unread, field_refusal, optional_string, read_object, required_string, string};
+use super::place::{self, Place};
 use crate::refusal::{Code, Refusal};
 
 /// The longest name of an agent.
@@ -41,6 +42,15 @@ pub enum Request<'a> {
     Status {
         /// As the client calls this request.
         id: Option<Cow<'a, str>>,
+    },
+    /// What a conversation has said since the client was there last.
+    Resume {
+        /// As the client calls this request.
+        id: Option<Cow<'a, str>>,
+        /// Which conversation.
+        session: Cow<'a, str>,
+        /// The last place that the client has seen.
+        after: Place,
     },
 }
 
@@ -79,6 +89,10 @@ struct Fields<'a> {
     content: Option<&'a RawValue>,
     #[serde(borrow)]
     metadata: Option<&'a RawValue>,
+    #[serde(borrow)]
+    epoch: Option<&'a RawValue>,
+    #[serde(borrow)]
+    offset: Option<&'a RawValue>,
 }
 
 /// The `{"role", "content"}` form of content.
@@ -105,6 +119,11 @@ pub fn parse(text: &str) -> Result<Request<'_>, Unread<'_>> {
             None => Err(Unread::nameless(field_refusal(Code::MissingField, &ID))),
         },
         "status" => Ok(Request::Status { id }),
+        "resume" => {
+            let session = required_string(fields.session_id, &SESSION).map_err(refused)?;
+            let after = place::read((fields.epoch, &EPOCH), (fields.offset, &OFFSET)).map_err(refused)?;
+            Ok(Request::Resume { id, session, after })
+        }
         _ => Err(Unread { id, refusal: field_refusal(Code::UnknownType, &TYPE) }),
     }
 }
@@ -139,7 +158,8 @@ pub(super) fn read_content(raw: &str) -> Result<(Cow<'_, str>, u8), Refusal<'sta
     Ok((Cow::Borrowed(raw), CONTENT_JSON))
 }
 
-const TYPE: Rule = Rule { field: "type", expected: "\"message\", \"cancel\" or \"status\"", bytes_max: 64 };
+const TYPE: Rule =
+    Rule { field: "type", expected: "\"message\", \"cancel\", \"status\" or \"resume\"", bytes_max: 64 };
 const ID: Rule = Rule {
     field: "id",
     expected: "a string of 1 to 256 bytes without control characters",
@@ -157,3 +177,12 @@ const SESSION: Rule = Rule {
 };
 const CONTENT: Rule =
     Rule { field: "content", expected: "a string, an object or another JSON value", bytes_max: usize::MAX };
+/// The epoch of a place.
+pub(super) const EPOCH: Rule =
+    Rule { field: "epoch", expected: "a whole number from 1 to 16777215, as it was told", bytes_max: 0 };
+/// The offset of a place.
+pub(super) const OFFSET: Rule = Rule {
+    field: "offset",
+    expected: "a whole number from 0 to 1099511627775, as it was told",
+    bytes_max: 0,
+};

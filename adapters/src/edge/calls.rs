@@ -10,16 +10,18 @@ use shm_transport::envelope::{CONTENT_TEXT, FLAG_WANTS_ACK, MessageV2};
 
 use super::events;
 use super::mailbox::Note;
+use super::resume::Asked;
 use super::runs::board::{Begun, Found, Waiter};
 use super::runs::{self, Request};
 use super::state::{Connection, ConnectionId, Edge};
-use super::{EdgeShared, Phase, operator};
+use super::turns::Offered;
+use super::{EdgeShared, Phase, operator, resume};
 use crate::dialect::simple::metadata::DEADLINE_MS_MAX;
-use crate::openclaw::backend::{Answer, OwnedCall};
+use crate::openclaw::backend::{Answer, Outcome, OwnedCall};
 use crate::openclaw::conversation::Call;
 use crate::openclaw::method::{Method, MethodSet, Server};
-use crate::openclaw::runs::{ack, conflict, full, summary, waited};
-use crate::openclaw::turn::{Abort, Turn, Wait};
+use crate::openclaw::runs::{ack, conflict, full, no_such_queue_mode, summary, waited};
+use crate::openclaw::turn::{Abort, Missed, Turn, Wait};
 use crate::refusal::RpcError;
 
 /// What the edge serves itself.
@@ -27,6 +29,7 @@ pub fn methods() -> MethodSet {
     MethodSet::of(&[
         Method::ChatSend,
         Method::ChatAbort,
+        Method::ChatResume,
         Method::Agent,
         Method::AgentWait,
         Method::SessionsSend,
@@ -44,26 +47,55 @@ pub fn serve(edge: &Rc<Edge>, connection: &Connection, call: &Call<'_>, now_ms: 
         }
         operator.open_calls += 1;
     }
+    if call.method == Method::ChatResume {
+        return resume(edge, connection, call);
+    }
     let caller = Caller { connection: connection.id, request: call.id.as_ref().to_owned() };
-    let answer = caller.clone().answer(edge, Counted::Open);
+    let answer = |caller: Caller| caller.answer(edge, Counted::Open);
     match call.method {
         Method::ChatSend | Method::SessionsSend | Method::Agent => {
-            let last = (call.method == Method::Agent).then_some(caller);
-            begin(edge, call, Request { answer, last }, now_ms);
+            let request = Request { caller, is_told_of_end: call.method == Method::Agent };
+            begin(edge, call, request, now_ms);
         }
-        Method::AgentWait => wait(edge, &Wait::of(call), answer),
+        Method::AgentWait => wait(edge, &Wait::of(call), answer(caller)),
         Method::ChatAbort | Method::SessionsAbort => {
             match Abort::of(call, &edge.shared.about.default_agent) {
                 Ok(Abort { session_key, run_id }) => {
-                    edge.shared.stop_runs(session_key.as_deref(), run_id.as_deref(), answer);
+                    edge.shared.stop_runs(session_key.as_deref(), run_id.as_deref(), answer(caller));
                 }
-                Err(error) => answer.give(Err(error)),
+                Err(error) => answer(caller).give(Err(error)),
             }
         }
-        method => to_backend(edge, connection, method, call.params, answer),
+        method => to_backend(edge, connection, method, call.params, answer(caller)),
     }
     // Most answers are there already.
     events::drain(edge);
+}
+
+/// Tells a client what it has missed of a session. Answered when that is done.
+fn resume(edge: &Edge, connection: &Connection, call: &Call<'_>) {
+    let offered = Missed::of(call, &edge.shared.about.default_agent).and_then(|missed| {
+        let session_key = &*missed.session_key;
+        if let Some(operator) = connection.state.borrow_mut().operator() {
+            operator.conversation.watch(session_key)?;
+        }
+        let asked = Asked::Runs { request: &call.id, session_key };
+        match resume::begin(edge, connection, runs::session_of(session_key), missed.after, &asked) {
+            Offered::Taken | Offered::Failed => Ok(()),
+            Offered::Full => Err(full()),
+            Offered::Refused(refusal) => Err(RpcError::unavailable(refusal.text)),
+        }
+    });
+    let state = &mut *connection.state.borrow_mut();
+    match offered {
+        Ok(()) => edge.flush_soon(1),
+        Err(error) => {
+            if let Some(operator) = state.operator() {
+                operator.open_calls = operator.open_calls.saturating_sub(1);
+            }
+            operator::respond(edge, state, &call.id, &Err(error));
+        }
+    }
 }
 
 /// Whether an answer ends a call that counts as open.
@@ -92,6 +124,13 @@ impl Caller {
             shared.mailboxes[edge_index].post(Note::Answer { connection, request, outcome, counted });
         })
     }
+
+    /// Answers it now, before anything that is told after this; on the edge of its connection.
+    pub fn respond(&self, edge: &Edge, outcome: &Outcome) {
+        if let Some(connection) = edge.find(self.connection) {
+            operator::answer(edge, &connection, &self.request, outcome, Counted::Open);
+        }
+    }
 }
 
 fn to_backend(
@@ -112,10 +151,17 @@ fn to_backend(
 fn begin(edge: &Edge, call: &Call<'_>, request: Request, now_ms: u64) {
     let turn = match Turn::of(call, &edge.shared.about.default_agent) {
         Ok(turn) => turn,
-        Err(error) => return request.answer.give(Err(error)),
+        Err(error) => return request.caller.respond(edge, &Err(error)),
     };
     if edge.phase() != Phase::Running {
-        return request.answer.give(Err(RpcError::unavailable("the gateway is shutting down")));
+        let error = RpcError::unavailable("the gateway is shutting down");
+        return request.caller.respond(edge, &Err(error));
+    }
+    if let Some(mode) = &turn.queue_mode
+        && !edge.shared.runs.in_flight(Some(&turn.session_key), None).is_empty()
+        && turn.run_id.as_deref().is_none_or(|id| !edge.shared.runs.knows(id))
+    {
+        return request.caller.respond(edge, &Err(no_such_queue_mode(mode)));
     }
     // A request without a key is never the same as another one.
     let id: Arc<str> = match &turn.run_id {
@@ -127,20 +173,20 @@ fn begin(edge: &Edge, call: &Call<'_>, request: Request, now_ms: u64) {
     let status = match edge.shared.runs.begin(&id, &turn.session_key, fingerprint, owner, now_ms) {
         Begun::New => None,
         Begun::InFlight => Some(ack(&id, "in_flight")),
-        Begun::Over(ended) if request.last.is_some() => Some(summary(&id, &ended.ending)),
+        Begun::Over(ended) if request.is_told_of_end => Some(summary(&id, &ended.ending)),
         Begun::Over(ended) => Some(ack(&id, ended.ending.status())),
-        Begun::Conflict => return request.answer.give(Err(conflict())),
-        Begun::Full => return request.answer.give(Err(full())),
+        Begun::Conflict => return request.caller.respond(edge, &Err(conflict())),
+        Begun::Full => return request.caller.respond(edge, &Err(full())),
     };
     if let Some(status) = status {
-        return request.answer.give(Ok(status));
+        return request.caller.respond(edge, &Ok(status));
     }
     fill(&mut edge.scratch.borrow_mut().envelope, &turn, &id, now_ms);
     match runs::offer(edge, sequence, &turn) {
         Ok(()) => runs::open(edge, sequence, id, &turn, request, now_ms),
         Err(error) => {
             drop(edge.shared.runs.forget(&id));
-            request.answer.give(Err(error));
+            request.caller.respond(edge, &Err(error));
         }
     }
 }

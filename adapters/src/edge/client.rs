@@ -10,6 +10,7 @@ use super::connections::Traffic;
 use super::driver::Driver;
 use super::operator::Operator;
 use super::outbound::Outbound;
+use super::resume::Resumption;
 use super::turns::{SequenceHash, Turn};
 use crate::access::{Identity, Peer};
 use crate::openclaw::conversation::Conversation;
@@ -99,6 +100,8 @@ pub struct ConnectionState {
     pub greeted: bool,
     /// Messages that await a reply, by sequence.
     pub turns: HashMap<u32, Turn, SequenceHash>,
+    /// Sessions whose words are shown to it although it did not ask for them on this connection.
+    pub resumptions: Vec<Box<Resumption>>,
     /// The sequence of the next message.
     pub next_sequence: u32,
     /// What has gone over it.
@@ -143,6 +146,7 @@ impl ConnectionState {
             admitted_by,
             greeted: false,
             turns: HashMap::default(),
+            resumptions: Vec::new(),
             next_sequence: 0,
             traffic: Traffic::default(),
             outbound: Outbound::default(),

@@ -21,7 +21,7 @@ use super::guarded::{self, Guarded};
 use super::outbound::FRAGMENT_BYTES_MAX;
 use super::state::{Connection, Edge, unix_ms};
 use super::turns::{self, Submitted};
-use super::{EdgeOptions, decide, operator};
+use super::{EdgeOptions, decide, operator, resume};
 use crate::openclaw::conversation::PRE_AUTH_BYTES_MAX;
 use crate::refusal::{CloseReason, Refusal};
 
@@ -154,6 +154,7 @@ impl Task {
                 let mut state = self.connection.state.borrow_mut();
                 if state.outbound.is_empty() {
                     operator::write_pending(&self.edge, &mut state);
+                    resume::go_on(&self.edge, &self.connection, &mut state);
                 }
                 if state.outbound.is_empty() && !state.want_ping {
                     break;

@@ -3,8 +3,8 @@
 //! | first frame | speaks | without credentials |
 //! |---|---|---|
 //! | `{"type":"req",…}` | OpenClaw | as that protocol says |
-//! | `message`, `cancel`, `status` | the simple dialect | its error, close 4001 |
-//! | `message_in`, `presence`, `reaction`, `channel_status` | the dialect of drivers | its error, close 4001 |
+//! | `message`, `cancel`, `status`, `resume` without `payload` | the simple dialect | its error, close 4001 |
+//! | `message_in`, `presence`, `reaction`, `channel_status`, `resume` with `payload` | the dialect of drivers | its error, close 4001 |
 //! | `{"type":"auth","token":…}` | the next frame decides | error, close 4001 |
 //! | anything else | the next frame decides | error, close 1008 |
 //!
@@ -21,7 +21,7 @@ use super::state::{Connection, ConnectionState, Edge};
 use super::turns::Submitted;
 use super::{driver, operator, simple};
 use crate::access::AuthRefusal;
-use crate::dialect::driver::frames as driver_frames;
+use crate::dialect::driver::{RESUME, frames as driver_frames, is_type};
 use crate::dialect::fields::{string, too_deep};
 use crate::refusal::{CloseReason, Refusal};
 
@@ -50,6 +50,8 @@ struct First<'a> {
     r#type: Option<&'a RawValue>,
     #[serde(borrow)]
     token: Option<&'a RawValue>,
+    #[serde(borrow)]
+    payload: Option<&'a RawValue>,
 }
 
 #[cold]
@@ -65,7 +67,7 @@ fn first(edge: &Rc<Edge>, connection: &Connection, text: &str, now_ms: u64) -> S
     } else if kind == "auth" {
         let token = first.token.and_then(|token| string(token.get()));
         return authenticate(edge, connection, token.as_deref(), now_ms);
-    } else if crate::dialect::driver::is_type(&kind) {
+    } else if is_type(&kind) || (kind == RESUME && first.payload.is_some()) {
         if connection.state.borrow().identity.is_none() {
             refuse_driver(edge, connection, &missing(edge), now_ms);
             return Submitted::Close(CloseReason::NotAdmitted);
@@ -75,7 +77,7 @@ fn first(edge: &Rc<Edge>, connection: &Connection, text: &str, now_ms: u64) -> S
         greet(edge, connection, state, now_ms);
         edge.listen(connection.id);
     } else {
-        let is_simple = matches!(kind.as_ref(), "message" | "cancel" | "status");
+        let is_simple = matches!(kind.as_ref(), "message" | "cancel" | "status" | RESUME);
         if connection.state.borrow().identity.is_none() {
             simple::refuse(edge, connection, None, None, &missing(edge), now_ms);
             let not_understood = CloseReason::BadHandshake;
@@ -92,7 +94,7 @@ fn first(edge: &Rc<Edge>, connection: &Connection, text: &str, now_ms: u64) -> S
 /// Lets a client in that says who it is in a frame.
 fn authenticate(edge: &Edge, connection: &Connection, token: Option<&str>, now_ms: u64) -> Submitted {
     let source = connection.peer.source;
-    match edge.shared.access.check_secret(token, source, now_ms) {
+    match edge.shared.access.check_secret(token, &connection.peer, now_ms) {
         Ok(identity) => {
             let state = &mut *connection.state.borrow_mut();
             state.admit(identity);

@@ -9,10 +9,12 @@ use shm_transport::ports::session_hash;
 
 use super::client::Speech;
 use super::events;
+use super::resume::{self, Asked};
 use super::state::{Connection, ConnectionId, Edge};
 use super::turns::{self, Offered, Spoken, Submitted, Turn};
 use super::words::Dialect;
-use crate::dialect::driver::{self, Message, Request, Said, frames};
+use crate::dialect::driver::{self, Message, Request, Resume, Said, frames};
+use crate::dialect::place::Place;
 use crate::refusal::{Code, Refusal};
 
 /// The most channels that one driver may say are connected.
@@ -100,6 +102,14 @@ pub fn submit(edge: &Rc<Edge>, connection: &Connection, text: &str, now_ms: u64)
     };
     match &request.said {
         Said::Message(message) => say(edge, connection, &request, message, now_ms),
+        Said::Resume(missed) => {
+            let Resume { channel, sender, after } = missed;
+            let session = session_hash(channel, sender, request.session.as_deref().unwrap_or(""));
+            let asked = Asked::Driver { id: &request.id, session: request.session.as_deref() };
+            resume::answered(resume::begin(edge, connection, session, *after, &asked), |refusal| {
+                refuse(edge, connection, Some(&request.id), request.session.as_deref(), refusal, now_ms);
+            })
+        }
         Said::Presence { .. } | Said::Reaction { .. } => {
             pass_on(edge, connection, &request, now_ms);
             Submitted::Taken
@@ -205,7 +215,7 @@ pub fn refuse(
     frames::write_labels(&mut labels, id, session);
     let json = &mut edge.scratch.borrow_mut().json;
     json.clear();
-    frames::write_error(json, &labels, refusal, now_ms);
+    frames::write_error(json, &labels, Place::NONE, refusal, now_ms);
     edge.stats().refused.add(1);
     edge.enqueue(&mut connection.state.borrow_mut(), json);
 }

@@ -15,6 +15,7 @@ use super::client::{Connection, ConnectionId, ConnectionState};
 use super::mailbox::{Mail, Note};
 use super::state::Edge;
 use super::{EdgeShared, connections, driver, operator, runs};
+use crate::dialect::place::Place;
 use crate::dialect::simple::frames::write_number;
 use crate::openclaw::event::{EventName, StateVersion};
 
@@ -29,6 +30,10 @@ pub struct Event {
     pub state_version: Option<StateVersion>,
     /// The session it is about: clients that want only some sessions see only those.
     pub session: Option<Arc<str>>,
+    /// The run it is about, as its client calls it.
+    pub run: Option<Arc<str>>,
+    /// The place in the stream of the session up to which this and what was told before says everything.
+    pub place: Place,
     /// Whether it tells of a tool, which is for clients that ask for that.
     pub is_tool: bool,
     /// Whether a later one says all of it again.
@@ -54,6 +59,8 @@ impl Event {
             payload,
             state_version: None,
             session: None,
+            run: None,
+            place: Place::NONE,
             is_tool: false,
             is_delta: false,
             live: None,
@@ -178,6 +185,15 @@ pub fn join(out: &mut Vec<u8>, earlier: &[u8], last: &Event) {
             out.extend_from_slice(&last.payload[live.delta.start..]);
         }
         _ => out.extend_from_slice(&last.payload),
+    }
+}
+
+/// Adds where it stands to a payload, for a client that wants to know.
+pub fn add_place(payload: &mut Vec<u8>, place: Place) {
+    if place != Place::NONE && payload.pop_if(|last| *last == b'}').is_some() {
+        payload.extend_from_slice(b",\"place\":{");
+        place.write(payload);
+        payload.extend_from_slice(b"}}");
     }
 }
 

@@ -7,9 +7,10 @@ use std::time::Instant;
 use super::calls::{self, Counted};
 use super::client::{Connection, ConnectionState, Speech};
 use super::events::{self, Event};
-use super::state::Edge;
+use super::state::{Edge, unix_ms};
 use super::turns::Submitted;
-use super::{EdgeOptions, Phase};
+use super::{EdgeOptions, Phase, resume};
+use crate::dialect::place::Place;
 use crate::openclaw::backend::Outcome;
 use crate::openclaw::conversation::{Conversation, Heard};
 use crate::openclaw::event::EventName;
@@ -180,6 +181,13 @@ pub fn answer(edge: &Edge, connection: &Rc<Connection>, request: &str, outcome: 
     edge.mark_dirty(Rc::clone(connection), state);
 }
 
+/// Whether a client has caused too many errors, with this answer to a call of its own.
+fn is_over_budget(operator: &mut Operator, outcome: &Outcome) -> bool {
+    // What it may try again is not its fault.
+    let is_its_fault = matches!(outcome, Err(error) if !error.retryable);
+    is_its_fault && !operator.conversation.note_error(unix_ms())
+}
+
 /// Writes the response to a call.
 pub fn respond(edge: &Edge, state: &mut ConnectionState, request: &str, outcome: &Outcome) {
     let mut out = std::mem::take(&mut edge.scratch.borrow_mut().json);
@@ -190,10 +198,20 @@ pub fn respond(edge: &Edge, state: &mut ConnectionState, request: &str, outcome:
     }
     edge.enqueue(state, &out);
     edge.scratch.borrow_mut().json = out;
+    if state.operator().is_some_and(|operator| is_over_budget(operator, outcome)) {
+        state.ending.get_or_insert(CloseReason::TooManyErrors);
+    }
 }
 
 /// Shows an event to a client, if it may see it.
 pub fn show(edge: &Edge, state: &mut ConnectionState, event: &Arc<Event>) {
+    if state.resumptions.is_empty() || !resume::keep_back(state, event) {
+        show_now(edge, state, event);
+    }
+}
+
+/// Shows an event to a client, if it may see it, also where it resumes the session.
+pub fn show_now(edge: &Edge, state: &mut ConnectionState, event: &Arc<Event>) {
     let is_busy = !state.outbound.is_empty();
     let Some(operator) = state.operator() else { return };
     if !operator.may_see(event) {
@@ -267,11 +285,14 @@ fn write(edge: &Edge, state: &mut ConnectionState, earlier: &[u8], event: &Event
     let mut out = std::mem::take(&mut edge.scratch.borrow_mut().json);
     out.clear();
     let (name, version) = (event.name, event.state_version);
-    if earlier.is_empty() {
+    if earlier.is_empty() && !(event.place != Place::NONE && operator.conversation.wants_places()) {
         operator.conversation.write_event(&mut out, name, &event.payload, version);
     } else {
         let mut payload = Vec::with_capacity(size);
         events::join(&mut payload, earlier, event);
+        if operator.conversation.wants_places() {
+            events::add_place(&mut payload, event.place);
+        }
         operator.conversation.write_event(&mut out, name, &payload, version);
     }
     edge.enqueue_event(state, &out);

@@ -22,7 +22,7 @@ use super::events::{self, Event, Live};
 use super::state::Edge;
 use super::turns::{self, Offered, SequenceHash};
 use super::words::Word;
-use crate::openclaw::backend::Answer;
+use crate::dialect::place::Place;
 use crate::openclaw::run::{DELTA_INTERVAL_MS, Ending, Run, RunEvent};
 use crate::openclaw::runs::{Ended, accepted, ack, completed, conflict, full, summary, waited};
 use crate::openclaw::turn::Turn;
@@ -67,6 +67,8 @@ struct Entry {
     /// Hash of its session key.
     session: u64,
     attempt: u32,
+    /// Where the last word stands that came of it.
+    place: Place,
     asked: Asked,
 }
 
@@ -82,14 +84,14 @@ enum Asked {
 /// A call that begins a run.
 #[derive(Debug)]
 pub struct Request {
-    /// Its response.
-    pub answer: Answer,
-    /// Who is told of the end too.
-    pub last: Option<Caller>,
+    /// Whose.
+    pub caller: Caller,
+    /// Whether the caller is told of the end too.
+    pub is_told_of_end: bool,
 }
 
 /// Hash of the session key of a run.
-fn session_of(session_key: &str) -> u64 {
+pub fn session_of(session_key: &str) -> u64 {
     session_hash(CHANNEL, USER, session_key)
 }
 
@@ -110,7 +112,8 @@ pub fn open(edge: &Edge, sequence: u32, id: Arc<str>, turn: &Turn<'_>, request: 
     let run = Run::new((*id).to_owned(), turn.session_key.clone(), turn.agent.clone(), now_ms);
     let session_key: Arc<str> = turn.session_key.as_str().into();
     let session = session_of(&session_key);
-    let entry = Entry { run, id, session_key, session, attempt: 0, asked: Asked::By(request) };
+    let entry =
+        Entry { run, id, session_key, session, attempt: 0, place: Place::NONE, asked: Asked::By(request) };
     let mut table = edge.runs.borrow_mut();
     table.runs.insert(sequence, entry);
     table.next = sequence.wrapping_add(1);
@@ -164,8 +167,14 @@ pub fn deliver(edge: &Edge, message: &Message<'_>, now_ms: u64) {
             entry.run.restart();
         }
         let outcome = apply(edge, entry, message, now_ms, &mut told);
+        if route.session != 0 {
+            entry.place = Place(route.session);
+        }
         if entry.run.due_ms().is_some() {
+            // What waits is told with its place, when it is told.
             table.due.notify_one();
+        } else {
+            place_last(&mut told, entry.place);
         }
         outcome
     };
@@ -181,17 +190,25 @@ pub fn deliver(edge: &Edge, message: &Message<'_>, now_ms: u64) {
     }
 }
 
+/// What is told last of a word says that all up to it was told.
+fn place_last(told: &mut [Event], place: Place) {
+    if let Some(last) = told.last_mut() {
+        last.place = place;
+    }
+}
+
 /// Makes events for everybody of the events of a run.
 fn collect<'a>(
     edge_index: usize,
     sequence: u32,
-    session_key: &Arc<str>,
+    (session_key, id): (&Arc<str>, &Arc<str>),
     told: &'a mut Vec<Event>,
 ) -> impl FnMut(RunEvent<'_>) + use<'a> {
-    let session_key = Arc::clone(session_key);
+    let (session_key, id) = (Arc::clone(session_key), Arc::clone(id));
     move |event| {
         told.push(Event {
             session: Some(Arc::clone(&session_key)),
+            run: Some(Arc::clone(&id)),
             is_tool: event.is_tool,
             is_delta: event.is_delta,
             live: event.joint.map(|delta| Live { run: (edge_index, sequence), delta }),
@@ -213,7 +230,8 @@ fn apply(
     }
     let reply_bytes_max = edge.options.reply_bytes_max;
     let room = reply_bytes_max.saturating_sub(entry.run.text().len());
-    let mut sink = collect(edge.options.edge_index, message.route.sequence, &entry.session_key, told);
+    let mut sink =
+        collect(edge.options.edge_index, message.route.sequence, (&entry.session_key, &entry.id), told);
     let run = &mut entry.run;
     let more = match &word {
         Word::Block(block) => block.content.len(),
@@ -247,16 +265,23 @@ fn apply(
 /// Once, whoever says it first: the run is accepted.
 fn accept(edge: &Edge, entry: &mut Entry, sequence: u32, now_ms: u64, told: &mut Vec<Event>) {
     let Asked::By(request) = std::mem::replace(&mut entry.asked, Asked::Told) else { return };
-    let Request { answer, last } = request;
-    let Some(caller) = last else {
-        answer.give(Ok(ack(&entry.id, "started")));
-        entry.run.start(now_ms, &mut collect(edge.options.edge_index, sequence, &entry.session_key, told));
+    let Request { caller, is_told_of_end } = request;
+    // The response comes first, then the events of the run.
+    if !is_told_of_end {
+        caller.respond(edge, &Ok(ack(&entry.id, "started")));
+        entry.run.start(
+            now_ms,
+            &mut collect(edge.options.edge_index, sequence, (&entry.session_key, &entry.id), told),
+        );
         return;
-    };
-    answer.give(Ok(accepted(&entry.run)));
+    }
+    caller.respond(edge, &Ok(accepted(&entry.run)));
     // It is in flight, so it cannot be over. If all places are taken, the answer says that there is none.
     let _ = edge.shared.runs.wait(&entry.id, Waiter::Final(caller.answer(edge, Counted::Not)));
-    entry.run.start(now_ms, &mut collect(edge.options.edge_index, sequence, &entry.session_key, told));
+    entry.run.start(
+        now_ms,
+        &mut collect(edge.options.edge_index, sequence, (&entry.session_key, &entry.id), told),
+    );
 }
 
 /// A run was not accepted: its name is free again.
@@ -266,8 +291,8 @@ fn refuse(edge: &Edge, sequence: u32, code: FailureCode, text: &str, retry_after
     edge.stats().refused.add(1);
     // Who waits for it is told that there is none.
     drop(edge.shared.runs.forget(&entry.id));
-    let Asked::By(Request { answer, .. }) = entry.asked else { return };
-    answer.give(match code {
+    let Asked::By(Request { caller, .. }) = entry.asked else { return };
+    let outcome = match code {
         FailureCode::AlreadyAnswered => Ok(ack(&entry.id, Ending::Ok.status())),
         FailureCode::UnknownAgent => {
             let message = format!("Agent \"{}\" no longer exists in configuration", entry.run.agent());
@@ -275,7 +300,8 @@ fn refuse(edge: &Edge, sequence: u32, code: FailureCode, text: &str, retry_after
         }
         FailureCode::Conflict => Err(conflict()),
         code => Err(RpcError::of_failure(code, text, retry_after_ms)),
-    });
+    };
+    caller.respond(edge, &outcome);
 }
 
 /// Ends a run, and answers all who waited for that.
@@ -326,8 +352,10 @@ fn flush(edge: &Edge, now_ms: u64) -> bool {
             waits = true;
             continue;
         }
-        let mut sink = collect(edge.options.edge_index, sequence, &entry.session_key, &mut told);
+        let mut sink = collect(edge.options.edge_index, sequence, (&entry.session_key, &entry.id), &mut told);
         entry.run.flush(now_ms, &mut sink);
+        drop(sink);
+        place_last(&mut told, entry.place);
     }
     for event in told {
         events::publish(edge, event);

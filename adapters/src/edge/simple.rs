@@ -4,9 +4,11 @@ use std::rc::Rc;
 
 use shm_transport::ports::session_hash;
 
+use super::resume::{self, Asked};
 use super::state::{Connection, Edge};
 use super::turns::{self, Offered, Spoken, Submitted, Turn};
 use super::words::Dialect;
+use crate::dialect::place::Place;
 use crate::dialect::simple::{self, Request, frames};
 use crate::refusal::{Code, Refusal};
 
@@ -24,6 +26,13 @@ pub fn submit(edge: &Rc<Edge>, connection: &Connection, text: &str, now_ms: u64)
         Ok(Request::Status { id }) => {
             tell_status(edge, connection, id.as_deref(), now_ms);
             return Submitted::Taken;
+        }
+        Ok(Request::Resume { id, session, after }) => {
+            let asked = Asked::Simple { id: id.as_deref(), thread: &session };
+            let found = resume::begin(edge, connection, session_hash(CHANNEL, USER, &session), after, &asked);
+            return resume::answered(found, |refusal| {
+                refuse(edge, connection, id.as_deref(), Some((None, Some(&session))), refusal, now_ms);
+            });
         }
         Err(unread) => {
             refuse(edge, connection, unread.id.as_deref(), None, &unread.refusal, now_ms);
@@ -109,7 +118,7 @@ pub fn refuse(
     frames::write_labels(&mut labels, id, agent, session);
     let json = &mut edge.scratch.borrow_mut().json;
     json.clear();
-    frames::write_error(json, &labels, refusal, now_ms);
+    frames::write_error(json, &labels, Place::NONE, refusal, now_ms);
     edge.stats().refused.add(1);
     edge.enqueue(&mut connection.state.borrow_mut(), json);
 }

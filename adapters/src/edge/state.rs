@@ -242,6 +242,7 @@ impl Edge {
         self.queued_bytes.set(self.queued_bytes.get() - state.outbound.clear());
         stats.open_turns.sub(state.turns.len() as u64);
         state.turns.clear();
+        state.resumptions = Vec::new();
         state.place = None;
         if !matches!(state.speech, Speech::Undecided(_) | Speech::Simple | Speech::Completion) {
             self.listeners.borrow_mut().retain(|&id| id != connection.id);
@@ -389,6 +390,14 @@ impl Edge {
     #[cold]
     pub fn block(&self, connection: &Rc<Connection>) {
         if !std::mem::replace(&mut connection.state.borrow_mut().blocked, true) {
+            self.blocked.borrow_mut().push(Rc::clone(connection));
+        }
+    }
+
+    /// The same, for whoever has its state at hand.
+    #[cold]
+    pub fn block_now(&self, connection: &Rc<Connection>, state: &mut ConnectionState) {
+        if !std::mem::replace(&mut state.blocked, true) {
             self.blocked.borrow_mut().push(Rc::clone(connection));
         }
     }

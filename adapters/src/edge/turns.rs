@@ -16,9 +16,11 @@ use shm_transport::link::SendError;
 use shm_transport::ports::shard_of;
 
 use super::Phase;
+use super::resume;
 use super::runs;
 use super::state::{Connection, ConnectionId, ConnectionState, Edge};
 use super::words::{self, Dialect, Frames, Outcome};
+use crate::dialect::place::Place;
 use crate::dialect::simple::metadata::Wishes;
 use crate::refusal::{CloseReason, Code, Refusal};
 
@@ -40,6 +42,10 @@ pub struct Turn {
     pub blocks: u32,
     /// The attempt that the text is of.
     pub attempt: u32,
+    /// Its number, once the shard has said something of it.
+    pub number: u64,
+    /// Where its last word stands.
+    pub place: Place,
     /// Whether its client waits for the reply.
     pub requires_response: bool,
     /// Whether the acceptance is still to be told.
@@ -207,6 +213,7 @@ pub fn open(edge: &Edge, connection: &Connection, label: impl FnOnce(&mut Turn))
     turn.labels.clear();
     turn.text.clear();
     (turn.blocks, turn.attempt) = (0, 0);
+    (turn.number, turn.place) = (0, Place::NONE);
     label(&mut turn);
     let state = &mut *connection.state.borrow_mut();
     state.turns.insert(state.next_sequence, turn);
@@ -229,12 +236,18 @@ pub fn deliver(edge: &Edge, message: &Message<'_>, now_ms: u64) {
         return;
     };
     let state = &mut *connection.state.borrow_mut();
+    if !state.resumptions.is_empty() && resume::deliver(edge, &connection, state, message, now_ms) {
+        return;
+    }
     let is_reply = is_reply(message);
     let current = |turn: &&mut Turn| !is_reply || route.attempt >= turn.attempt;
     let Some(turn) = state.turns.get_mut(&route.sequence).filter(current) else {
         edge.stats().late.add(1);
         return;
     };
+    turn.number = route.turn;
+    // That of an acceptance is zero, and that of what is no word of a session.
+    turn.place = Place(route.session);
     if is_reply && route.attempt > turn.attempt {
         turn.attempt = route.attempt;
         turn.text.clear();

@@ -30,11 +30,13 @@ const BEARER_PROTOCOL: &str = "bearer.";
 /// What stands before a secret in `Authorization`.
 const BEARER: &str = "bearer ";
 /// Headers by which proxies tell of themselves.
-const PROXY_HEADERS: [HeaderName; 5] = [
+const PROXY_HEADERS: [HeaderName; 7] = [
     FORWARDED,
     VIA,
     HeaderName::from_static("x-forwarded-for"),
     HeaderName::from_static("x-forwarded-host"),
+    HeaderName::from_static("x-forwarded-port"),
+    HeaderName::from_static("x-forwarded-proto"),
     HeaderName::from_static("x-real-ip"),
 ];
 
@@ -54,7 +56,8 @@ pub fn check(edge: &Edge, request: &Request<Incoming>, source: IpAddr) -> Result
     let headers = request.headers();
     let offers_protocol = has_token(headers, &SEC_WEBSOCKET_PROTOCOL, PROTOCOL);
     let shown = shown(headers);
-    let identity = identify(edge, shown, source)?;
+    let peer = peer_of(headers, source);
+    let identity = identify(edge, shown, &peer)?;
     let wants_greeting = identity.is_some() && (shown.is_some() || offers_protocol);
     let place = match identity {
         Some(_) => None,
@@ -67,17 +70,17 @@ pub fn check(edge: &Edge, request: &Request<Incoming>, source: IpAddr) -> Result
             Some(place.ok_or(HttpRefusal::TooManyUnauthenticated)?)
         }
     };
-    let entrance =
-        Entrance { peer: peer(headers, source), identity, place, wants_greeting, is_request: false };
+    let entrance = Entrance { peer, identity, place, wants_greeting, is_request: false };
     Ok(Upgrade { response: switching(accept, offers_protocol), entrance })
 }
 
 /// Lets in a request that is answered by an agent, or refuses it.
 pub fn admit(edge: &Edge, headers: &HeaderMap, source: IpAddr) -> Result<Entrance, HttpRefusal> {
-    let identity = identify(edge, shown(headers), source)?.ok_or(HttpRefusal::Unauthorized)?;
+    let peer = peer_of(headers, source);
+    let identity = identify(edge, shown(headers), &peer)?.ok_or(HttpRefusal::Unauthorized)?;
     check_room(edge)?;
     let (identity, place, wants_greeting) = (Some(identity), None, false);
-    Ok(Entrance { peer: peer(headers, source), identity, place, wants_greeting, is_request: true })
+    Ok(Entrance { peer, identity, place, wants_greeting, is_request: true })
 }
 
 /// Whether one connection more is served.
@@ -89,14 +92,6 @@ fn check_room(edge: &Edge) -> Result<(), HttpRefusal> {
         return Err(HttpRefusal::TooManyConnections);
     }
     Ok(())
-}
-
-fn peer(headers: &HeaderMap, source: IpAddr) -> Peer {
-    Peer {
-        source,
-        is_proxied: PROXY_HEADERS.iter().any(|name| headers.contains_key(name)),
-        is_browser: headers.contains_key(ORIGIN),
-    }
 }
 
 /// Grants or refuses an upgrade to who wants back what it sends.
@@ -116,13 +111,22 @@ pub fn check_echo(
     Ok(switching(accept, false))
 }
 
+/// Where a request comes from. What its headers say of that is believed only where it takes something away.
+fn peer_of(headers: &HeaderMap, source: IpAddr) -> Peer {
+    Peer {
+        source,
+        is_proxied: PROXY_HEADERS.iter().any(|name| headers.contains_key(name)),
+        is_browser: headers.contains_key(ORIGIN),
+    }
+}
+
 /// Who the client is, if it shows that or nobody is asked; nobody if it shows nothing.
-fn identify(edge: &Edge, shown: Option<&str>, source: IpAddr) -> Result<Option<Identity>, HttpRefusal> {
-    match edge.shared.access.check_secret(shown, source, unix_ms()) {
+fn identify(edge: &Edge, shown: Option<&str>, peer: &Peer) -> Result<Option<Identity>, HttpRefusal> {
+    match edge.shared.access.check_secret(shown, peer, unix_ms()) {
         Ok(identity) => Ok(Some(identity)),
         Err(AuthRefusal::Missing(_)) if shown.is_none() => Ok(None),
         Err(refusal) => {
-            tracing::warn!(%source, %refusal, "refused a client at the upgrade");
+            tracing::warn!(source = %peer.source, %refusal, "refused a client at the upgrade");
             Err(refusal.into())
         }
     }
@@ -130,7 +134,7 @@ fn identify(edge: &Edge, shown: Option<&str>, source: IpAddr) -> Result<Option<I
 
 /// Refuses a request that does not show who it is from, where anybody is asked.
 pub fn authenticate(edge: &Edge, headers: &HeaderMap, source: IpAddr) -> Result<(), HttpRefusal> {
-    identify(edge, shown(headers), source)?.map(|_| ()).ok_or(HttpRefusal::Unauthorized)
+    identify(edge, shown(headers), &peer_of(headers, source))?.map(|_| ()).ok_or(HttpRefusal::Unauthorized)
 }
 
 /// The secret that a request shows. An `Authorization` of another kind shows an empty one.

@@ -7,6 +7,7 @@ use shm_transport::envelope::{
 
 use super::completions::piece;
 use super::turns::Turn;
+use crate::dialect::place::{Place, Standing};
 use crate::dialect::{driver, simple};
 use crate::refusal::{Code, Refusal};
 
@@ -142,14 +143,17 @@ impl<'a> Frames<'a> {
 fn write_block(turn: &Turn, out: &mut Frames<'_>, block_type: BlockType, text: &str, now_ms: u64) {
     match turn.dialect {
         Dialect::Simple => {
-            simple::frames::write_block(out.json, &turn.labels, block_type, turn.blocks, text, now_ms);
+            simple::frames::write_block(out.json, &turn.labels, standing(turn), block_type, text, now_ms);
         }
         Dialect::Driver => {
-            let block = block_id(turn);
+            let whole = standing(turn);
+            let is_tool = matches!(block_type, BlockType::ToolCall | BlockType::ToolResult);
+            // Of two frames the second has the place: who has it has both.
+            let block = if is_tool { Standing { place: Place::NONE, ..whole } } else { whole };
             driver::frames::write_block(out.json, &turn.labels, block, block_type, text, now_ms);
-            if matches!(block_type, BlockType::ToolCall | BlockType::ToolResult) {
+            if is_tool {
                 out.second = Some(out.json.len());
-                driver::frames::write_tool(out.json, &turn.labels, block, block_type, now_ms);
+                driver::frames::write_tool(out.json, &turn.labels, whole, block_type, now_ms);
             }
         }
         Dialect::CompletionStream if block_type.is_text() => piece::write_text(out.json, turn.attempt, text),
@@ -158,20 +162,22 @@ fn write_block(turn: &Turn, out: &mut Frames<'_>, block_type: BlockType, text: &
     }
 }
 
-fn block_id(turn: &Turn) -> driver::frames::BlockId {
-    driver::frames::BlockId { attempt: turn.attempt, index: turn.blocks }
+fn standing(turn: &Turn) -> Standing {
+    Standing { attempt: turn.attempt, index: turn.blocks, place: turn.place }
 }
 
 fn write_end(turn: &Turn, out: &mut Frames<'_>, rest: &str, now_ms: u64) {
     match turn.dialect {
-        Dialect::Simple => simple::frames::write_reply(out.json, &turn.labels, &turn.text, rest, now_ms),
+        Dialect::Simple => {
+            simple::frames::write_reply(out.json, &turn.labels, turn.place, (&turn.text, rest), now_ms);
+        }
         Dialect::Driver => {
             if !rest.is_empty() {
-                let (labels, block) = (&turn.labels, block_id(turn));
+                let (labels, block) = (&turn.labels, Standing { place: Place::NONE, ..standing(turn) });
                 driver::frames::write_block(out.json, labels, block, BlockType::Text, rest, now_ms);
                 out.second = Some(out.json.len());
             }
-            driver::frames::write_end(out.json, &turn.labels, turn.attempt, now_ms);
+            driver::frames::write_end(out.json, &turn.labels, turn.place, turn.attempt, now_ms);
         }
         Dialect::Completion => piece::write_end(out.json, turn.attempt, &turn.text, rest),
         Dialect::CompletionStream => piece::write_end(out.json, turn.attempt, "", rest),
@@ -181,8 +187,8 @@ fn write_end(turn: &Turn, out: &mut Frames<'_>, rest: &str, now_ms: u64) {
 /// The error frame that ends a turn.
 pub fn write_error(turn: &Turn, out: &mut Frames<'_>, refusal: &Refusal<'_>, now_ms: u64) {
     match turn.dialect {
-        Dialect::Simple => simple::frames::write_error(out.json, &turn.labels, refusal, now_ms),
-        Dialect::Driver => driver::frames::write_error(out.json, &turn.labels, refusal, now_ms),
+        Dialect::Simple => simple::frames::write_error(out.json, &turn.labels, turn.place, refusal, now_ms),
+        Dialect::Driver => driver::frames::write_error(out.json, &turn.labels, turn.place, refusal, now_ms),
         Dialect::Completion | Dialect::CompletionStream => piece::write_failure(out.json, refusal),
     }
 }

@@ -15,6 +15,9 @@ pub const PROTOCOL: u64 = 4;
 /// The version that probes and nodes may still speak.
 pub const PROTOCOL_MIN: u64 = 3;
 
+/// The capability of clients that resume sessions.
+pub const PLACES_CAP: &str = "openclaw-resume";
+
 /// What a client wants to be told.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Caps {
@@ -22,6 +25,8 @@ pub struct Caps {
     pub tool_events: bool,
     /// Only of sessions that it has subscribed to.
     pub session_scoped_events: bool,
+    /// Where events stand in the streams of their sessions. Ours: no published client knows it.
+    pub places: bool,
 }
 
 /// A client that was let in by the handshake.
@@ -183,7 +188,11 @@ fn class(client: &Params<'_>) -> ClientClass {
 fn caps(params: &Params<'_>) -> Caps {
     let caps = params.texts("caps");
     let has = |name: &str| caps.iter().any(|cap| cap == name);
-    Caps { tool_events: has("tool-events"), session_scoped_events: has("session-scoped-events") }
+    Caps {
+        tool_events: has("tool-events"),
+        session_scoped_events: has("session-scoped-events"),
+        places: has(PLACES_CAP),
+    }
 }
 
 /// The client in the list of those connected: what it says of itself, and what was verified.

@@ -310,10 +310,7 @@ impl Conversation {
                 } else if client.sessions.len() >= SUBSCRIPTIONS_MAX
                     && !client.sessions.contains(key.as_ref())
                 {
-                    let error = RpcError::invalid(format!(
-                        "at most {SUBSCRIPTIONS_MAX} sessions can be subscribed to"
-                    ));
-                    return self.refuse(id, &error, now_ms, out);
+                    return self.refuse(id, &too_many_subscriptions(), now_ms, out);
                 } else {
                     client.sessions.insert(key.as_ref().into());
                 }
@@ -383,6 +380,23 @@ impl Conversation {
         }
     }
 
+    /// Whether events tell this client where they stand in the stream of their session.
+    pub fn wants_places(&self) -> bool {
+        self.client.as_ref().is_some_and(|client| client.caps.places)
+    }
+
+    /// A client that sees the sessions it has subscribed to sees this one from now on.
+    pub fn watch(&mut self, session_key: &str) -> Result<(), RpcError> {
+        let Some(client) = self.client.as_mut().filter(|client| client.caps.session_scoped_events) else {
+            return Ok(());
+        };
+        if client.sessions.len() >= SUBSCRIPTIONS_MAX && !client.sessions.contains(session_key) {
+            return Err(too_many_subscriptions());
+        }
+        client.sessions.insert(session_key.into());
+        Ok(())
+    }
+
     /// Writes an event under the next number of this connection.
     pub fn write_event(
         &mut self,
@@ -399,6 +413,10 @@ impl Conversation {
     pub fn skip_event(&mut self) {
         self.seq += 1;
     }
+}
+
+fn too_many_subscriptions() -> RpcError {
+    RpcError::invalid(format!("at most {SUBSCRIPTIONS_MAX} sessions can be subscribed to"))
 }
 
 /// Reads a text frame.

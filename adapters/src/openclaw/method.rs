@@ -72,6 +72,7 @@ methods! {
 
     ChatSend = "chat.send", WRITE, Edge;
     ChatAbort = "chat.abort", WRITE, Edge;
+    ChatResume = "chat.resume", READ, Edge;
     Agent = "agent", WRITE_OR_ADMIN, Edge;
     AgentWait = "agent.wait", WRITE, Edge;
     SessionsSend = "sessions.send", WRITE, Edge;

@@ -30,6 +30,14 @@ pub fn conflict() -> RpcError {
         .with_details(json!({ "reason": "chat-request-conflict" }))
 }
 
+/// The error for a message that is not to wait for the run of its session that goes on.
+pub fn no_such_queue_mode(mode: &str) -> RpcError {
+    let text =
+        format!("queueMode '{mode}' is not supported while a run of the session goes on; use 'followup'");
+    RpcError::invalid(text)
+        .with_details(json!({ "reason": "queue-mode-unsupported", "supported": ["followup"] }))
+}
+
 /// The error for one run too many.
 pub fn full() -> RpcError {
     RpcError {

@@ -7,6 +7,7 @@ use serde_json::value::RawValue;
 use super::conversation::Call;
 use super::method::Method;
 use super::session_key::{KEY_CHARS_MAX, agent_of, canonical};
+use crate::dialect::place::Place;
 use crate::refusal::RpcError;
 
 /// The longest run id, which is the idempotency key of the request.
@@ -29,6 +30,8 @@ pub struct Turn<'a> {
     pub message: Cow<'a, str>,
     /// How long the caller wants to wait for a reply; `None`: as long as it takes.
     pub timeout_ms: Option<u64>,
+    /// What is to become of it while a run of the session goes on, if not what always does: that it waits.
+    pub queue_mode: Option<Cow<'a, str>>,
     /// What is attached, as it came.
     pub attachments: Option<&'a RawValue>,
 }
@@ -40,6 +43,15 @@ pub struct Abort<'a> {
     pub session_key: Option<String>,
     /// This run.
     pub run_id: Option<Cow<'a, str>>,
+}
+
+/// What `chat.resume` asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Missed {
+    /// The session, in full.
+    pub session_key: String,
+    /// The last place that the client has seen.
+    pub after: Place,
 }
 
 /// What `agent.wait` asks for.
@@ -94,9 +106,29 @@ impl<'a> Turn<'a> {
             session_key,
             agent,
             message: fields.text("message").unwrap_or_default(),
+            queue_mode: fields.text("queueMode").filter(|mode| mode != "followup"),
             timeout_ms: timeout_ms.filter(|&timeout_ms| timeout_ms > 0),
             attachments: fields.raw("attachments").filter(|list| !is_empty_list(list)),
         })
+    }
+}
+
+impl Missed {
+    /// Reads a call of `chat.resume`.
+    pub fn of(call: &Call<'_>, default_agent: &str) -> Result<Self, RpcError> {
+        let fields = &call.fields;
+        let agent = fields.text("agentId");
+        let key = fields.text("sessionKey").unwrap_or_default();
+        let session_key = canonical(&key, agent.as_deref().unwrap_or(default_agent)).into_owned();
+        let invalid = |what: &str| RpcError::invalid(format!("invalid chat.resume params: {what}"));
+        let after = match (fields.count("epoch"), fields.count("offset")) {
+            (None, None) => Place::NONE,
+            (Some(epoch), Some(offset)) => {
+                Place::of(epoch, offset).ok_or_else(|| invalid("epoch and offset name no place"))?
+            }
+            _ => return Err(invalid("epoch and offset are named both, or neither")),
+        };
+        Ok(Self { session_key, after })
     }
 }
 

@@ -18,7 +18,9 @@
 //! Words of a turn that were said before `after` are sent too if there is more of that turn: the place says that they are
 //! not new.
 
-use shm_transport::envelope::{ArchivedResumeV1, Encoder, ResumeStep, ResumedV1, Route};
+use shm_transport::envelope::{
+    ArchivedResumeV1, Encoder, ResumeStep, ResumedV1, Route, TURN_BEGUN, TURN_OPEN, TURN_OVER,
+};
 
 use super::replies::{Asked, Page};
 use super::respond::asked_of;
@@ -109,7 +111,8 @@ impl ShardCore {
             reading.introduced.push(turn);
             let asked = self.replies.get(turn).map(|reply| reply.asked.clone()).unwrap_or_default();
             let is_open = self.turns.get(turn).is_some_and(|open| open.state != State::Dead);
-            self.introduce(reading.listener, turn, (&asked, is_open), effects);
+            let place = if is_open { TURN_OPEN } else { TURN_OVER };
+            self.introduce(reading.listener, turn, (&asked, place), effects);
         }
         if let Some(word) = self.replies.word(turn, position) {
             Self::show(turn, reading.listener, word, effects);
@@ -151,7 +154,8 @@ impl ShardCore {
                 Self::say_left(&mut self.encoder, turn, oldest, effects);
             }
             if !introduced.contains(&turn) {
-                self.introduce(listener, turn, (&asked, is_kept), effects);
+                let place = if is_kept { TURN_OPEN } else { TURN_BEGUN };
+                self.introduce(listener, turn, (&asked, place), effects);
             }
         }
         // Of a client that has seen nothing of a session that has said nothing.
@@ -169,14 +173,14 @@ impl ShardCore {
         &mut self,
         listener: Listener,
         turn: u64,
-        (asked, is_open): (&Asked, bool),
+        (asked, place): (&Asked, u64),
         effects: &mut Effects<'_>,
     ) {
         let said = ResumedV1 {
             wants_reply: u8::from(asked.wants_reply),
             agent: asked.agent.as_ref().to_owned(),
             client_id: asked.client_id.as_ref().to_owned(),
-            ..step(ResumeStep::Turn, u64::from(is_open))
+            ..step(ResumeStep::Turn, place)
         };
         self.tell_resumed(listener, Route { turn, ..Route::default() }, &said, effects);
     }

@@ -362,6 +362,13 @@ pub struct ResumeV1 {
     pub follow: u8,
 }
 
+/// Of a turn that is introduced: it has ended.
+pub const TURN_OVER: u64 = 0;
+/// It is open.
+pub const TURN_OPEN: u64 = 1;
+/// It is open, and the journal does not have it yet.
+pub const TURN_BEGUN: u64 = 2;
+
 /// What a shard says between the words of a session.
 #[derive(Archive, Serialize, Clone, Debug, Default, PartialEq, Eq)]
 pub struct ResumedV1 {
@@ -382,7 +389,7 @@ named! {
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
     #[repr(u8)]
     ResumeStep: u8 {
-    /// Words of the turn in the routing words follow. `place` is 1 if the turn is open.
+    /// Words of the turn in the routing words follow. `place` is [`TURN_OVER`], [`TURN_OPEN`] or [`TURN_BEGUN`].
     Turn = 1 "turn",
     /// What was said behind the place in the routing words and before `place` is not kept.
     Gap = 2 "gap",

@@ -6,6 +6,7 @@
 use shm_transport::envelope::{BlockType, DurabilityClass};
 
 use super::{PresenceStatus, Said};
+use crate::dialect::place::{self, Place, Standing};
 use crate::dialect::simple::frames::{escape, write_number};
 use crate::refusal::Refusal;
 
@@ -67,16 +68,7 @@ pub fn write_ack(
     out.extend_from_slice(b"}}");
 }
 
-/// Names a block among those of its turn and attempt.
-#[derive(Clone, Copy, Debug)]
-pub struct BlockId {
-    /// The attempt that the block is of.
-    pub attempt: u32,
-    /// Counts the blocks of the turn, over all attempts.
-    pub index: u32,
-}
-
-fn write_block_id(out: &mut Vec<u8>, block: BlockId) {
+fn write_block_id(out: &mut Vec<u8>, block: Standing) {
     out.extend_from_slice(b"\"block_id\":\"");
     write_number(out, u64::from(block.attempt));
     out.push(b'-');
@@ -90,40 +82,46 @@ fn write_block_id(out: &mut Vec<u8>, block: BlockId) {
 pub fn write_block(
     out: &mut Vec<u8>,
     labels: &[u8],
-    block: BlockId,
+    block: Standing,
     block_type: BlockType,
     text: &str,
     now_ms: u64,
 ) {
     begin(out, "stream_block", labels, now_ms);
     write_block_id(out, block);
-    out.extend_from_slice(b",\"block_type\":\"");
+    out.push(b',');
+    block.place.write_before(out);
+    out.extend_from_slice(b"\"block_type\":\"");
     out.extend_from_slice(block_type.name().as_bytes());
     write_field(out, "\",\"content\":\"", text);
     out.extend_from_slice(b"}}");
 }
 
 /// Appends what a tool does, as the block that said so tells it.
-pub fn write_tool(out: &mut Vec<u8>, labels: &[u8], block: BlockId, block_type: BlockType, now_ms: u64) {
+pub fn write_tool(out: &mut Vec<u8>, labels: &[u8], block: Standing, block_type: BlockType, now_ms: u64) {
     begin(out, "tool_status", labels, now_ms);
     write_block_id(out, block);
+    out.push(b',');
+    block.place.write_before(out);
     out.extend_from_slice(match block_type {
-        BlockType::ToolResult => b",\"status\":\"completed\"}}",
-        _ => b",\"status\":\"running\"}}",
+        BlockType::ToolResult => b"\"status\":\"completed\"}}",
+        _ => b"\"status\":\"running\"}}",
     });
 }
 
 /// Appends the end of a reply. `attempt` is the one whose blocks count.
-pub fn write_end(out: &mut Vec<u8>, labels: &[u8], attempt: u32, now_ms: u64) {
+pub fn write_end(out: &mut Vec<u8>, labels: &[u8], place: Place, attempt: u32, now_ms: u64) {
     begin(out, "stream_end", labels, now_ms);
+    place.write_before(out);
     out.extend_from_slice(b"\"attempt\":");
     write_number(out, u64::from(attempt));
     out.extend_from_slice(b"}}");
 }
 
 /// Appends an error frame.
-pub fn write_error(out: &mut Vec<u8>, labels: &[u8], refusal: &Refusal<'_>, now_ms: u64) {
+pub fn write_error(out: &mut Vec<u8>, labels: &[u8], place: Place, refusal: &Refusal<'_>, now_ms: u64) {
     begin(out, "error", labels, now_ms);
+    place.write_before(out);
     out.extend_from_slice(b"\"code\":\"");
     out.extend_from_slice(refusal.code.name().as_bytes());
     write_field(out, "\",\"message\":\"", &refusal.text);
@@ -141,10 +139,25 @@ pub fn write_error(out: &mut Vec<u8>, labels: &[u8], refusal: &Refusal<'_>, now_
     out.extend_from_slice(b"}}");
 }
 
-/// Appends what one driver has said, for the others; nothing for a message, which is the agent's.
+/// Appends that something is not kept which a driver that has come back has missed.
+pub fn write_gap(out: &mut Vec<u8>, labels: &[u8], (from, to): (Place, Place), now_ms: u64) {
+    begin(out, "gap", labels, now_ms);
+    place::write_gap(out, from, to);
+    out.extend_from_slice(b"}}");
+}
+
+/// Appends that a driver that has come back has been told everything that is kept.
+pub fn write_resumed(out: &mut Vec<u8>, labels: &[u8], place: Place, open: &[u8], now_ms: u64) {
+    begin(out, "resumed", labels, now_ms);
+    place::write_resumed(out, place, open);
+    out.extend_from_slice(b"}}");
+}
+
+/// Appends what one driver has said, for the others; nothing for a message, which is the agent's, and for
+/// what it wants for itself.
 pub fn write_relayed(out: &mut Vec<u8>, labels: &[u8], said: &Said<'_>, now_ms: u64) {
     match said {
-        Said::Message(_) => {}
+        Said::Message(_) | Said::Resume(_) => {}
         Said::Presence { channel, user, status } => {
             begin(out, "presence", labels, now_ms);
             write_presence(out, user, channel, *status, now_ms);

@@ -4,8 +4,8 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use shm_transport::envelope::{BlockType, CONTENT_JSON, CONTENT_TEXT, DurabilityClass};
 
-use super::frames::BlockId;
 use super::*;
+use crate::dialect::place::{Place, Standing};
 
 fn said(text: &str) -> Said<'_> {
     parse(text).unwrap_or_else(|unread| panic!("{text}: {unread:?}")).said
@@ -119,7 +119,7 @@ fn broken_rules_are_named() {
 fn frames_are_envelopes() {
     let mut labels = Vec::new();
     frames::write_labels(&mut labels, Some("i\"d"), Some("s"));
-    let block = BlockId { attempt: 2, index: 3 };
+    let block = Standing { attempt: 2, index: 3, place: Place::of(4, 5).unwrap() };
     let check = |kind: &str, payload: Value, write: &dyn Fn(&mut Vec<u8>)| {
         let mut out = Vec::new();
         write(&mut out);
@@ -134,14 +134,22 @@ fn frames_are_envelopes() {
     });
     for number in 0..9 {
         let block_type = BlockType::from_number(number).unwrap();
-        let payload = json!({"block_id":"2-3","block_type":block_type.name(),"content":"\n"});
+        let payload =
+            json!({"block_id":"2-3","epoch":4,"offset":5,"block_type":block_type.name(),"content":"\n"});
         check("stream_block", payload, &|out| frames::write_block(out, &labels, block, block_type, "\n", 7));
     }
     for (block_type, status) in [(BlockType::ToolCall, "running"), (BlockType::ToolResult, "completed")] {
-        let payload = json!({"block_id":"2-3","status":status});
+        let payload = json!({"block_id":"2-3","epoch":4,"offset":5,"status":status});
         check("tool_status", payload, &|out| frames::write_tool(out, &labels, block, block_type, 7));
     }
-    check("stream_end", json!({"attempt":2}), &|out| frames::write_end(out, &labels, 2, 7));
+    let place = block.place;
+    let end = json!({"epoch":4,"offset":5,"attempt":2});
+    check("stream_end", end, &|out| frames::write_end(out, &labels, place, 2, 7));
+    check("stream_end", json!({"attempt":2}), &|out| frames::write_end(out, &labels, Place::NONE, 2, 7));
+    let gap = json!({"from":{"epoch":4,"offset":5},"to":{"epoch":0,"offset":0}});
+    check("gap", gap, &|out| frames::write_gap(out, &labels, (place, Place::NONE), 7));
+    let resumed = json!({"epoch":4,"offset":5,"open":["m"]});
+    check("resumed", resumed, &|out| frames::write_resumed(out, &labels, place, b"\"m\"", 7));
     let refusal = Refusal {
         field: Some("f"),
         expected: Some("e"),
@@ -150,10 +158,10 @@ fn frames_are_envelopes() {
     };
     let payload = json!({"code":"rate_limited","message":"no","field":"f","expected":"e","retryable":true,
         "retry_after_ms":9});
-    check("error", payload, &|out| frames::write_error(out, &labels, &refusal, 7));
+    check("error", payload, &|out| frames::write_error(out, &labels, Place::NONE, &refusal, 7));
     let error = json!({"code":"unauthorized","message":"no","retryable":false});
     check("error", error, &|out| {
-        frames::write_error(out, &labels, &Refusal::new(Code::Unauthorized, "no"), 7)
+        frames::write_error(out, &labels, Place::NONE, &Refusal::new(Code::Unauthorized, "no"), 7)
     });
 }
 

@@ -5,6 +5,7 @@
 
 use shm_transport::envelope::{BlockType, DurabilityClass};
 
+use crate::dialect::place::{self, Place, Standing};
 use crate::refusal::Refusal;
 
 /// Appends `"id":…,"agent":…,"sessionId":…,` as far as they are known.
@@ -21,34 +22,52 @@ pub fn write_labels(out: &mut Vec<u8>, id: Option<&str>, agent: Option<&str>, se
 /// Appends a block event.
 ///
 /// HOT: no allocation once the buffer has grown.
-pub fn write_block(out: &mut Vec<u8>, labels: &[u8], block: BlockType, index: u32, text: &str, now_ms: u64) {
+pub fn write_block(
+    out: &mut Vec<u8>,
+    labels: &[u8],
+    standing: Standing,
+    block: BlockType,
+    text: &str,
+    now_ms: u64,
+) {
+    let Standing { attempt, index, place } = standing;
     out.extend_from_slice(b"{\"type\":\"event\",\"event\":\"block\",");
     out.extend_from_slice(labels);
     out.extend_from_slice(b"\"content\":{\"blockType\":\"");
     out.extend_from_slice(block.name().as_bytes());
     out.extend_from_slice(b"\",\"index\":");
     write_number(out, u64::from(index));
+    if attempt > 1 {
+        out.extend_from_slice(b",\"attempt\":");
+        write_number(out, u64::from(attempt));
+    }
     out.extend_from_slice(b",\"content\":\"");
     escape(out, text);
     out.extend_from_slice(b"\"}");
-    finish(out, now_ms);
+    finish(out, place, now_ms);
 }
 
 /// Appends the closing frame of a reply, whose text is `streamed` and then `rest`.
 ///
 /// HOT: no allocation once the buffer has grown.
-pub fn write_reply(out: &mut Vec<u8>, labels: &[u8], streamed: &str, rest: &str, now_ms: u64) {
+pub fn write_reply(
+    out: &mut Vec<u8>,
+    labels: &[u8],
+    place: Place,
+    (streamed, rest): (&str, &str),
+    now_ms: u64,
+) {
     out.extend_from_slice(b"{\"type\":\"message\",");
     out.extend_from_slice(labels);
     out.extend_from_slice(b"\"content\":{\"role\":\"assistant\",\"content\":\"");
     escape(out, streamed);
     escape(out, rest);
     out.extend_from_slice(b"\"}");
-    finish(out, now_ms);
+    finish(out, place, now_ms);
 }
 
 /// Appends an error frame.
-pub fn write_error(out: &mut Vec<u8>, labels: &[u8], refusal: &Refusal<'_>, now_ms: u64) {
+pub fn write_error(out: &mut Vec<u8>, labels: &[u8], place: Place, refusal: &Refusal<'_>, now_ms: u64) {
     out.extend_from_slice(b"{\"type\":\"error\",");
     out.extend_from_slice(labels);
     out.extend_from_slice(b"\"content\":{\"code\":\"");
@@ -68,7 +87,7 @@ pub fn write_error(out: &mut Vec<u8>, labels: &[u8], refusal: &Refusal<'_>, now_
         write_number(out, u64::from(refusal.retry_after_ms));
     }
     out.push(b'}');
-    finish(out, now_ms);
+    finish(out, place, now_ms);
 }
 
 /// Appends the acceptance of a message. What it survives is told where it is known, and that it is told again
@@ -99,11 +118,33 @@ pub fn write_status(out: &mut Vec<u8>, labels: &[u8], content: &[u8], now_ms: u6
     out.extend_from_slice(labels);
     out.extend_from_slice(b"\"content\":");
     out.extend_from_slice(content);
-    finish(out, now_ms);
+    finish(out, Place::NONE, now_ms);
 }
 
-fn finish(out: &mut Vec<u8>, now_ms: u64) {
-    out.extend_from_slice(b",\"timestamp\":");
+/// Appends that something is not kept which a client that has come back has missed.
+pub fn write_gap(out: &mut Vec<u8>, labels: &[u8], (from, to): (Place, Place), now_ms: u64) {
+    out.extend_from_slice(b"{\"type\":\"gap\",");
+    out.extend_from_slice(labels);
+    out.extend_from_slice(b"\"content\":{");
+    place::write_gap(out, from, to);
+    out.push(b'}');
+    finish(out, Place::NONE, now_ms);
+}
+
+/// Appends that a client that has come back has been told everything that is kept.
+pub fn write_resumed(out: &mut Vec<u8>, labels: &[u8], place: Place, open: &[u8], now_ms: u64) {
+    out.extend_from_slice(b"{\"type\":\"resumed\",");
+    out.extend_from_slice(labels);
+    out.extend_from_slice(b"\"content\":{");
+    place::write_resumed(out, place, open);
+    out.push(b'}');
+    finish(out, Place::NONE, now_ms);
+}
+
+fn finish(out: &mut Vec<u8>, place: Place, now_ms: u64) {
+    out.push(b',');
+    place.write_before(out);
+    out.extend_from_slice(b"\"timestamp\":");
     write_number(out, now_ms);
     out.push(b'}');
 }

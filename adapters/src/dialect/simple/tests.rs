@@ -9,6 +9,7 @@ use shm_transport::envelope::{
 
 use super::*;
 use crate::dialect::fields::DEPTH_MAX;
+use crate::dialect::place::Standing;
 
 fn message(text: &str) -> Message<'_> {
     match parse(text) {
@@ -210,6 +211,33 @@ fn nesting_is_bounded() {
     assert_eq!(code(&quoted), Ok(()));
 }
 
+/// A client names a place with both of its parts, or none. By one row per rule.
+#[test]
+fn places_are_read() {
+    let rows = [
+        (r#""epoch":3,"offset":7"#, Ok((3, 7))),
+        (r#""epoch":null"#, Ok((0, 0))),
+        (r#""epoch":3"#, Err((Code::MissingField, "offset"))),
+        (r#""offset":3"#, Err((Code::MissingField, "epoch"))),
+        (r#""epoch":0,"offset":1"#, Err((Code::InvalidField, "epoch"))),
+        (r#""epoch":16777216,"offset":1"#, Err((Code::InvalidField, "epoch"))),
+        (r#""epoch":1,"offset":1099511627776"#, Err((Code::InvalidField, "offset"))),
+        (r#""epoch":1,"offset":-1"#, Err((Code::InvalidField, "offset"))),
+        (r#""epoch":"1","offset":1"#, Err((Code::InvalidField, "epoch"))),
+    ];
+    for (fields, expected) in rows {
+        let text = format!(r#"{{"type":"resume","id":"r","sessionId":"s",{fields}}}"#);
+        let found = match parse(&text) {
+            Ok(Request::Resume { after, .. }) => Ok((after.epoch(), after.offset())),
+            Err(unread) => Err((unread.refusal.code, unread.refusal.field.unwrap())),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(found, expected, "{fields}");
+    }
+    let nameless = parse(r#"{"type":"resume","id":"r"}"#).unwrap_err();
+    assert_eq!((nameless.refusal.code, nameless.refusal.field), (Code::MissingField, Some("sessionId")));
+}
+
 /// Frames out are JSON that says what went in. By parsing them again.
 #[test]
 fn frames_out_read_back() {
@@ -220,20 +248,44 @@ fn frames_out_read_back() {
         write(&mut out);
         serde_json::from_slice(&out).unwrap()
     };
+    let place = Place::of(1, 2).unwrap();
+    let (first, again) = (Standing::default(), Standing { attempt: 2, index: 4, place });
     assert_eq!(
-        written(&|out| frames::write_block(out, &labels, BlockType::Code, 3, "x\n", 9)),
+        written(&|out| frames::write_block(
+            out,
+            &labels,
+            Standing { index: 3, ..first },
+            BlockType::Code,
+            "x\n",
+            9
+        )),
         serde_json::json!({"type":"event","event":"block","id":"i\"1","agent":"a",
             "content":{"blockType":"code","index":3,"content":"x\n"},"timestamp":9})
     );
     assert_eq!(
-        written(&|out| frames::write_reply(out, &labels, "a\t", "b", u64::MAX)),
+        written(&|out| frames::write_block(out, &[], again, BlockType::Text, "x", 9)),
+        serde_json::json!({"type":"event","event":"block","epoch":1,"offset":2,
+            "content":{"blockType":"text","index":4,"attempt":2,"content":"x"},"timestamp":9})
+    );
+    assert_eq!(
+        written(&|out| frames::write_gap(out, &labels, (place, Place::of(3, 0).unwrap()), 9)),
+        serde_json::json!({"type":"gap","id":"i\"1","agent":"a",
+            "content":{"from":{"epoch":1,"offset":2},"to":{"epoch":3,"offset":0}},"timestamp":9})
+    );
+    assert_eq!(
+        written(&|out| frames::write_resumed(out, &labels, place, b"\"m\",\"n\"", 9)),
+        serde_json::json!({"type":"resumed","id":"i\"1","agent":"a",
+            "content":{"epoch":1,"offset":2,"open":["m","n"]},"timestamp":9})
+    );
+    assert_eq!(
+        written(&|out| frames::write_reply(out, &labels, Place::NONE, ("a\t", "b"), u64::MAX)),
         serde_json::json!({"type":"message","id":"i\"1","agent":"a",
             "content":{"role":"assistant","content":"a\tb"},"timestamp":u64::MAX})
     );
     let mut refusal = Refusal::new(Code::Failure(FailureCode::Overloaded), "full");
     refusal.retry_after_ms = 50;
     assert_eq!(
-        written(&|out| frames::write_error(out, &[], &refusal, 0)),
+        written(&|out| frames::write_error(out, &[], Place::NONE, &refusal, 0)),
         serde_json::json!({"type":"error","content":{"code":"overloaded","message":"full","retryable":true,
             "retryAfterMs":50},"timestamp":0})
     );
@@ -283,7 +335,7 @@ proptest! {
                 let agent = seen.agent.as_deref().unwrap_or("default");
                 prop_assert!((1..=AGENT_BYTES_MAX).contains(&agent.len()));
             }
-            Ok(Request::Status { .. } | Request::Cancel { .. }) => {}
+            Ok(Request::Status { .. } | Request::Cancel { .. } | Request::Resume { .. }) => {}
             Err(unread) => prop_assert!(unread.refusal.expected.is_some()),
         }
     }

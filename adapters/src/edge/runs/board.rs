@@ -203,6 +203,11 @@ impl RunBoard {
         running.map(|(id, entry)| (entry.session_key.to_string(), Arc::clone(id))).collect()
     }
 
+    /// Whether a run of this name goes on or is remembered.
+    pub fn knows(&self, run: &str) -> bool {
+        self.lock().runs.contains_key(run)
+    }
+
     /// The runs of a session that are not over; or one of them.
     pub fn in_flight(&self, session_key: Option<&str>, run: Option<&str>) -> Vec<(Arc<str>, Owner)> {
         let inner = self.lock();

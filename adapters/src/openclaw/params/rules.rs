@@ -173,6 +173,9 @@ tables! {
     CHAT_ABORT {
         must "sessionKey": NAME, may "agentId": NAME, may "runId": NAME, may "preserveSideRuns": FLAG,
     }
+    CHAT_RESUME {
+        must "sessionKey": NAME, may "agentId": NAME, may "epoch": COUNT, may "offset": COUNT,
+    }
     AGENT {
         must "message": SAID, may "agentId": NAME, admin "provider": TEXT, may "model": TEXT, may "to": TEXT,
         may "replyTo": TEXT, may "sessionId": TEXT, may "sessionKey": TEXT,
@@ -405,6 +408,7 @@ pub fn of(method: Method) -> &'static [Field] {
         Method::Connect => CONNECT,
         Method::ChatSend => CHAT_SEND,
         Method::ChatAbort => CHAT_ABORT,
+        Method::ChatResume => CHAT_RESUME,
         Method::Agent => AGENT,
         Method::AgentWait => AGENT_WAIT,
         Method::SessionsSend => SESSIONS_SEND,
