@@ -30,6 +30,10 @@ impl ShardCore {
             self.counters.agent_strays += 1;
             return;
         }
+        if self.agents.called(instance).is_some() {
+            // It was said to the gateway before, which may have had it run. The agent gives it up when it is called.
+            return;
+        }
         let (name_bytes, input_bytes) = (asked.skill.len(), asked.input.len());
         let count = self.skills.under_way.get(&instance).copied().unwrap_or_default();
         let refusal = if name_bytes > SKILL_NAME_BYTES_MAX {
