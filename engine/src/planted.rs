@@ -36,6 +36,14 @@ named! {
         HeldTurnGivenAgain "held-turn-given-again",
         /// The numbers of words are not compared with what the journal has.
         WordsNotCompared "words-not-compared",
+        /// An agent that serves one session at a time does not keep to it.
+        SeatNotKept "seat-not-kept",
+        /// Skills under way are not counted.
+        SkillNotCounted "skill-not-counted",
+        /// What has come of a skill is not told if it has failed.
+        SkillFailureNotTold "skill-failure-not-told",
+        /// A skill that the gateway before was asked for is run again.
+        SkillRunAgain "skill-run-again",
     }
 }
 

@@ -6,7 +6,8 @@
 //! | [`swarm`] | what a seed chooses: sizes, limits, which faults and how often |
 //! | [`world`] | the parts, the queues between them, and what a step does |
 //! | `machine`, `store` | cores and writers of one run of the gateway; disks, and what was asked of them |
-//! | `people`, `workers` | clients and agents |
+//! | `people`, `workers`, `liars` | clients and agents |
+//! | `conversations`, `skills` | the control thread: who serves one session at a time, and what agents ask for |
 //! | `faults` | kills, power losses, damage, and what follows them |
 //! | `settle` | the end of a run: no faults any more, everything has to come to rest |
 //! | [`checker`] | the history, and what must be true of it |
@@ -16,14 +17,17 @@
 //! rounds everything has to be answered and at rest.
 
 pub mod checker;
+mod conversations;
 pub mod failure;
 mod faults;
 mod history;
+mod liars;
 mod machine;
 mod packet;
 mod people;
 mod planted;
 mod settle;
+mod skills;
 mod store;
 pub mod swarm;
 mod tally;

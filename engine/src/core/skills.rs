@@ -10,6 +10,7 @@ use shm_transport::envelope::{
 
 use super::{Effects, ShardCore};
 use crate::event::{AgentIndex, Effect, InstanceId};
+use crate::planted::{self, Bug};
 
 /// How many skills each incarnation has under way; only those that have some.
 #[derive(Debug, Default)]
@@ -30,6 +31,10 @@ impl ShardCore {
             self.counters.agent_strays += 1;
             return;
         }
+        if self.agents.called(instance).is_some() && !planted::is(Bug::SkillRunAgain) {
+            // It was said to the gateway before, which may have had it run. The agent gives it up when it is called.
+            return;
+        }
         let (name_bytes, input_bytes) = (asked.skill.len(), asked.input.len());
         let count = self.skills.under_way.get(&instance).copied().unwrap_or_default();
         let refusal = if name_bytes > SKILL_NAME_BYTES_MAX {
@@ -47,7 +52,7 @@ impl ShardCore {
         if let Some((outcome, text)) = refusal {
             return self.tell_skill(instance, call, outcome, &text, effects);
         }
-        self.skills.under_way.insert(instance, count + 1);
+        self.skills.under_way.insert(instance, if planted::is(Bug::SkillNotCounted) { 1 } else { count + 1 });
         effects(Effect::Skill { instance, call, skill: &asked.skill, input: &asked.input });
     }
 
@@ -66,8 +71,9 @@ impl ShardCore {
                 self.skills.under_way.remove(&instance);
             }
         }
+        let forgotten = planted::is(Bug::SkillFailureNotTold) && outcome != SkillOutcome::Done;
         // Who has died meanwhile needs no answer.
-        if self.agents.is_attached(instance) {
+        if self.agents.is_attached(instance) && !forgotten {
             self.tell_skill(instance, call, outcome, output, effects);
         }
     }

@@ -12,7 +12,10 @@
 //! 4. *Order*: see [`turns`] for turns. One listener gets places that grow, attempts that never go back, the blocks of an
 //!    attempt one after the other, all of them before the end, and nothing after it.
 //! 5. *Streams*: a place of a session holds the same word for everybody, for ever; see [`streams`].
-//! 6. *Attempts*: a turn is not given out again after it has failed by itself as often as it may.
+//! 6. *Conversations*: a process that has been given a message of one session, where each serves one, is never given one
+//!    of another.
+//! 7. *Skills*: what a living process asks for is answered once, as long as its gateway lives; see `skills`.
+//! 8. *Attempts*: a turn is not given out again after it has failed by itself as often as it may.
 //!
 //! # What is excused
 //!
@@ -20,6 +23,7 @@
 //! acceptance that is lost takes the promise with it, an end that is lost the answer, a block its place. Nothing else.
 
 mod answers;
+mod skills;
 pub mod streams;
 pub mod text;
 pub mod turns;
@@ -32,6 +36,7 @@ use super::packet::Packet;
 use super::people::Session;
 use super::swarm::Swarm;
 use super::tally::Tally;
+use skills::SkillHistory;
 use streams::Stream;
 use turns::{Hands, Turn};
 
@@ -123,6 +128,11 @@ pub struct Checker {
     /// All turns, in the order in which they were seen.
     turn_names: Vec<u64>,
     hands: Vec<Hands>,
+    /// The first of those that serve one session at a time: all behind it do. And which session each of their processes
+    /// was given a message of.
+    members_from: usize,
+    tenants: HashMap<u64, usize>,
+    skills: SkillHistory,
     /// Counts events.
     clock: u64,
     /// Ids taken, by shard of the session.
@@ -174,6 +184,9 @@ impl Checker {
             turns: HashMap::new(),
             turn_names: Vec::new(),
             hands: swarm.in_flight_max.iter().map(|&max| Hands::new(max)).collect(),
+            members_from: swarm.members().start,
+            tenants: HashMap::new(),
+            skills: SkillHistory::default(),
             clock: 0,
             ids_taken: HashMap::new(),
             ids_max: u64::from(swarm.limits.dedup.ids_max),

@@ -8,6 +8,7 @@ use engine::journal::disk::Part;
 use engine::journal::segment::HEADER_PAGE_BYTES;
 use engine::time::Moment;
 
+use super::conversations::Control;
 use super::machine::{Gateway, Started};
 use super::store::Ended;
 use super::swarm::Action;
@@ -38,6 +39,7 @@ impl World {
             Action::Quarantine => self.quarantine(agent),
             Action::Drain => self.agent_drains(agent),
             Action::Share => self.agent_shares(agent),
+            Action::AgentAsks => return self.agent_asks(agent),
             Action::Expect => {
                 self.supervise(agent);
                 return self.expect(agent);
@@ -99,6 +101,7 @@ impl World {
             self.workers.all_die();
         }
         self.people.all_disconnected();
+        self.control = Control::new(&self.constants.swarm);
         self.checker.gateway_died();
         self.before += self.now.since(Moment::ZERO);
     }
@@ -143,6 +146,7 @@ impl World {
         for shard in 0..self.constants.swarm.shards {
             self.input(shard, Input::RecoveryEnds);
         }
+        self.conversations_begin();
         if self.constants.swarm.killed_again && self.random.bool() {
             self.killed_in = Some(self.random.usize(..40));
         }

@@ -13,7 +13,7 @@ use super::checker::{Heard, Sending};
 use super::machine::EDGES;
 use super::packet::Packet;
 use super::swarm::Swarm;
-use super::world::{POOL, World, agent_name};
+use super::world::{POOL, TALK, World, agent_name};
 
 /// A session, as its clients know it.
 #[derive(Clone, Debug)]
@@ -150,6 +150,7 @@ impl World {
         let agent = match self.random.u8(..16) {
             0 => "nobody".to_owned(),
             1..5 => String::new(),
+            5..9 if swarm.conversational && self.random.bool() => TALK.to_owned(),
             5..9 => POOL.to_owned(),
             _ => agent_name(self.random.usize(..swarm.agents)),
         };

@@ -96,6 +96,10 @@ impl World {
                 moved = true;
             }
         }
+        while self.control_hears() || self.skill_ends() {
+            moved = true;
+        }
+        self.control_looks_if_due();
         for edge in 0..EDGES {
             while self.edge_reads(edge) {
                 moved = true;
@@ -146,7 +150,7 @@ impl World {
     fn is_at_rest(&self) -> bool {
         let open = self.total(|counters| counters.turns_open + counters.messages_queued);
         let rests = self.gateway.as_ref().is_some_and(Gateway::rests);
-        open == 0 && rests && self.workers.is_idle() && self.people.waiting() == 0
+        open == 0 && rests && self.control.rests() && self.workers.is_idle() && self.people.waiting() == 0
     }
 
     /// Nobody holds anything any more, and nothing was wrong inside.
@@ -159,6 +163,7 @@ impl World {
             assert_eq!(dead_letters, self.dead_letters(shard).len() as u64);
         }
         self.checker.hands_are_empty();
+        self.skills_are_answered();
     }
 
     /// What is on disk gives the same gateway as often as it is read, and nothing is open in it.

@@ -14,6 +14,7 @@ use engine::journal::segment::SEGMENT_BYTES_MIN;
 use engine::journal::writer::LogOptions;
 use engine::retry::{Jitter, RetryPolicy};
 use engine::session::SessionLimits;
+use engine::supervision::pool::PoolLimits;
 use fastrand::Rng;
 use shm_transport::envelope::DurabilityClass;
 
@@ -111,6 +112,14 @@ actions! {
     Replay 40 fault,
     /// Somebody drops dead letters.
     Drop 15 fault,
+    /// The control thread hears of an agent that serves one session at a time.
+    ControlHears 400,
+    /// The control thread looks at all of them.
+    ControlLooks 60,
+    /// An agent asks for a skill.
+    AgentAsks 250 fault,
+    /// A skill ends.
+    SkillEnds 250,
 }
 
 /// What one seed is about.
@@ -124,6 +133,10 @@ pub struct Swarm {
     pub agents: usize,
     /// Agents of the pool.
     pub pool: usize,
+    /// Whether agents behind the pool serve one session at a time.
+    pub conversational: bool,
+    /// How many of them run.
+    pub conversations: PoolLimits,
     /// How many turns each agent may hold.
     pub in_flight_max: Vec<usize>,
     /// Connections of clients.
@@ -162,13 +175,21 @@ impl Swarm {
             total += weight.max(1);
             weights.push((total, action));
         }
-        let agents = random.usize(3..=6);
+        let conversational = random.bool();
+        let agents = random.usize(3..=6) + if conversational { random.usize(1..=3) } else { 0 };
         let large = random.u8(..4) == 0;
         let mut swarm = Self {
             steps: random.usize(1500..=4500),
             shards: random.usize(1..=4),
             agents,
-            pool: random.usize(2..agents),
+            pool: random.usize(2..agents.min(6)),
+            conversational,
+            conversations: PoolLimits {
+                min: 0,
+                max: agents,
+                spares: random.usize(0..=2),
+                idle_timeout: Duration::from_millis(random.u64(20..=3000)),
+            },
             in_flight_max: (0..agents).map(|_| random.usize(1..=4)).collect(),
             connections: random.usize(3..=8),
             sessions: random.usize(10..=20),
@@ -185,6 +206,16 @@ impl Swarm {
         swarm.log.ids_max = u64::from(swarm.limits.dedup.ids_max);
         swarm.log.ids_keep = Duration::from_secs(u64::from(swarm.limits.dedup.keep_s));
         swarm
+    }
+
+    /// The agents that serve one session at a time.
+    pub fn members(&self) -> std::ops::Range<usize> {
+        if self.conversational { self.pool..self.agents } else { self.agents..self.agents }
+    }
+
+    /// Whether an agent serves one session at a time.
+    pub fn serves_one(&self, agent: usize) -> bool {
+        self.members().contains(&agent)
     }
 
     /// What a step is.

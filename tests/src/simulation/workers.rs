@@ -9,7 +9,9 @@ use shm_transport::envelope::{
 };
 
 use super::checker::text::{Said, Word};
+use super::conversations::Standing;
 use super::packet::Packet;
+use super::skills::Asked;
 use super::swarm::Swarm;
 use super::world::{World, agent_index};
 
@@ -18,8 +20,8 @@ const SAID_MAX: usize = 8;
 
 /// A turn that an agent works on.
 #[derive(Debug)]
-struct Work {
-    route: Route,
+pub(super) struct Work {
+    pub(super) route: Route,
     message: u32,
     poison: bool,
     blocks: u32,
@@ -30,23 +32,25 @@ struct Work {
 
 /// One agent.
 #[derive(Debug, Default)]
-struct Worker {
-    instance: Option<InstanceId>,
-    hung: bool,
-    fenced: bool,
-    unavailable: bool,
+pub(super) struct Worker {
+    pub(super) instance: Option<InstanceId>,
+    pub(super) hung: bool,
+    pub(super) fenced: bool,
+    pub(super) unavailable: bool,
     /// The shards were told to give it nothing more.
-    draining: bool,
+    pub(super) draining: bool,
+    /// Where it stands, if it serves one session at a time.
+    pub(super) tenure: Standing,
     /// It was told to finish.
     stopping: bool,
     /// Whether this gateway has attached it.
-    attached: bool,
+    pub(super) attached: bool,
     /// Whether it has outlived a gateway, and this one has not heard what it works on.
-    called: bool,
-    ring: VecDeque<Packet>,
-    work: Vec<Work>,
+    pub(super) called: bool,
+    pub(super) ring: VecDeque<Packet>,
+    pub(super) work: Vec<Work>,
     /// What it has said, from the first word whose room was not given back on.
-    words: VecDeque<Packet>,
+    pub(super) words: VecDeque<Packet>,
     /// How many of these this gateway has read.
     read: usize,
     /// How many were given back before them, ever.
@@ -54,17 +58,19 @@ struct Worker {
     /// Up to which word this gateway's shard was told that it has read.
     told: u64,
     /// Last words, for repetition.
-    said: VecDeque<Packet>,
+    pub(super) said: VecDeque<Packet>,
+    /// Skills that it has asked for and that were not answered, and those that it has given up.
+    pub(super) skills: Asked,
     /// What a dead incarnation had written and nobody had read.
-    haunting: VecDeque<(InstanceId, Packet)>,
+    pub(super) haunting: VecDeque<(InstanceId, Packet)>,
 }
 
 /// All agents.
 #[derive(Debug)]
 pub(super) struct Workers {
-    all: Vec<Worker>,
+    pub(super) all: Vec<Worker>,
     next_instance: u64,
-    encoder: Encoder,
+    pub(super) encoder: Encoder,
     padding_max: usize,
     failing: u8,
 }
@@ -82,6 +88,11 @@ impl Workers {
 
     pub(super) fn by_instance(&self, instance: InstanceId) -> Option<usize> {
         self.all.iter().position(|worker| worker.instance == Some(instance))
+    }
+
+    /// Whether an incarnation lives, and nothing is owed to the gateway before.
+    pub(super) fn is_heard(&self, instance: InstanceId) -> bool {
+        self.all.iter().any(|worker| worker.instance == Some(instance) && !worker.called)
     }
 
     pub(super) fn hand(&mut self, agent: usize, packet: Packet) {
@@ -185,7 +196,9 @@ impl Workers {
                 }
             }
             Opened::Stop => worker.stopping = true,
+            Opened::SkillResult(_) => worker.skills.answered(packet.route.origin),
             Opened::RollCall => {
+                worker.skills.give_up();
                 let session = packet.route.session;
                 for work in &worker.work {
                     let Route { turn, attempt, .. } = work.route;
@@ -252,11 +265,13 @@ impl Workers {
 impl World {
     pub(super) fn agent_starts(&mut self, agent: usize) {
         let worker = &mut self.workers.all[agent];
-        if worker.attached || worker.unavailable || self.gateway.is_none() {
+        let waits = worker.tenure == Standing::Resting;
+        if worker.attached || worker.unavailable || waits || self.gateway.is_none() {
             return;
         }
         worker.attached = true;
-        if std::mem::take(&mut worker.draining) {
+        let wanted = std::mem::take(&mut worker.tenure) == Standing::Wanted;
+        if std::mem::take(&mut worker.draining) || wanted {
             self.all_hear(agent, |agent| Input::AgentExpected { agent });
         }
         let worker = &mut self.workers.all[agent];
@@ -330,10 +345,10 @@ impl World {
         for _ in 0..self.random.usize(..4) {
             self.agent_says(agent);
         }
-        let Worker { unavailable, draining, called, .. } = self.workers.all[agent];
+        let Worker { unavailable, draining, called, tenure, .. } = self.workers.all[agent];
         let old = std::mem::take(&mut self.workers.all[agent]);
         let worker = &mut self.workers.all[agent];
-        (worker.unavailable, worker.draining) = (unavailable, draining);
+        (worker.unavailable, worker.draining, worker.tenure) = (unavailable, draining, tenure);
         if !old.fenced {
             worker.haunting = old.words.into_iter().map(|packet| (instance, packet)).collect();
         }
@@ -341,6 +356,7 @@ impl World {
         self.checker.agent_died(agent, instance, !called);
         let home = self.home(agent);
         self.input(home, Input::AgentDown { agent: agent_index(agent), detail: "killed" });
+        self.has_gone(agent);
     }
 
     /// A fenced agent is ended; a hung one goes on or is ended.
@@ -368,78 +384,17 @@ impl World {
         self.workers.all[agent].hung = true;
     }
 
-    /// It talks of turns of others, or of nothing, or in kinds that are not its own.
-    pub(super) fn agent_lies(&mut self, agent: usize) {
-        let own: Vec<u64> = self.workers.all[agent].work.iter().map(|work| work.route.turn).collect();
-        let waiting: Vec<u64> = self.workers.all[agent].ring.iter().map(|packet| packet.route.turn).collect();
-        let others = self.checker.some_turn(&mut self.random);
-        let worker = &mut self.workers.all[agent];
-        if !worker.attached || worker.fenced {
-            return;
-        }
-        let called = worker.called;
-        let turn =
-            others.filter(|turn| !own.contains(turn) && !waiting.contains(turn)).unwrap_or(u64::MAX >> 9);
-        // A lie about a turn that it really holds cannot be told from work.
-        if self.checker.holds(agent, turn) {
-            return;
-        }
-        // Nor, after the death of a gateway, one about a turn that it may have held.
-        if called && self.checker.is_for(turn, agent) {
-            return;
-        }
-        let route = Route { turn, attempt: 1, ..Route::default() };
-        let packet = match self.random.u8(..16) {
-            0 => Packet::new(route, Body::STOP),
-            1 => Packet::new(route, Body::JOURNALED),
-            2 => Packet::new(route, Body::ACCEPTED),
-            3 => Packet::new(route, Body::WORKING),
-            4..8 => Packet::of(
-                &mut self.workers.encoder,
-                route,
-                &BlockV1 { block_type: 0, content: "a lie".into() },
-            ),
-            _ => Packet::of(&mut self.workers.encoder, route, &EndV1 { content: "a lie".into() }),
-        };
-        // Read at once: later it might hold the turn.
-        if packet.kind() == Kind::Block || packet.kind() == Kind::End {
-            let Some(instance) = self.workers.all[agent].instance else { return };
-            return self.hear_from_agent(agent, instance, &packet);
-        }
-        self.workers.all[agent].words.push_back(packet);
-    }
-
-    /// It says again what it has said before.
-    pub(super) fn agent_repeats(&mut self, agent: usize) {
-        let worker = &mut self.workers.all[agent];
-        if worker.said.is_empty() || !worker.attached || worker.called {
-            return;
-        }
-        let at = self.random.usize(..worker.said.len());
-        let packet = worker.said[at].clone();
-        let Some(instance) = worker.instance.filter(|_| !worker.fenced) else { return };
-        // The same turn may be in its hands again, for another attempt: then it would be no repetition, but wrong work.
-        if !self.checker.holds(agent, packet.route.turn) {
-            self.hear_from_agent(agent, instance, &packet);
-        }
-    }
-
-    /// Words of an incarnation that is dead are read after all.
-    pub(super) fn agent_haunts(&mut self, agent: usize) {
-        if let Some((instance, packet)) = self.workers.all[agent].haunting.pop_front() {
-            self.hear_from_agent(agent, instance, &packet);
-        }
-    }
-
     pub(super) fn quarantine(&mut self, agent: usize) {
+        self.workers.all[agent].tenure = Standing::Serving;
         self.agent_dies(agent);
         let worker = &mut self.workers.all[agent];
         (worker.unavailable, worker.draining) = (true, false);
+        self.vacate(agent);
         self.history.note("unavailable", &[agent as u64], String::new);
         self.all_hear(agent, |agent| Input::AgentUnavailable { agent, detail: "killed too often" });
     }
 
-    fn all_hear(&mut self, agent: usize, input: impl Fn(AgentIndex) -> Input<'static>) {
+    pub(super) fn all_hear(&mut self, agent: usize, input: impl Fn(AgentIndex) -> Input<'static>) {
         for shard in 0..self.constants.swarm.shards {
             self.input(shard, input(agent_index(agent)));
         }
@@ -447,7 +402,9 @@ impl World {
 
     /// It gets nothing more; others of its pool do, or all waits. One that drains already is told to finish.
     pub(super) fn agent_drains(&mut self, agent: usize) {
-        if self.workers.all[agent].unavailable {
+        let worker = &self.workers.all[agent];
+        let serves_one = self.constants.swarm.serves_one(agent);
+        if worker.unavailable || (serves_one && worker.instance.is_none()) {
             return;
         }
         self.history.note("drains", &[agent as u64], String::new);
@@ -459,11 +416,15 @@ impl World {
         let pool = self.constants.swarm.pool;
         let mut members = self.workers.all.iter().enumerate().take(pool);
         let others = agent < pool && members.any(|member| takes(&member)) && self.random.bool();
-        let others = others.then_some("it goes");
+        // Any member may be started for a session.
+        let others = (others || serves_one).then_some("it goes");
         self.all_hear(agent, |agent| Input::AgentDraining { agent, others });
     }
 
     pub(super) fn agent_shares(&mut self, agent: usize) {
+        if self.constants.swarm.serves_one(agent) {
+            return;
+        }
         self.history.note("shares", &[agent as u64], String::new);
         let home = self.home(agent);
         self.input(home, Input::ShareAgent { agent: agent_index(agent) });

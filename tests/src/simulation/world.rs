@@ -9,9 +9,10 @@ use engine::journal::disk::Operation;
 use engine::routing::{AgentSpec, RoutingTable};
 use engine::time::Moment;
 use fastrand::Rng;
-use shm_transport::envelope::Kind;
+use shm_transport::envelope::{Kind, SkillOutcome};
 
 use super::checker::Checker;
+use super::conversations::Control;
 use super::faults::Fall;
 use super::history::History;
 use super::machine::{EDGES, Gateway};
@@ -39,7 +40,7 @@ impl Constants {
             .map(|(agent, &in_flight_max)| AgentDefinition {
                 name: agent_name(agent),
                 in_flight_max,
-                conversation_pool: None,
+                conversation_pool: swarm.serves_one(agent).then(|| agent_index(swarm.pool).0),
             })
             .collect();
         let shard_count = u8::try_from(swarm.shards).expect("there are few shards");
@@ -47,7 +48,7 @@ impl Constants {
             .map(|agent| AgentSpec {
                 index: agent_index(agent),
                 name: agent_name(agent),
-                pool: (agent < swarm.pool).then(|| POOL.to_owned()),
+                pool: pool_name(&swarm, agent).map(str::to_owned),
                 capabilities: Vec::new(),
                 home: agent_index(agent).home(shard_count),
             })
@@ -64,6 +65,17 @@ impl Constants {
 
 /// The pool that the first agents are in, and that gets messages that name nobody.
 pub(super) const POOL: &str = "pool";
+
+/// The pool of those that serve one session at a time.
+pub(super) const TALK: &str = "talk";
+
+fn pool_name(swarm: &Swarm, agent: usize) -> Option<&'static str> {
+    match agent {
+        _ if swarm.serves_one(agent) => Some(TALK),
+        _ if agent < swarm.pool => Some(POOL),
+        _ => None,
+    }
+}
 
 pub(super) fn agent_name(agent: usize) -> String {
     format!("agent-{agent}")
@@ -93,6 +105,7 @@ pub struct World {
     pub(super) stores: Vec<Store>,
     pub(super) workers: Workers,
     pub(super) people: People,
+    pub(super) control: Control,
     /// The gateway is killed once more when so many steps are over.
     pub(super) killed_in: Option<usize>,
     steps_percent: usize,
@@ -106,6 +119,7 @@ impl World {
         let (workers, people) = (Workers::new(&swarm), People::new(&swarm));
         let checker = Checker::new(&swarm, people.sessions());
         let mut world = Self {
+            control: Control::new(&swarm),
             stores: (0..swarm.shards).map(|_| Store::default()).collect(),
             constants: Constants::new(swarm),
             history: History::new(seed, options.trace),
@@ -246,6 +260,9 @@ impl World {
             Action::AgentSays => {
                 self.agent_says(agent);
             }
+            Action::ControlHears => _ = self.control_hears(),
+            Action::ControlLooks => self.control_looks(),
+            Action::SkillEnds => _ = self.skill_ends(),
             Action::AgentStarts => self.agent_starts(agent),
             Action::Tick => {
                 let millis = self.random.u64(..50);
@@ -268,7 +285,7 @@ impl World {
 
     /// Gives a core an input, and puts its effects where they go.
     pub(super) fn input(&mut self, shard: usize, input: Input<'_>) {
-        let Self { gateway, now, workers, checker, history, stores, .. } = self;
+        let Self { gateway, now, workers, checker, history, stores, control, .. } = self;
         let Some(Gateway { cores, hosts, mesh, to_clients, .. }) = gateway else { return };
         cores[shard].on(*now, input, &mut |effect| match effect {
             Effect::ToEdge { edge, route, body } => {
@@ -291,6 +308,9 @@ impl World {
                 match packet.kind() {
                     Kind::Message => checker.given(agent, instance, &packet),
                     Kind::Cancel | Kind::Stop | Kind::RollCall => {}
+                    Kind::SkillResult => {
+                        checker.skill_answered(instance, route.origin, skill_outcome(&packet));
+                    }
                     other => panic!("{other:?} for an agent"),
                 }
                 workers.hand(agent, packet);
@@ -322,10 +342,17 @@ impl World {
                     workers.release(agent, until);
                 }
             }
-            Effect::AgentReady { .. }
-            | Effect::AgentTenure { .. }
-            | Effect::Skill { .. }
-            | Effect::Event(..) => {}
+            Effect::AgentTenure { agent, tenure } => {
+                history.note("tenure", &[u64::from(agent.0)], || format!("{tenure:?}"));
+                control.tell(agent, tenure);
+            }
+            Effect::Skill { instance, call, .. } => {
+                history.note("skill", &[instance.0, call], String::new);
+                checker.skill_started(instance, call);
+                let agent = workers.by_instance(instance).expect("a living incarnation asks");
+                control.skills.start(agent, instance, call);
+            }
+            Effect::AgentReady { .. } | Effect::Event(..) => {}
         });
     }
 
@@ -381,9 +408,19 @@ impl World {
         let words = [instance.0, packet.route.turn, u64::from(packet.route.attempt)];
         self.history.note("agent says", &words, || describe(packet));
         self.checker.said(agent, instance, packet);
+        if packet.kind() == Kind::Skill && self.workers.is_heard(instance) {
+            self.checker.skill_asked(instance, packet.route.origin);
+        }
         let home = self.home(agent);
         self.input(home, Input::FromAgent { instance, message: packet.message() });
     }
+}
+
+/// What a packet says of a skill.
+fn skill_outcome(packet: &Packet) -> Option<SkillOutcome> {
+    use shm_transport::envelope::Opened;
+    let Opened::SkillResult(result) = packet.message().open() else { return None };
+    SkillOutcome::from_number(result.outcome.to_native())
 }
 
 /// An operation, for the trace.

@@ -7,6 +7,7 @@
 use super::{Agent, Agents, Presence};
 use crate::core::{AgentDefinition, Effects};
 use crate::event::{AgentIndex, Effect, Tenant, Tenure};
+use crate::planted::{self, Bug};
 
 /// Whom an agent serves at first.
 pub(super) fn first(definition: &AgentDefinition) -> Tenant {
@@ -26,7 +27,9 @@ impl Agent {
     /// It serves that session from now on, if it serves one at a time.
     pub(super) fn begin_tenure(&mut self, index: AgentIndex, session: u64, effects: &mut Effects<'_>) {
         if matches!(self.tenant, Tenant::Nobody | Tenant::Unknown) {
-            self.tenant = Tenant::Session(session);
+            if !planted::is(Bug::SeatNotKept) {
+                self.tenant = Tenant::Session(session);
+            }
             effects(Effect::AgentTenure { agent: index, tenure: Tenure::Begun(session) });
         }
     }

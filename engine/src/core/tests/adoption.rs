@@ -65,6 +65,19 @@ fn a_held_turn_goes_on() {
     assert_eq!((counters.turns_open, counters.turns_held, counters.words_repeated), (0, 1, 2));
 }
 
+/// A skill that the gateway before was asked for is not run again when its question is read again: the agent gives it up when
+/// it is called. One that is asked for behind the answer is.
+#[test]
+fn skills_of_an_earlier_gateway_are_not_run_again() {
+    let mut bench = Bench::new(CoreLimits::default(), 0, 1);
+    bench.up();
+    assert_eq!(bench.asks(1), [Seen::Skill(FIRST, 1)]);
+    let mut next = bench.adopted();
+    assert_eq!(next.asks(1), []);
+    assert_eq!(next.answers(&[]), [Seen::Adopted(FIRST)]);
+    assert_eq!(next.asks(2), [Seen::Skill(FIRST, 2)]);
+}
+
 /// What the agent has not is given out again under the next attempt, when the agent has said so and not before; words of
 /// the lost attempt count no more. An agent that dies, or is replaced, or never comes, has said so too.
 #[test]

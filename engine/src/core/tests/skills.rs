@@ -3,7 +3,7 @@
 use super::*;
 
 impl Bench {
-    fn asks(&mut self, call: u64) -> Vec<Seen> {
+    pub(super) fn asks(&mut self, call: u64) -> Vec<Seen> {
         let asked = SkillV1 { skill: "count".into(), input: "words".into() };
         let packet = Packet::of(Route { origin: call, ..Route::default() }, &asked);
         self.on(Input::FromAgent { instance: FIRST, message: packet.message() })

@@ -26,7 +26,7 @@ use super::Checker;
 use super::text::Said;
 use crate::simulation::packet::Packet;
 use crate::simulation::store::Missing;
-use crate::simulation::world::{POOL, agent_name};
+use crate::simulation::world::{POOL, TALK, agent_name};
 
 /// What is known of a turn.
 #[derive(Clone, Debug)]
@@ -175,6 +175,14 @@ impl Checker {
         let message = &self.messages[turn.message];
         let to = message.agent.as_str();
         assert!(self.fits(turn.message, agent), "a message for {to:?} is given to agent {agent}");
+        if agent >= self.members_from {
+            let first = *self.tenants.entry(instance.0).or_insert(turn.session);
+            assert_eq!(
+                first, turn.session,
+                "two conversations: incarnation {} of agent {agent} is given turn {name:x}",
+                instance.0
+            );
+        }
         // A turn that is taken back may be on its way to its agent; that it is taken back follows.
         let taken_back = turn.ended && (message.cancelled || message.has_deadline);
         assert!(!turn.ended || taken_back, "duplicate effect: turn {name:x} is given out after its end");
@@ -277,6 +285,7 @@ impl Checker {
     /// An agent is dead, and its shard knows; also what it had in its hands, if that is `known`.
     pub(in crate::simulation) fn agent_died(&mut self, agent: usize, instance: InstanceId, known: bool) {
         self.tick();
+        self.skills_are_gone(Some(instance));
         for name in std::mem::take(&mut self.hands[agent].held).into_keys() {
             self.release(name);
             let turn = self.turns.get_mut(&name).expect("it was given");
@@ -333,13 +342,16 @@ impl Checker {
     /// Whether a message is for an agent. One that names nobody goes to the session's agent, whoever that is.
     fn fits(&self, message: usize, agent: usize) -> bool {
         let to = self.messages[message].agent.as_str();
-        to.is_empty() || to == agent_name(agent) || (to == POOL && agent < self.pool)
+        let is_member = agent >= self.members_from;
+        let of_pool = (to == POOL && agent < self.pool) || (to == TALK && is_member);
+        to.is_empty() || to == agent_name(agent) || of_pool
     }
 
     /// The gateway is dead; who lives on is told of at the next start.
     pub(in crate::simulation) fn gateway_died(&mut self) {
         self.tick();
         self.hands.iter_mut().for_each(|hands| hands.held.clear());
+        self.skills_are_gone(None);
         for session in &mut self.sessions {
             session.at_agent = None;
             session.last_end = None;
