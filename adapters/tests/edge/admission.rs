@@ -1,5 +1,6 @@
 //! Who is let in, and what a connection speaks.
 
+use std::io::Read;
 use std::time::Duration;
 
 use adapters::edge::EdgeOptions;
@@ -131,18 +132,21 @@ fn wrong_secrets_are_refused_and_counted() {
     assert!(ask(&format!("Authorization: Bearer {TOKEN}\r\n")).starts_with("http/1.1 101"));
 }
 
-/// A secret in the address is not looked at. By an upgrade with one.
+/// A secret in the address lets nobody in, also beside one that would, and is told to be in the wrong place. By upgrades
+/// with one.
 #[test]
-fn a_secret_in_the_address_is_ignored() {
+fn a_secret_in_the_address_is_refused() {
     let gateway = protected(EdgeOptions::default());
     let address = gateway.address;
-    let text = format!("GET /?token={TOKEN} HTTP/1.1\r\nHost: {address}\r\n{UPGRADE}\r\n");
-    let (head, stream) = request(address, &text);
-    assert!(head.starts_with("HTTP/1.1 101"), "{head}");
-    let mut client = Raw { stream };
-    assert_eq!(client.json()["event"], "connect.challenge");
-    client.text(SIMPLE);
-    assert_eq!(client.json()["content"]["code"], "unauthorized");
+    for headers in [String::new(), format!("Authorization: Bearer {TOKEN}\r\n")] {
+        let text = format!("GET /?token={TOKEN} HTTP/1.1\r\nHost: {address}\r\n{headers}{UPGRADE}\r\n");
+        let (head, mut rest) = request(address, &text);
+        assert!(head.starts_with("HTTP/1.1 400"), "{head}");
+        let mut body = [0u8; 120];
+        rest.read_exact(&mut body).unwrap();
+        let body = String::from_utf8_lossy(&body);
+        assert!(body.contains("secret_in_address") && !body.contains(TOKEN), "{body}");
+    }
 }
 
 /// Who does not say who it is, is closed in time; who has said so, and who is not asked, stays. By three clients and
