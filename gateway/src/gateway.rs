@@ -229,7 +229,7 @@ fn settle(options: &RunOptions) -> Result<(Standing, Config, StateDirectory, Arc
     let source = Source::new(options, &standing)?;
     let Text { document, hash, .. } = source.read()?;
     let config = source.check(document)?;
-    source.set_applied(hash);
+    source.set_applied(&hash);
     config::tell_unsupported(&config.unsupported);
     config::limits::report(&config, &standing);
     let state = StateDirectory::open(&config.state_directory, config.user)?;

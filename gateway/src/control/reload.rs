@@ -24,6 +24,8 @@ use crate::{routes, systemd};
 enum Taken {
     /// Somebody has asked for it, and is told what came of it.
     Asked,
+    /// A client has changed the file, and is told what came of it.
+    Written,
     /// The file has changed.
     Seen,
 }
@@ -34,6 +36,7 @@ impl Control {
         let source = Arc::clone(&self.parts.source);
         let document = match kind {
             ReloadKind::Take => return self.take(Taken::Asked),
+            ReloadKind::Follow => return self.take(Taken::Written),
             ReloadKind::Try { config: None } => source.read().map(|text| text.document),
             ReloadKind::Try { config: Some(path) } => source.read_at(&path).map(|text| text.document),
             ReloadKind::Weigh(document) => Ok(document),
@@ -108,12 +111,13 @@ impl Control {
         tell(&reloaded);
         let changes = count(&reloaded);
         self.agents.bulletin.tell(self.now(), None, Detail::ConfigReloaded { changes });
-        if source.set_applied(hash.clone()) {
+        if source.set_applied(&hash) {
             // Text and numbers can always be written.
             let payload = serde_json::to_vec(&json!({"hash": hash})).unwrap_or_default();
             self.parts.shared.publish(Event::plain(EventName::ConfigChanged, payload));
         }
         match why {
+            Taken::Written => {}
             Taken::Seen => self.untold.join(&reloaded),
             // Whoever changes the file and asks for a reload is told of the change, also if the gateway saw it first.
             Taken::Asked => reloaded.join(&std::mem::take(&mut self.untold)),

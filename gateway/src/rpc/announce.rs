@@ -11,8 +11,8 @@ use adapters::edge::events::Event;
 use adapters::openclaw::event::EventName;
 use tokio::time::{Instant, MissedTickBehavior};
 
-/// The events that are told here.
-pub const EVENTS: [EventName; 2] = [EventName::Presence, EventName::Health];
+/// The events that are told here, and by the control thread.
+pub const EVENTS: [EventName; 3] = [EventName::Presence, EventName::Health, EventName::ConfigChanged];
 /// How often it is looked who is connected.
 const LOOK: Duration = Duration::from_secs(1);
 /// How often it is told how the gateway is.
