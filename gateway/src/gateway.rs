@@ -144,7 +144,7 @@ fn sentences(lines: &[String]) -> String {
 /// Runs the gateway until it is told to end.
 pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
     let log = start_log(options.log_level.as_deref())?;
-    let (standing, config, state, source) = settle(options)?;
+    let (source, config, state) = settle(options)?;
     log.0.set_levels(&config.levels);
     let executable = std::env::current_exe().map_err(GatewayError::OwnPath)?;
     let open_files = held::prepare();
@@ -153,7 +153,6 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
     log.0.write();
     // Not before: what runs shards now may be what only root was allowed.
     let chosen = driver::choose(config.runtime)?;
-
     let clock = Clock::start();
     let sessions = transcripts::open(state.path())?;
     let make_core = core_maker(&config)?;
@@ -175,22 +174,14 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
     let draining = Arc::new(AtomicBool::new(false));
     let health = Arc::new(health(&chosen, &shards, &agents, &draining));
     let run = run_number();
-    let Front { access, shared, pages, rpc } = Front::open(
-        &config,
-        &state,
-        address,
-        log.0.clone(),
-        (health, Arc::clone(&sessions), Arc::clone(&source)),
-        run,
-    )?;
+    let told = (health, Arc::clone(&sessions), Arc::clone(&source));
+    let Front { access, shared, pages, rpc } =
+        Front::open(&config, &state, address, log.0.clone(), told, run)?;
     let (phase, phase_seen) = watch::channel(Phase::Running);
     let edges = edges::start(&listener, ports.edges, &shared, &phase_seen, run)?;
     let admin = AdminSocket::bind(&admin_socket(state.path()))?;
     let greeting = announcement::text(address, options, &config, &chosen, &executable, keeper.process_id());
-    let address_configured = config.address.to_string();
     let parts = Parts {
-        options: options.clone(),
-        standing,
         source,
         log: log.0.clone(),
         executable,
@@ -198,7 +189,7 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
         held,
         shown,
         clients: listener.into(),
-        address_configured,
+        address_configured: config.address.to_string(),
         admin,
         state,
         access,
@@ -222,8 +213,8 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
     Ok(Control::run(config, parts, adoptions, |parts| tell_up(parts, &greeting))?)
 }
 
-/// The settings, for a process of this standing, and the state directory that they name.
-fn settle(options: &RunOptions) -> Result<(Standing, Config, StateDirectory, Arc<Source>), GatewayError> {
+/// The configuration file, its settings, and the state directory that they name.
+fn settle(options: &RunOptions) -> Result<(Arc<Source>, Config, StateDirectory), GatewayError> {
     let standing = Standing::find(options)?;
     begin_configuration(options)?;
     let source = Source::new(options, &standing)?;
@@ -233,7 +224,7 @@ fn settle(options: &RunOptions) -> Result<(Standing, Config, StateDirectory, Arc
     config::tell_unsupported(&config.unsupported);
     config::limits::report(&config, &standing);
     let state = StateDirectory::open(&config.state_directory, config.user)?;
-    Ok((standing, config, state, Arc::new(source)))
+    Ok((Arc::new(source), config, state))
 }
 
 /// The first start of a gateway in a state directory: a configuration with a token of its own.

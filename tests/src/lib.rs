@@ -6,6 +6,7 @@ pub mod diary;
 pub mod process;
 pub mod simulation;
 pub mod storm;
+pub mod tracer;
 
 use std::path::PathBuf;
 

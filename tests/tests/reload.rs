@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use tests::binary;
 use tests::client::{Client, Received};
 use tests::process::{Gateway, PATIENCE, asked, configure, openclaw, until};
+use tests::tracer::Tracer;
 
 /// Settings with a rule that sends what has this text to the echo agent's neighbour, and more.
 fn settings(more: &Value) -> Value {
@@ -289,4 +290,24 @@ fn the_service_manager_is_told() {
     assert!(ready.contains("STATUS=the configuration is not reloaded: "), "{ready}");
     gateway.signal(Signal::TERM);
     assert!(manager.hear_of("STOPPING=1").contains("STATUS=going down"));
+}
+
+/// A shard that hangs gives the service manager no sign of life, but a status that names it; when it goes on, signs come again.
+#[test]
+fn a_shard_that_hangs_lets_the_watchdog_fire() {
+    let manager = ServiceManager::new();
+    let gateway = manager.start(&json!({"engine": {"shards": 1}}), Duration::from_secs(2));
+    manager.hear_of("WATCHDOG=1");
+    let thread = until("the shard runs", || gateway.thread("shard-0"));
+    let Some(tracer) = Tracer::hold(thread) else {
+        return println!("not run: strace is not installed, or may not trace");
+    };
+    // It answers until its next system call; from then on nothing else is told.
+    let status = manager.hear_of("STATUS=shard 0 does not answer: ");
+    assert_eq!(manager.hear(), status, "no sign of life in between");
+    drop(tracer);
+    assert_eq!(
+        until("it answers again", || Some(manager.hear()).filter(|word| *word != status)),
+        "WATCHDOG=1"
+    );
 }

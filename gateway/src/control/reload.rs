@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use adapters::edge::events::Event;
 use adapters::openclaw::event::EventName;
@@ -50,7 +51,8 @@ impl Control {
 
     /// Looks whether the file says something else than when it was read last. What cannot be used is told and skipped.
     pub(super) fn file_changed(&mut self) {
-        if !self.config.reload.watches {
+        // Relaxed: a single flag, raised on this thread. Who goes down has nothing more to take.
+        if !self.config.reload.watches || self.parts.draining.load(Ordering::Relaxed) {
             return;
         }
         let source = Arc::clone(&self.parts.source);
@@ -67,6 +69,14 @@ impl Control {
         }
         // What is wrong, or has changed, is in the log.
         let _ = self.take(Taken::Seen);
+    }
+
+    /// A signal asks for it. What is wrong, or has changed, is in the log.
+    pub(super) fn reload_unasked(&mut self) {
+        // Relaxed: as above.
+        if !self.parts.draining.load(Ordering::Relaxed) {
+            let _ = self.take(Taken::Asked);
+        }
     }
 
     /// Has count what can, and tells the service manager.
