@@ -50,7 +50,7 @@ pub use agents::{AgentConfig, AgentKind, ECHO_AGENT};
 use agents::{FileAgents, Machine};
 pub use delivery::{DeliveryConfig, RoutingConfig};
 use delivery::{FileDelivery, FileJournal, FileRouting};
-pub use keys::{Effort, Keys};
+pub use keys::{By, Counts, Effort, Keys, rule_of};
 use logging::FileLogging;
 use reload::FileReload;
 pub use reload::ReloadConfig;

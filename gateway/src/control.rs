@@ -47,15 +47,14 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
 use crate::admin::answer::Reloaded;
-use crate::admin::order::{Order, ReloadKind};
+use crate::admin::order::Order;
 use crate::admin::shards::Shards;
 use crate::admin::{Admin, AdminSocket, AgentName, unix_ms_at_zero};
+use crate::config::Config;
 use crate::config::source::Source;
-use crate::config::{Config, Standing};
 use crate::edges::EdgeThread;
 use crate::health::AgentBoard;
 use crate::log::Log;
-use crate::options::RunOptions;
 use crate::pages;
 use crate::rpc;
 use crate::rpc::sessions::Desk;
@@ -108,10 +107,6 @@ pub enum ControlError {
 /// Everything that has been started, and that the control thread ends.
 #[derive(Debug)]
 pub struct Parts {
-    /// The flags of this run, for reading the configuration again.
-    pub options: RunOptions,
-    /// What this process was when it started, for the same.
-    pub standing: Standing,
     /// The configuration file. Arc: clients ask for it.
     pub source: Arc<Source>,
     /// What is logged, and how much of it.
@@ -372,10 +367,7 @@ impl Control {
             Wake::Due => self.agents.due(&mut self.parts),
             Wake::Said(said) => self.agents.skill_said(&mut self.parts, said),
             Wake::Loads(loads) => self.agents.loaded(&mut self.parts, loads),
-            Wake::Reload => {
-                // What is wrong, or has changed, is in the log.
-                let _ = self.reload(ReloadKind::Take);
-            }
+            Wake::Reload => self.reload_unasked(),
             Wake::FileChanged => self.file_changed(),
             // Its callers answer orders.
             Wake::Signal | Wake::Look | Wake::Order(_) => {}

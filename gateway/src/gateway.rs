@@ -154,7 +154,7 @@ fn sentences(lines: &[String]) -> String {
 pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
     spare_memory();
     let log = start_log(options.log_level.as_deref(), options.background)?;
-    let (standing, config, state, source) = settle(options)?;
+    let (source, config, state) = settle(options)?;
     log.0.set_levels(&config.levels);
     let executable = std::env::current_exe().map_err(GatewayError::OwnPath)?;
     let open_files = held::prepare();
@@ -163,7 +163,6 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
     log.0.write();
     // Not before: what runs shards now may be what only root was allowed.
     let chosen = driver::choose(config.runtime)?;
-
     let clock = Clock::start();
     let news = Arc::<News>::default();
     let make_core = core_maker(&config)?;
@@ -201,10 +200,7 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
     let edges = edges::start(&listener, ports.edges, &shared, &phase_seen, run)?;
     let admin = AdminSocket::bind(&admin_socket(state.path()))?;
     let greeting = announcement::text(address, options, &config, &chosen, &executable, keeper.process_id());
-    let address_configured = config.address.to_string();
     let parts = Parts {
-        options: options.clone(),
-        standing,
         source,
         log: log.0.clone(),
         executable,
@@ -212,7 +208,7 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
         held,
         shown,
         clients: listener.into(),
-        address_configured,
+        address_configured: config.address.to_string(),
         admin,
         state,
         access,
@@ -245,21 +241,21 @@ fn spare_memory() {
     }
 }
 
-/// The settings, for a process of this standing, and the state directory that they name.
-fn settle(options: &RunOptions) -> Result<(Standing, Config, StateDirectory, Arc<Source>), GatewayError> {
+/// The configuration file, its settings, and the state directory that they name.
+fn settle(options: &RunOptions) -> Result<(Arc<Source>, Config, StateDirectory), GatewayError> {
     let standing = Standing::find(options)?;
     begin_configuration(options)?;
     let source = Source::new(options, &standing)?;
     let Text { document, hash, .. } = source.read()?;
     let config = source.check(document)?;
-    source.set_applied(hash);
+    source.set_applied(&hash);
     config::tell_unsupported(&config.unsupported);
     config::limits::report(&config, &standing);
     let state = StateDirectory::open(&config.state_directory, config.user)?;
     if options.background {
         background::leave_terminal(&state, config.user)?;
     }
-    Ok((standing, config, state, Arc::new(source)))
+    Ok((Arc::new(source), config, state))
 }
 
 /// The first start of a gateway in a state directory: a configuration with a token of its own.

@@ -9,6 +9,8 @@
 //! | [`health`] | `health`, kept for a moment |
 //! | [`status`] | `status`, and the gateway in the list of those connected |
 //! | [`agents`] | agents, their skills, their tools |
+//! | [`agents_edit`] | agents that clients make, change and take out |
+//! | [`config`] | the configuration file, and changes of it |
 //! | [`absent`] | what this gateway does not have: models, channels, nodes, scheduled jobs |
 //! | [`devices`] | paired devices, and what is done with them |
 //! | [`logs`] | the end of the log |
@@ -19,7 +21,9 @@
 
 mod absent;
 mod agents;
+mod agents_edit;
 pub mod announce;
+mod config;
 mod devices;
 mod files;
 mod health;
@@ -48,6 +52,7 @@ use adapters::refusal::RpcError;
 use serde::Serialize;
 use tokio::sync::{Semaphore, mpsc};
 
+use self::config::budget::Budgets;
 use self::sessions::news::News;
 use crate::admin::Admin;
 use crate::config::Config;
@@ -140,6 +145,8 @@ pub struct Rpc {
 struct Facts {
     known: Known,
     sources: Sources,
+    /// How often clients may still change settings.
+    budgets: Budgets,
 }
 
 /// A call that waits.
@@ -170,17 +177,22 @@ impl Rpc {
         let (sender, calls) = mpsc::channel(CALLS_MAX);
         let log = if sources.log_place.is_some() { OF_THE_LOG } else { MethodSet::NONE };
         let rpc = Self {
-            methods: AT_ONCE.and(LATER).and(sessions::METHODS).and(log),
+            methods: AT_ONCE
+                .and(LATER)
+                .and(sessions::METHODS)
+                .and(config::METHODS)
+                .and(agents_edit::METHODS)
+                .and(log),
             health: Health::new(Arc::clone(&sources.health), known.default_agent.clone()),
             calls: sender,
-            facts: Arc::new(Facts { known, sources }),
+            facts: Arc::new(Facts { known, sources, budgets: Budgets::default() }),
         };
         let unserved = Unserved { facts: Arc::clone(&rpc.facts), calls };
         (Arc::new(rpc), unserved)
     }
 
     fn at_once(&self, call: &OwnedCall) -> Outcome {
-        let Facts { known, sources } = &*self.facts;
+        let Facts { known, sources, .. } = &*self.facts;
         match call.method {
             Method::Health => Ok(self.health.json()),
             Method::SystemPresence => Ok(sources.presence.json()),
@@ -217,7 +229,7 @@ impl Backend for Rpc {
                 ..RpcError::unavailable("The server is busy. Please try again in a moment.")
             })),
             Err(mpsc::error::TrySendError::Closed(Asked { answer, .. })) => {
-                answer.give(Err(RpcError::unavailable("the gateway is going down")));
+                answer.give(Err(going()));
             }
         }
     }
@@ -261,6 +273,12 @@ async fn later(facts: Arc<Facts>, admin: &Admin, edges: Arc<EdgeShared>, call: O
     if sessions::METHODS.contains(call.method) {
         return sessions::serve(facts, Arc::clone(admin.desk()), call).await;
     }
+    if config::METHODS.contains(call.method) {
+        return config::serve(facts, admin, call).await;
+    }
+    if agents_edit::METHODS.contains(call.method) {
+        return agents_edit::serve(facts, admin, call).await;
+    }
     let done = tokio::task::spawn_blocking(move || match call.method {
         Method::Status => Ok(json(&status::of(&facts.known, &facts.sources))),
         Method::LogsTail => logs::tail(facts.sources.log_place.as_deref(), &params(&call)?),
@@ -275,7 +293,11 @@ async fn later(facts: Arc<Facts>, admin: &Admin, edges: Arc<EdgeShared>, call: O
         }
     });
     // It is given up when the runtime ends.
-    done.await.unwrap_or_else(|_| Err(RpcError::unavailable("the gateway is going down")))
+    done.await.unwrap_or_else(|_| Err(going()))
+}
+
+fn going() -> RpcError {
+    RpcError::unavailable("the gateway is going down")
 }
 
 /// The parameters of a call, which the connection has checked.

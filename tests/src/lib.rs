@@ -9,6 +9,7 @@ pub mod operator;
 pub mod process;
 pub mod simulation;
 pub mod storm;
+pub mod tracer;
 
 use std::path::PathBuf;
 

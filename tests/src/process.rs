@@ -146,6 +146,15 @@ impl Gateway {
         self.child.id()
     }
 
+    /// Its thread of this name, once it has one.
+    pub fn thread(&self, name: &str) -> Option<u32> {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.process_id())).ok()?;
+        tasks.flatten().find_map(|task| {
+            let found = std::fs::read_to_string(task.path().join("comm")).ok()?;
+            (found.trim() == name).then(|| task.file_name().to_str()?.parse().ok()).flatten()
+        })
+    }
+
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) {
         send_signal(self.child.id(), signal);

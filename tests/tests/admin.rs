@@ -4,13 +4,14 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdout, Stdio};
 use std::sync::Arc;
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tests::client::Client;
 use tests::process::{Gateway, PATIENCE, asked, openclaw, until};
+use tests::tracer::Tracer;
 
 /// Says something to the echo agent, and waits for the reply.
 async fn exchange(client: &mut Client, session: &str, id: &str) {
@@ -292,30 +293,6 @@ async fn connections_have_limits() {
     });
 }
 
-/// Holds a thread up at its next system call, until it is dropped.
-struct Tracer(Child);
-
-impl Tracer {
-    /// `None` where there is no strace, or it may not.
-    fn hold(thread: u32) -> Option<Self> {
-        let mut command = Command::new("strace");
-        command.args(["-o", "/dev/null", "-e", "inject=all:delay_enter=60000000", "-p", &thread.to_string()]);
-        let child = command.stderr(Stdio::piped()).spawn().ok()?;
-        let mut tracer = Self(child);
-        let mut line = String::new();
-        BufReader::new(tracer.0.stderr.take()?).read_line(&mut line).ok()?;
-        line.contains("attached").then_some(tracer)
-    }
-}
-
-impl Drop for Tracer {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 /// A shard that hangs is named in bounded time, and asked again as soon as it goes on.
 #[tokio::test]
 async fn a_shard_that_hangs_is_named() {
@@ -323,13 +300,7 @@ async fn a_shard_that_hangs_is_named() {
     let ask = || Asker::connect(gateway.state()).ask(&json!({"v": 1, "op": "stats"}));
     // Both have begun: while they do, one may wait for the other.
     assert!(ask()["ok"].is_object());
-    let thread = until("the shard runs", || {
-        let tasks = std::fs::read_dir(format!("/proc/{}/task", gateway.process_id())).unwrap();
-        tasks.flatten().find_map(|task| {
-            let name = std::fs::read_to_string(task.path().join("comm")).ok()?;
-            (name.trim() == "shard-1").then(|| task.file_name().to_str()?.parse().ok()).flatten()
-        })
-    });
+    let thread = until("the shard runs", || gateway.thread("shard-1"));
     let Some(tracer) = Tracer::hold(thread) else {
         return println!("not run: strace is not installed, or may not trace");
     };

@@ -143,7 +143,8 @@ fn to_backend(
     debug_assert_eq!(method.server(), Server::Backend);
     let Some(identity) = connection.state.borrow().identity.clone() else { return };
     let params = params.map(ToOwned::to_owned);
-    let call = OwnedCall { method, params, identity, connection: connection.thread.clone() };
+    let source = connection.peer.source;
+    let call = OwnedCall { method, params, identity, source, connection: connection.thread.clone() };
     edge.shared.backend.call(call, answer);
 }
 

@@ -1,6 +1,7 @@
 //! What the gateway does for clients without an agent: the seam between a connection and the gateway.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use serde_json::value::RawValue;
 
@@ -36,6 +37,8 @@ pub struct OwnedCall {
     pub params: Option<Box<RawValue>>,
     /// Who calls.
     pub identity: Identity,
+    /// Where from.
+    pub source: IpAddr,
     /// The connection that calls, as `hello-ok` named it.
     pub connection: String,
 }

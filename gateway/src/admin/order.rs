@@ -62,6 +62,8 @@ pub enum Order {
 pub enum ReloadKind {
     /// What can count at once does.
     Take,
+    /// The same, for whoever has just changed the file.
+    Follow,
     /// Nothing changes: only to know what would.
     Try {
         /// Another file than that of the gateway.

@@ -50,23 +50,39 @@ pub enum EditError {
 
 /// The text with one change. What it says afterwards is compared with what it should say.
 pub fn edit(text: &str, change: &Change) -> Result<String, EditError> {
+    edit_all(text, std::slice::from_ref(change))
+}
+
+/// The text with these changes, one after the other. What it says afterwards is compared with what it should say.
+pub fn edit_all(text: &str, changes: &[Change]) -> Result<String, EditError> {
+    let Some(Change::Set(first, _) | Change::Unset(first)) = changes.first() else {
+        return Ok(text.to_owned());
+    };
     let Document(mut expected) = Document::parse(text)?;
-    match change {
-        Change::Set(path, value) => set_value(&mut expected, path, value)?,
-        Change::Unset(path) => unset_value(&mut expected, path)?,
-    }
     // Whatever of JSON5 the grammar has; nothing beyond it.
     let options = ParseOptions { allow_missing_commas: false, ..ParseOptions::default() };
-    let root = CstRootNode::parse(text, &options).map_err(EditError::Form)?;
-    let (Change::Set(path, _) | Change::Unset(path)) = change;
-    let done = match change {
-        Change::Set(path, value) => set(&root, path, value),
-        Change::Unset(path) => unset(&root, path),
-    };
+    let parse = |text: &str| CstRootNode::parse(text, &options).map_err(EditError::Form);
+    let mut root = parse(text)?;
+    for change in changes {
+        let done = match change {
+            Change::Set(path, value) => {
+                set_value(&mut expected, path, value)?;
+                set(&root, path, value)
+            }
+            Change::Unset(path) => {
+                unset_value(&mut expected, path)?;
+                unset(&root, path)
+            }
+        };
+        let (Change::Set(path, _) | Change::Unset(path)) = change;
+        if done.ok_or_else(|| EditError::SideEffect { path: path.clone() })? == Done::Bare {
+            // The tree takes a name without quotes for a text with them, and would fail to read it.
+            root = parse(&root.to_string())?;
+        }
+    }
     let changed = root.to_string();
-    let said = Document::parse(&changed);
-    if done.is_none() || said.ok() != Some(Document(expected)) {
-        return Err(EditError::SideEffect { path: path.clone() });
+    if Document::parse(&changed).ok() != Some(Document(expected)) {
+        return Err(EditError::SideEffect { path: first.clone() });
     }
     Ok(changed)
 }
@@ -111,8 +127,17 @@ fn unset_value(top: &mut Value, path: &KeyPath) -> Result<(), EditError> {
     removed.map(|_| ()).ok_or_else(not_there)
 }
 
+/// What a change has left in the syntax tree.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Done {
+    /// Nothing but what the parser makes.
+    Plain,
+    /// Names without quotes that the parser has not seen.
+    Bare,
+}
+
 /// The same in the syntax tree. `None`: it has no place for it.
-fn set(root: &CstRootNode, path: &KeyPath, value: &Value) -> Option<()> {
+fn set(root: &CstRootNode, path: &KeyPath, value: &Value) -> Option<Done> {
     let mut node = root.value()?;
     for (index, step) in path.0.iter().enumerate() {
         let rest = &path.0[index + 1..];
@@ -121,11 +146,15 @@ fn set(root: &CstRootNode, path: &KeyPath, value: &Value) -> Option<()> {
                 let object = node.as_object()?;
                 let Some(property) = object.get(name) else {
                     let property = object.append(name, input(&nested(rest, value)?));
-                    return if is_bare(root) { bare(&property) } else { Some(()) };
+                    return if is_bare(root) {
+                        bare(&property).map(|()| Done::Bare)
+                    } else {
+                        Some(Done::Plain)
+                    };
                 };
                 if rest.is_empty() {
                     property.set_value(input(value));
-                    return Some(());
+                    return Some(Done::Plain);
                 }
                 node = property.value()?;
             }
@@ -134,10 +163,10 @@ fn set(root: &CstRootNode, path: &KeyPath, value: &Value) -> Option<()> {
                 let elements = list.elements();
                 let Some(element) = elements.get(*item) else {
                     list.append(input(&nested(rest, value)?));
-                    return Some(());
+                    return Some(Done::Plain);
                 };
                 if rest.is_empty() {
-                    return replace(element, input(value));
+                    return replace(element, input(value)).map(|()| Done::Plain);
                 }
                 node = element.clone();
             }
@@ -172,7 +201,7 @@ fn replace(element: &CstNode, value: CstInputValue) -> Option<()> {
     Some(())
 }
 
-fn unset(root: &CstRootNode, path: &KeyPath) -> Option<()> {
+fn unset(root: &CstRootNode, path: &KeyPath) -> Option<Done> {
     let mut node = root.value()?;
     let (last, way) = path.0.split_last()?;
     for step in way {
@@ -185,7 +214,7 @@ fn unset(root: &CstRootNode, path: &KeyPath) -> Option<()> {
         Step::Key(name) => node.as_object()?.get(name)?.remove(),
         Step::Item(item) => node.as_array()?.elements().get(*item)?.clone().remove(),
     }
-    Some(())
+    Some(Done::Plain)
 }
 
 fn input(value: &Value) -> CstInputValue {
@@ -263,6 +292,21 @@ mod tests {
         assert_eq!(without, FILE.replace("'a', 'b'", " 'b'"));
         assert_eq!(unset("gateway.nothing").unwrap_err(), "gateway.nothing is not set");
         assert_eq!(unset("gateway[0]").unwrap_err(), "gateway[0] is not set");
+    }
+
+    /// Several changes are made one after the other, or none of them.
+    #[test]
+    fn changes_are_made_together() {
+        let path = |text: &str| KeyPath::parse(text).unwrap();
+        let (port, shards) = (path("gateway.port"), path("engine.shards"));
+        let both = [Change::Set(port.clone(), json!(1)), Change::Set(shards.clone(), json!(2))];
+        let one_by_one = edit(&edit(FILE, &both[0]).unwrap(), &both[1]).unwrap();
+        assert_eq!(edit_all(FILE, &both).unwrap(), one_by_one);
+        assert_eq!(edit_all(FILE, &[]).unwrap(), FILE);
+        let undone = [Change::Set(shards.clone(), json!(2)), Change::Unset(path("engine"))];
+        assert_eq!(Document::parse(&edit_all(FILE, &undone).unwrap()), Document::parse(FILE));
+        let wrong = [Change::Set(port, json!(1)), Change::Unset(shards)];
+        assert_eq!(edit_all(FILE, &wrong).unwrap_err().to_string(), "engine.shards is not set");
     }
 
     /// A path that leads nowhere is refused, and so is a text that is no JSON5, with the place.

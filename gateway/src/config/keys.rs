@@ -158,11 +158,13 @@ impl Keys {
     /// The first key that says something else in `next` and is not for clients, unless `allowed` says that this one is.
     pub fn not_for_clients(&self, next: &Self, allowed: impl Fn(&[String]) -> bool) -> Option<String> {
         let all: BTreeSet<_> = self.0.keys().chain(next.0.keys()).collect();
+        // A section without keys says what none says.
+        let said = |keys: &Self, key: &[String]| {
+            keys.0.get(key).filter(|value| value.as_object().is_none_or(|fields| !fields.is_empty())).cloned()
+        };
         let is_refused = |key: &&Vec<String>| {
             let rule = rule_of(key);
-            self.0.get(*key) != next.0.get(*key)
-                && rule.is_none_or(|rule| rule.by == By::File)
-                && !allowed(key)
+            said(self, key) != said(next, key) && rule.is_none_or(|rule| rule.by == By::File) && !allowed(key)
         };
         all.into_iter().find(is_refused).map(|key| key.join("."))
     }
@@ -255,6 +257,37 @@ mod tests {
         taken.take_over(&after, &pools);
         let again: Vec<_> = rows.into_iter().filter(|(_, effort)| *effort == Effort::Gateway).collect();
         assert_eq!(taken.changed(&after, &pools), told(&again));
+    }
+
+    /// A change that is not for clients is found wherever it stands, and one that is for them is not; nor is a section that has
+    /// become empty.
+    #[test]
+    fn changes_by_clients_are_told_apart() {
+        let agent = |value: Value| json!({"agents": {"entries": {"a": value}}});
+        let found =
+            |before: &Value, after: &Value| Keys::of(before).not_for_clients(&Keys::of(after), |_| false);
+        let words = agent(json!({"command": ["x"], "spares": 1}));
+        let rows = [
+            (agent(json!({"command": ["x"], "spares": 2})), None),
+            (agent(json!({"command": ["x", "y"], "spares": 1})), Some("agents.entries.a.command")),
+            (agent(json!({"spares": 1})), Some("agents.entries.a.command")),
+            (json!({"agents": {"entries": {}}}), Some("agents.entries.a.command")),
+            (json!({}), Some("agents.entries.a.command")),
+            (agent(json!({"command": ["x"], "spares": 1, "sandbox": {}})), None),
+            (agent(json!({"command": ["x"], "spares": 1, "x": null})), Some("agents.entries.a.x")),
+        ];
+        for (after, expected) in rows {
+            assert_eq!(found(&words, &after).as_deref(), expected, "{after}");
+        }
+        assert_eq!(
+            found(
+                &json!({"gateway": {"controlUi": {"allowedOrigins": []}}}),
+                &json!({"gateway": {"controlUi": {}}})
+            ),
+            None
+        );
+        let allowed = Keys::of(&words).not_for_clients(&Keys::of(&json!({})), |key| key.len() > 3);
+        assert_eq!(allowed, None);
     }
 
     /// The keys of the schema, as the table of keys has them.

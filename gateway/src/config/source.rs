@@ -95,9 +95,11 @@ impl Source {
     }
 
     /// From now on the text of this hash counts. Whether it is another one.
-    pub fn set_applied(&self, hash: String) -> bool {
+    pub fn set_applied(&self, hash: &str) -> bool {
         let mut applied = self.lock();
-        std::mem::replace(&mut *applied, hash.clone()) != hash
+        let is_new = *applied != hash;
+        hash.clone_into(&mut applied);
+        is_new
     }
 
     fn lock(&self) -> MutexGuard<'_, String> {
@@ -131,7 +133,7 @@ mod tests {
         assert_eq!((one.hash("x"), one.hash("x").len()), (one.hash("x"), 64));
         assert_ne!(one.hash("x"), one.hash("y"));
         assert_ne!(one.hash("x"), other.hash("x"));
-        assert!(one.set_applied(one.hash("x")) && !one.set_applied(one.hash("x")));
+        assert!(one.set_applied(&one.hash("x")) && !one.set_applied(&one.hash("x")));
         assert_eq!(one.applied(), one.hash("x"));
     }
 

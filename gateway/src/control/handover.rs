@@ -13,8 +13,8 @@ use keeper::control::{Keep, Request, Start};
 
 use super::{Control, ControlError, adoption};
 use crate::config::restart::start_again;
-use crate::config::{self, Config, Restart, Standing};
-use crate::options::RunOptions;
+use crate::config::source::Source;
+use crate::config::{Config, Restart};
 use crate::systemd;
 use crate::transcripts;
 
@@ -53,14 +53,15 @@ impl Succession {
     }
 
     /// Why the next gateway could not be started, if that can be told beforehand.
-    pub(super) fn obstacle(&self, options: &RunOptions, standing: &Standing) -> Option<String> {
+    pub(super) fn obstacle(&self, source: &Source) -> Option<String> {
         if self.start.is_none() && self.restart.after_handover() {
             return Some(
                 "it cannot be started again: its directory is gone, or its arguments are too long or no text"
                     .to_owned(),
             );
         }
-        config::load(options, standing).err().map(|error| {
+        let next = source.read().and_then(|text| source.check(text.document));
+        next.err().map(|error| {
             let cause = error.source().map_or(String::new(), |cause| format!(": {cause}"));
             format!("the next gateway would not start: {error}{cause}")
         })

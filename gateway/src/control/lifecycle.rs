@@ -32,9 +32,7 @@ impl Control {
             LifecycleKind::Status => None,
             _ if ending => Some("the gateway goes down already".to_owned()),
             LifecycleKind::Stop { .. } => None,
-            LifecycleKind::Restart => {
-                self.parts.succession.obstacle(&self.parts.options, &self.parts.standing)
-            }
+            LifecycleKind::Restart => self.parts.succession.obstacle(&self.parts.source),
         };
         let agreed = obstacle.is_none();
         let answer = match (obstacle, kind) {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use adapters::edge::events::Event;
 use adapters::openclaw::event::EventName;
@@ -24,6 +25,8 @@ use crate::{routes, systemd};
 enum Taken {
     /// Somebody has asked for it, and is told what came of it.
     Asked,
+    /// A client has changed the file, and is told what came of it.
+    Written,
     /// The file has changed.
     Seen,
 }
@@ -34,6 +37,7 @@ impl Control {
         let source = Arc::clone(&self.parts.source);
         let document = match kind {
             ReloadKind::Take => return self.take(Taken::Asked),
+            ReloadKind::Follow => return self.take(Taken::Written),
             ReloadKind::Try { config: None } => source.read().map(|text| text.document),
             ReloadKind::Try { config: Some(path) } => source.read_at(&path).map(|text| text.document),
             ReloadKind::Weigh(document) => Ok(document),
@@ -47,7 +51,8 @@ impl Control {
 
     /// Looks whether the file says something else than when it was read last. What cannot be used is told and skipped.
     pub(super) fn file_changed(&mut self) {
-        if !self.config.reload.watches {
+        // Relaxed: a single flag, raised on this thread. Who goes down has nothing more to take.
+        if !self.config.reload.watches || self.parts.draining.load(Ordering::Relaxed) {
             return;
         }
         let source = Arc::clone(&self.parts.source);
@@ -64,6 +69,14 @@ impl Control {
         }
         // What is wrong, or has changed, is in the log.
         let _ = self.take(Taken::Seen);
+    }
+
+    /// A signal asks for it. What is wrong, or has changed, is in the log.
+    pub(super) fn reload_unasked(&mut self) {
+        // Relaxed: as above.
+        if !self.parts.draining.load(Ordering::Relaxed) {
+            let _ = self.take(Taken::Asked);
+        }
     }
 
     /// Has count what can, and tells the service manager.
@@ -108,12 +121,13 @@ impl Control {
         tell(&reloaded);
         let changes = count(&reloaded);
         self.agents.bulletin.tell(self.now(), None, Detail::ConfigReloaded { changes });
-        if source.set_applied(hash.clone()) {
+        if source.set_applied(&hash) {
             // Text and numbers can always be written.
             let payload = serde_json::to_vec(&json!({"hash": hash})).unwrap_or_default();
             self.parts.shared.publish(Event::plain(EventName::ConfigChanged, payload));
         }
         match why {
+            Taken::Written => {}
             Taken::Seen => self.untold.join(&reloaded),
             // Whoever changes the file and asks for a reload is told of the change, also if the gateway saw it first.
             Taken::Asked => reloaded.join(&std::mem::take(&mut self.untold)),

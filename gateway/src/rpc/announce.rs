@@ -11,9 +11,15 @@ use adapters::edge::events::Event;
 use adapters::openclaw::event::EventName;
 use tokio::time::{Instant, MissedTickBehavior};
 
-/// The events that the gateway tells: the first two here, those of sessions in [`super::sessions`].
-pub const EVENTS: [EventName; 4] =
-    [EventName::Presence, EventName::Health, EventName::SessionsChanged, EventName::SessionMessage];
+/// The events that the gateway tells: the first two here, those of sessions in [`super::sessions`], the last by the control
+/// thread.
+pub const EVENTS: [EventName; 5] = [
+    EventName::Presence,
+    EventName::Health,
+    EventName::SessionsChanged,
+    EventName::SessionMessage,
+    EventName::ConfigChanged,
+];
 /// How often it is looked who is connected.
 const LOOK: Duration = Duration::from_secs(1);
 /// How often it is told how the gateway is.

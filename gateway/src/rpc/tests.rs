@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::admin::AgentName;
-use crate::admin::answer::AgentRow;
+use crate::admin::answer::{AgentRow, Reloaded};
 use crate::admin::bulletin::Bulletin;
 use crate::admin::order::Order;
 use crate::admin::shards::Shards;
@@ -98,7 +98,9 @@ impl Fixture {
         let admin = Admin::new(shards, names.into(), clock, bulletin, orders, Arc::new(desk));
         tokio::spawn(async move {
             while let Some(order) = ordered.recv().await {
-                if let Order::List { reply, .. } = order {
+                if let Order::Reload { reply, .. } = order {
+                    reply.send(Ok(Reloaded::default())).unwrap();
+                } else if let Order::List { reply, .. } = order {
                     let rows = [row("coder~1", "coder", &["rust", "sql"]), row("echo", "echo", &[])];
                     let rows = rows.into_iter().zip(0..);
                     let rows = rows.map(|(row, index)| (engine::event::AgentIndex(index), row)).collect();
@@ -113,7 +115,13 @@ impl Fixture {
     fn ask(&self, method: Method, params: &Value, caller: &Identity) -> channel::Receiver<Outcome> {
         let (sender, receiver) = channel::channel();
         let params = Some(serde_json::value::to_raw_value(params).unwrap());
-        let call = OwnedCall { method, params, identity: caller.clone(), connection: "c1".into() };
+        let call = OwnedCall {
+            method,
+            params,
+            identity: caller.clone(),
+            source: [127, 0, 0, 1].into(),
+            connection: "c1".into(),
+        };
         self.rpc.call(call, Answer::new(move |outcome| sender.send(outcome).unwrap()));
         receiver
     }
@@ -184,6 +192,8 @@ fn results() -> Vec<(Method, Value, Definition)> {
         (Method::SystemPresence, none.clone(), Rows("PresenceEntry")),
         (Method::AgentsList, none.clone(), Named("AgentsListResult")),
         (Method::ModelsList, none.clone(), Named("ModelsListResult")),
+        (Method::ConfigSchema, none.clone(), Named("ConfigSchemaResponse")),
+        (Method::ConfigSchemaLookup, json!({"path": "agents.entries.*"}), Named("ConfigSchemaLookupResult")),
         (Method::ChannelsStatus, none.clone(), Named("ChannelsStatusResult")),
         (Method::ToolsCatalog, none.clone(), Named("ToolsCatalogResult")),
         (Method::ToolsEffective, json!({"sessionKey": "agent:echo:main"}), Named("ToolsEffectiveResult")),
