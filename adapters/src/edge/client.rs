@@ -96,7 +96,7 @@ pub struct ConnectionState {
     /// Messages that await a reply, by sequence.
     pub turns: HashMap<u32, Turn, SequenceHash>,
     /// Sessions whose words are shown to it although it did not ask for them on this connection.
-    pub resumptions: Vec<Box<Resumption>>,
+    pub resumptions: Vec<Resumption>,
     /// The sequence of the next message.
     pub next_sequence: u32,
     /// Frames that wait for the socket.
