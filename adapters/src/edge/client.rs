@@ -101,7 +101,7 @@ pub struct ConnectionState {
     /// Messages that await a reply, by sequence.
     pub turns: HashMap<u32, Turn, SequenceHash>,
     /// Sessions whose words are shown to it although it did not ask for them on this connection.
-    pub resumptions: Vec<Box<Resumption>>,
+    pub resumptions: Vec<Resumption>,
     /// The sequence of the next message.
     pub next_sequence: u32,
     /// What has gone over it.

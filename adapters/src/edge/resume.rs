@@ -151,7 +151,7 @@ pub fn begin(edge: &Edge, connection: &Connection, session: u64, after: Place, a
             (Dialect::Driver, session)
         }
     };
-    let resumption = Box::new(Resumption {
+    let resumption = Resumption {
         sequence: state.next_sequence,
         session,
         dialect,
@@ -163,7 +163,7 @@ pub fn begin(edge: &Edge, connection: &Connection, session: u64, after: Place, a
         heard: Place::NONE,
         turns: HashMap::new(),
         runs,
-    });
+    };
     let offered = resumption.ask(edge, connection);
     if offered == Offered::Taken {
         state.next_sequence = state.next_sequence.wrapping_add(1);

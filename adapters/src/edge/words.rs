@@ -26,6 +26,7 @@ pub enum Dialect {
 }
 
 /// What a shard says that a client may be told.
+#[derive(Clone, Copy)]
 pub enum Word<'a> {
     /// A piece of a reply.
     Block(&'a ArchivedBlockV1),

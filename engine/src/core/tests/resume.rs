@@ -25,6 +25,9 @@ fn place(word: u64) -> (u32, u64) {
     (epoch, offset)
 }
 
+/// What happens between two pages.
+pub(super) type Meanwhile<'a> = dyn FnMut(&mut Bench, &mut Heard) + 'a;
+
 /// What was sent to the connection that has come back.
 #[derive(Default, Debug)]
 pub(super) struct Heard {
@@ -81,7 +84,7 @@ impl Bench {
         &mut self,
         thread: &str,
         after: StreamPosition,
-        mut meanwhile: Option<&mut dyn FnMut(&mut Self, &mut Heard)>,
+        mut meanwhile: Option<&mut Meanwhile<'_>>,
     ) -> (Vec<Shown>, Vec<Gap>, ResumeStep) {
         let mut heard = Heard::default();
         let mut sent = 0;
