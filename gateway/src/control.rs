@@ -320,6 +320,8 @@ impl Control {
             admin,
             edges: Arc::clone(&self.parts.shared),
             shards: self.parts.shards.iter().map(|shard| Arc::clone(shard.counters())).collect(),
+            transcripts: self.parts.recorder.as_ref().map(Recorder::watch),
+            log: self.parts.log.clone(),
             state: self.parts.state.path().to_owned(),
             runtime: self.parts.runtime,
             clock: self.parts.clock,

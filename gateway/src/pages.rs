@@ -23,6 +23,8 @@ use tokio::sync::mpsc;
 
 use crate::admin::Admin;
 use crate::admin::request::Complaint;
+use crate::log::Log;
+use crate::transcripts::recorder::Watch;
 use query::{Invalid, Query};
 
 const JSON: &str = "application/json";
@@ -36,6 +38,10 @@ pub struct Sources {
     pub edges: Arc<EdgeShared>,
     /// Counters of the shards. Arc: the shards publish them.
     pub shards: Vec<Arc<SharedCounters>>,
+    /// Tells how far transcripts are; nothing if none are written.
+    pub transcripts: Option<Watch>,
+    /// What is said, and how much of it could not be written.
+    pub log: Log,
     /// Where the keeper is found.
     pub state: PathBuf,
     /// What drives the shards.

@@ -18,6 +18,7 @@ use super::Sources;
 use crate::admin::answer::AgentRow;
 use crate::admin::{agents, stats};
 use crate::process_usage::ProcessUsage;
+use crate::transcripts::recorder::{RecorderStatus, Watch};
 
 /// Of the page.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -57,6 +58,18 @@ const AGENTS: [Row<AgentRow>; 4] = [
     ever("restarts", "How often an agent was started again", |agent| agent.restarts),
 ];
 
+const TRANSCRIPTS: [Row<RecorderStatus>; 5] = [
+    ever("rows", "Rows handed to transcripts", |status| status.rows),
+    now("lag_records", "Records of the journal that transcripts lack so far", |status| status.lag_records),
+    ever("lost_records", "Records that were gone before they could be written down", |status| {
+        status.lost_records
+    }),
+    ever("spoiled_rows", "Rows that were refused or cut", |status| status.spoiled_rows),
+    now("stopped", "Whether nothing is written down until the next start", |status| {
+        u64::from(status.has_stopped)
+    }),
+];
+
 const fn now<S>(name: &'static str, help: &'static str, value: fn(&S) -> u64) -> Row<S> {
     Row { name, help, kind: Kind::Gauge, value }
 }
@@ -88,6 +101,9 @@ struct Snapshot {
     latencies: Vec<Latencies>,
     agents: Vec<AgentRow>,
     unanswered: bool,
+    /// Nothing if no transcripts are written.
+    transcripts: Option<RecorderStatus>,
+    dropped_lines: u64,
 }
 
 impl Snapshot {
@@ -107,6 +123,8 @@ impl Snapshot {
             unanswered: found.is_err() || agents.is_err(),
             latencies: found.unwrap_or_default().into_iter().map(|found| found.latencies).collect(),
             agents: agents.unwrap_or_default(),
+            transcripts: sources.transcripts.as_ref().map(Watch::status),
+            dropped_lines: sources.log.dropped(),
         }
     }
 
@@ -169,6 +187,19 @@ impl Snapshot {
         Ok(())
     }
 
+    fn encode_records(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
+        let help = "Lines of the log that came faster than they could be written";
+        let mut family = encoder.encode_descriptor("log_dropped_lines", help, None, MetricType::Counter)?;
+        encode_counter(&mut family, &self.dropped_lines)?;
+        let Some(status) = &self.transcripts else { return Ok(()) };
+        for Row { name, help, kind, value } in &TRANSCRIPTS {
+            let name = format!("transcripts_{name}");
+            let mut family = encoder.encode_descriptor(&name, help, None, metric_type(*kind))?;
+            encode_number(&mut family, *kind, value(status))?;
+        }
+        Ok(())
+    }
+
     fn encode_agents(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
         for Row { name, help, kind, value } in &AGENTS {
             let name = format!("agent_{name}");
@@ -188,6 +219,7 @@ impl Collector for Snapshot {
         self.encode_shards(&mut encoder)?;
         self.encode_edges(&mut encoder)?;
         self.encode_latencies(&mut encoder)?;
+        self.encode_records(&mut encoder)?;
         self.encode_agents(&mut encoder)
     }
 }
@@ -269,6 +301,8 @@ mod tests {
             latencies: vec![latencies],
             agents: vec![],
             unanswered: false,
+            transcripts: Some(RecorderStatus { rows: 5, lag_records: 2, ..RecorderStatus::default() }),
+            dropped_lines: 1,
         }
     }
 
@@ -287,6 +321,10 @@ mod tests {
             "openclaw_shard_messages_received_total{shard=\"0\"} 10",
             "openclaw_edge_connections{edge=\"0\"} 9",
             "openclaw_cpu_seconds_total 0.25",
+            "openclaw_log_dropped_lines_total 1",
+            "openclaw_transcripts_rows_total 5",
+            "openclaw_transcripts_lag_records 2",
+            "openclaw_transcripts_stopped 0",
             "openclaw_memory_bytes 4096.0",
             "openclaw_build_info{version=\"0.1.0\",runtime=\"epoll\"} 1",
             "openclaw_shard_latency_seconds_bucket{le=\"0.000004096\",shard=\"0\",until=\"total\"} 1",

@@ -130,18 +130,9 @@ impl Recorder {
         Ok(Self { board, tails, thread })
     }
 
-    /// How far it is.
-    pub fn status(&self) -> RecorderStatus {
-        // Relaxed: figures, none of which says anything about another.
-        let load = |word: &AtomicU64| word.load(Ordering::Relaxed);
-        let Board { rows, lag_records, lost_records, spoiled_rows, has_stopped, .. } = &*self.board;
-        RecorderStatus {
-            rows: load(rows),
-            lag_records: load(lag_records),
-            lost_records: load(lost_records),
-            spoiled_rows: load(spoiled_rows),
-            has_stopped: has_stopped.load(Ordering::Relaxed),
-        }
+    /// By which others see how far it is.
+    pub fn watch(&self) -> Watch {
+        Watch(Arc::clone(&self.board))
     }
 
     /// Ends the thread after it has handed over what is in the journal, which has ended before; or after a few seconds.
@@ -156,6 +147,26 @@ impl Recorder {
         let records = status.lag_records.load(Ordering::Relaxed);
         if records > 0 {
             tracing::warn!(records, "transcripts lack what was said last; the next start writes it down");
+        }
+    }
+}
+
+/// Tells how far a recorder is.
+#[derive(Clone, Debug)]
+pub struct Watch(Arc<Board>);
+
+impl Watch {
+    /// How far it is.
+    pub fn status(&self) -> RecorderStatus {
+        // Relaxed: figures, none of which says anything about another.
+        let load = |word: &AtomicU64| word.load(Ordering::Relaxed);
+        let Board { rows, lag_records, lost_records, spoiled_rows, has_stopped, .. } = &*self.0;
+        RecorderStatus {
+            rows: load(rows),
+            lag_records: load(lag_records),
+            lost_records: load(lost_records),
+            spoiled_rows: load(spoiled_rows),
+            has_stopped: has_stopped.load(Ordering::Relaxed),
         }
     }
 }
