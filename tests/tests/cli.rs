@@ -3,7 +3,6 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
-use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
 use std::sync::Arc;
@@ -352,93 +351,6 @@ fn a_log_is_followed() {
     let written = read(&log.with_extension("log.1")) + &read(&log);
     let written: Vec<_> = written.split_inclusive('\n').collect();
     assert_eq!(seen, written[..seen.len()]);
-}
-
-/// A gateway in the background goes on when its command has ended, says so when it runs already, and tells why it does not
-/// start; each of its parts answers.
-#[test]
-fn a_gateway_runs_in_the_background() {
-    let folder = folder();
-    let _swept = Swept(Arc::clone(&folder));
-    let state = folder.path();
-    configure(state, &json!({"gateway": {"port": 0}}));
-    let started = asked(state, &["start"]);
-    assert_eq!((&started["started"], &started["by"]), (&json!(true), &json!("this command")), "{started}");
-    let again = asked(state, &["gateway", "start"]);
-    assert_eq!((&again["started"], &again["processId"]), (&json!(false), &started["processId"]));
-    assert_eq!(said(&run(state, &["send", "--agent", "echo", "hello"])), "hello");
-    let status = asked(state, &["gateway", "status", "--deep"]);
-    let probes = status["probes"].as_array().unwrap();
-    let parts: Vec<_> = probes.iter().map(|probe| probe["part"].as_str().unwrap()).collect();
-    assert_eq!(parts, ["health", "clients", "shards", "keeper", "agents"]);
-    assert!(probes.iter().all(|probe| probe["ok"] == true), "{status}");
-    said(&run(state, &["agent", "drain", "echo", "--wait"]));
-    let output = run(state, &["gateway", "status", "--deep"]);
-    let told = String::from_utf8(output.stdout).unwrap();
-    assert!(output.status.code() == Some(1) && told.contains("echo is terminated"), "{told}");
-    said(&run(state, &["gateway", "stop"]));
-
-    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = taken.local_addr().unwrap().port().to_string();
-    // The port stands behind the state directory, and flags of the run behind that.
-    let output = openclaw(state, &["start"]).args(["--", "--port", &port]).output().unwrap();
-    let told = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.code() == Some(1) && told.contains(&format!("port {port} is taken")), "{told}");
-    configure(state, &json!({"gateway": {"port": "many"}}));
-    let (code, told) = refused(state, &["start"]);
-    assert!(code == Some(1) && told.contains("gateway.port"), "{told}");
-}
-
-/// The unit is shown without being written; where there is no systemd, it is said what is missing.
-#[test]
-fn a_service_is_shown_or_refused() {
-    let folder = folder();
-    let state = folder.path();
-    let command = |arguments: &[&str]| {
-        let mut command = openclaw(state, arguments);
-        command.env("XDG_CONFIG_HOME", state.join("config")).env("PATH", state);
-        command
-    };
-    let unit = said(&command(&["gateway", "install", "--print"]).output().unwrap());
-    let program = binary("openclaw").canonicalize().unwrap();
-    let expected = format!("ExecStart={} gateway run --state-dir {}", program.display(), state.display());
-    assert!(unit.lines().any(|line| line == expected), "{unit}");
-    assert!(unit.contains("Type=notify\n") && unit.contains("Restart=on-failure\n"), "{unit}");
-    let output = command(&["gateway", "install"]).output().unwrap();
-    let told = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.code() == Some(1) && told.contains("systemctl is not in PATH"), "{told}");
-    assert!(!state.join("config").exists(), "nothing is written");
-    let uninstall = Command::new(binary("openclaw"))
-        .args(["gateway", "uninstall"])
-        .env("XDG_CONFIG_HOME", state.join("config"))
-        .output()
-        .unwrap();
-    let told = String::from_utf8(uninstall.stderr).unwrap();
-    assert!(uninstall.status.code() == Some(1) && told.contains("is no service"), "{told}");
-}
-
-/// A gateway that systemd has started ends with the code for which the unit has the next one started.
-#[test]
-fn a_service_is_started_again_at_a_restart() {
-    let state = folder();
-    let _swept = Swept(Arc::clone(&state));
-    let socket = state.path().join("notify");
-    let _manager = UnixDatagram::bind(&socket).unwrap();
-    let mut command = Command::new(binary("openclaw"));
-    command.env("NOTIFY_SOCKET", &socket).env("INVOCATION_ID", "0123");
-    let mut gateway = Gateway::start_as(command, Arc::clone(&state), &["--restart", "auto"]).unwrap();
-    let restart = openclaw(state.path(), &["gateway", "restart", "--json"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let code = gateway.wait().code().unwrap();
-    let unit = said(&run(state.path(), &["gateway", "install", "--print"]));
-    assert!(unit.contains(&format!("RestartForceExitStatus={code}\n")) && code != 0, "{code}: {unit}");
-    let next = Gateway::start_in(Arc::clone(&state), &["--restart", "auto"]).unwrap();
-    let output = restart.wait_with_output().unwrap();
-    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!((&told["to"], &told["agentsAdopted"]), (&json!(next.process_id()), &json!(1)));
 }
 
 /// What the file says of an agent is shown and changed by its name, whatever the name.
