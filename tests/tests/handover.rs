@@ -411,7 +411,8 @@ fn systemd_is_told_and_does_the_restarts() {
     let heard = || {
         let mut word = [0; 64];
         let bytes = manager.recv(&mut word).unwrap();
-        String::from_utf8_lossy(&word[..bytes]).into_owned()
+        // The status follows.
+        String::from_utf8_lossy(&word[..bytes]).lines().next().unwrap_or_default().to_owned()
     };
     assert_eq!(heard(), "READY=1");
     let status = asked(line.state(), &["gateway", "status"]);

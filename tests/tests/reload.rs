@@ -192,7 +192,7 @@ async fn limits_and_origins_count_at_once() {
     assert_eq!(status(), "403");
     let more = json!({
         "gateway": {"controlUi": {"allowedOrigins": [origin]}},
-        "logging": {"level": "error", "levels": {"gateway::control": "debug"}},
+        "logging": {"level": "info", "levels": {"gateway::control": "warn"}},
         "delivery": {"attemptsMax": 1},
         "supervision": {"heartbeat": {"misses": 9}},
     });
@@ -207,6 +207,11 @@ async fn limits_and_origins_count_at_once() {
         "supervision.heartbeat.misses",
     ];
     assert_eq!((&reloaded["applied"], &reloaded["restartGateway"]), (&json!(applied), &json!([])));
+    // What is logged has changed before the reload itself was told.
+    let line = "the configuration is reloaded";
+    assert!(!log(&gateway).contains(line), "{}", log(&gateway));
+    replace(gateway.state(), &settings(&json!({"logging": {"level": "info"}})));
+    until("it is logged again", || log(&gateway).contains(line).then_some(()));
 }
 
 /// A filter that is none is refused with what there is, by flag, variable and file.

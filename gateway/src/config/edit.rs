@@ -294,6 +294,63 @@ mod tests {
         assert_eq!(unset("gateway[0]").unwrap_err(), "gateway[0] is not set");
     }
 
+    /// No text that is JSON5 makes an edit panic, which would end the gateway: clients send such texts. By odd names and values, of
+    /// which each is set, taken out, and has something new beside it.
+    #[test]
+    fn no_text_makes_an_edit_panic() {
+        let names = [
+            "a",
+            "'a\\x62'",
+            "\"\\u0061\"",
+            "a\\u0062",
+            "''",
+            "'\"'",
+            "\"'\"",
+            "$_",
+            "'\\\n'",
+            "'\\0'",
+            "ä",
+            "'\\ud800'",
+            "'//'",
+        ];
+        let values = [
+            "1",
+            "+.5",
+            "0x1F",
+            "-0",
+            "'\\\r\n'",
+            "'\\''",
+            "[,]",
+            "[1,/*x*/]",
+            "{}",
+            "{a:{b:[{}]}}",
+            "null",
+            "'\\u{1}'",
+            "1e400",
+        ];
+        let mut edited = 0;
+        for name in names {
+            for value in values {
+                for text in
+                    [format!("{{{name}:{value}}}"), format!("//x\n{{ {name} : {value} , z: 1, }}/**/")]
+                {
+                    let Ok(Document(said)) = Document::parse(&text) else { continue };
+                    let first = KeyPath::default().key(said.as_object().unwrap().keys().next().unwrap());
+                    let new = Change::Set(KeyPath::default().key("new").key("x y"), json!({"a": [1]}));
+                    let set = Change::Set(first.clone(), json!("'\"\\\n\u{0}"));
+                    for changes in [
+                        vec![set.clone()],
+                        vec![new.clone(), set, new.clone()],
+                        vec![new, Change::Unset(first)],
+                    ] {
+                        edited += usize::from(edit_all(&text, &changes).is_ok());
+                    }
+                }
+            }
+        }
+        assert!(edited > 300, "{edited}");
+    }
+
     /// Several changes are made one after the other, or none of them.
     #[test]
     fn changes_are_made_together() {
