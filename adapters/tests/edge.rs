@@ -4,6 +4,8 @@
 mod admission;
 #[path = "edge/completions.rs"]
 mod completions;
+#[path = "edge/connections.rs"]
+mod connections;
 #[path = "edge/drivers.rs"]
 mod drivers;
 #[path = "edge/openclaw.rs"]
