@@ -6,6 +6,8 @@ mod admission;
 mod completions;
 #[path = "edge/conformance.rs"]
 mod conformance;
+#[path = "edge/connections.rs"]
+mod connections;
 #[path = "edge/drivers.rs"]
 mod drivers;
 #[path = "edge/openclaw.rs"]
