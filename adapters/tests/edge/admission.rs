@@ -59,6 +59,8 @@ fn nothing_is_served_without_credentials() {
         (SIMPLE, "/content/code", 4001),
         (r#"{"type":"status"}"#, "/content/code", 4001),
         (DRIVER, "/payload/code", 4001),
+        (r#"{"type":"resume","sessionId":"s"}"#, "/content/code", 4001),
+        (r#"{"type":"resume","id":"r","payload":{"channel":"c","sender":"u"}}"#, "/payload/code", 4001),
         (r#"{"type":"auth"}"#, "/payload/code", 4001),
         (r#"{"type":"auth","token":"wrong"}"#, "/payload/code", 4001),
         ("nonsense", "/content/code", 1008),
@@ -252,4 +254,26 @@ fn a_new_secret_ends_old_connections() {
     let mut unknown = unknown;
     unknown.text(&json!({"type":"auth","token":TOKEN.replace('0', "f")}).to_string());
     assert_eq!(unknown.json()["type"], "connected");
+}
+
+/// Where nobody is asked for anything, a proxy on this machine is not let in for whoever comes to it. By each header that
+/// proxies add, and none.
+#[test]
+fn a_proxy_is_not_this_machine() {
+    let gateway = Gateway::start(EdgeOptions::default(), |replies, text| replies.end(text));
+    for (header, status) in [
+        ("", "101"),
+        ("Accept: x\r\n", "101"),
+        ("Forwarded: for=192.0.2.7\r\n", "401"),
+        ("Via: 1.1 here\r\n", "401"),
+        ("X-Forwarded-For: 127.0.0.1\r\n", "401"),
+        ("X-Forwarded-Host: localhost\r\n", "401"),
+        ("X-Forwarded-Proto: https\r\n", "401"),
+        ("X-Forwarded-Port: 443\r\n", "401"),
+        ("x-real-ip: 127.0.0.1\r\n", "401"),
+    ] {
+        let text = format!("GET / HTTP/1.1\r\nHost: {}\r\n{header}{UPGRADE}\r\n", gateway.address);
+        let (head, _stream) = request(gateway.address, &text);
+        assert_eq!(head.split(' ').nth(1), Some(status), "{header}");
+    }
 }

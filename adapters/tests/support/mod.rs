@@ -204,7 +204,9 @@ fn shard(mut ports: EdgePorts, answer: Answer, stop: &AtomicBool) {
             let sender = &mut link.sender;
             let each = |message: Message<'_>| {
                 let route = message.route;
-                let mut replies = Replies { said: None, sender: &mut *sender, route };
+                // What it says has no place in a stream.
+                let of_reply = Route { session: 0, ..route };
+                let mut replies = Replies { said: None, sender: &mut *sender, route: of_reply };
                 match message.open() {
                     Opened::Message(said) => {
                         sessions.insert((route.origin, route.sequence), route.session);
