@@ -1,6 +1,7 @@
 //! Requests, health, and the upgrade to WebSocket.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -20,6 +21,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::AbortHandle;
 
 use super::client::Entrance;
 use super::pages::{Page, PageName};
@@ -28,8 +30,10 @@ use super::upgrade::{self, Upgrade};
 use super::{HealthStatus, Phase, connection, echo, origin};
 use crate::refusal::HttpRefusal;
 
-/// The most sockets per edge that have not been upgraded.
+/// The most sockets per edge that have not been upgraded: where another one comes, the oldest goes.
 const HTTP_SOCKETS_MAX: u64 = 1024;
+/// Entries of the list of them, finished ones among them. Twice as many, so that it is seldom looked through.
+const WAITING_MAX: usize = 2 * HTTP_SOCKETS_MAX as usize;
 /// The largest head of a request.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// The most headers of a request.
@@ -41,6 +45,7 @@ const CHANNEL: &str = "websocket";
 
 /// Accepts sockets until it is aborted.
 pub async fn accept(edge: Rc<Edge>, listener: TcpListener) {
+    let mut waiting = Waiting::default();
     loop {
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -55,9 +60,34 @@ pub async fn accept(edge: Rc<Edge>, listener: TcpListener) {
             continue;
         }
         if edge.stats().sockets.get() >= HTTP_SOCKETS_MAX {
-            continue;
+            waiting.give_up_oldest();
         }
-        tokio::task::spawn_local(converse(Rc::clone(&edge), stream, peer.ip()));
+        let conversing = tokio::task::spawn_local(converse(Rc::clone(&edge), stream, peer.ip()));
+        waiting.push(conversing.abort_handle());
+    }
+}
+
+/// Sockets that have not been upgraded, the oldest first. Where there are too many the oldest goes: whoever means to
+/// ask something has asked by then, and sockets that say nothing keep nobody out.
+#[derive(Default)]
+struct Waiting(VecDeque<AbortHandle>);
+
+impl Waiting {
+    fn push(&mut self, conversing: AbortHandle) {
+        if self.0.len() >= WAITING_MAX {
+            self.0.retain(|conversing| !conversing.is_finished());
+        }
+        self.0.push_back(conversing);
+    }
+
+    #[cold]
+    fn give_up_oldest(&mut self) {
+        while let Some(conversing) = self.0.pop_front() {
+            if !conversing.is_finished() {
+                conversing.abort();
+                return;
+            }
+        }
     }
 }
 
