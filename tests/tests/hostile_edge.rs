@@ -8,6 +8,7 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::{Value, json};
 use tests::process::{Gateway, PATIENCE, configure, until};
 
@@ -334,6 +335,19 @@ fn harm_is_bounded() {
     let peak_kib = status_of(gateway.process_id(), "VmHWM");
     println!("honest answers meanwhile: {asked}; memory: {before_kib} KiB, at most {peak_kib} KiB");
     assert!(peak_kib < before_kib + GROWTH_MAX_KIB, "{before_kib} KiB became {peak_kib} KiB");
+}
+
+/// More sockets that say nothing than an edge has places for keep nobody out. By opening them, and being let in beside
+/// them before any of them has had its time.
+#[test]
+fn a_flood_keeps_nobody_out() {
+    let limit = getrlimit(Resource::Nofile);
+    let most = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    setrlimit(Resource::Nofile, most).expect("the lower limit may be raised to the upper one");
+    let gateway = start();
+    let flood: Vec<_> = (0..3_000).map(|_| Socket::open(gateway.port())).collect();
+    assert_eq!(Socket::hello(gateway.port()).is_answered(), End::Answered);
+    drop(flood);
 }
 
 /// Clients that come at the same moment find room, more than the standard library has for them. By connecting them

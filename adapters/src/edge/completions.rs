@@ -14,6 +14,7 @@ pub mod piece;
 mod request;
 mod stream;
 
+use std::cell::Cell;
 use std::net::IpAddr;
 use std::rc::Rc;
 
@@ -35,9 +36,9 @@ pub async fn serve(
     edge: &Rc<Edge>,
     request: Request<Incoming>,
     source: IpAddr,
-    bodies: &Rc<Bodies>,
+    (bodies, works): (&Rc<Bodies>, &Cell<bool>),
 ) -> Response<Answered> {
-    match complete(edge, request, source, bodies).await {
+    match complete(edge, request, source, (bodies, works)).await {
         Ok(response) => response,
         Err(refusal) => answers::refused_by_api(&refusal).map(Answered::Whole),
     }
@@ -47,7 +48,7 @@ async fn complete(
     edge: &Rc<Edge>,
     request: Request<Incoming>,
     source: IpAddr,
-    bodies: &Rc<Bodies>,
+    (bodies, works): (&Rc<Bodies>, &Cell<bool>),
 ) -> Result<Response<Answered>, ApiRefusal> {
     let (head, body) = request.into_parts();
     // Who is nobody has nothing read.
@@ -62,6 +63,7 @@ async fn complete(
     }
     let id = format!("chatcmpl-{}", edge.random_name());
     let asking = Asking::begin(edge, entrance, &asked, &id)?;
+    works.set(true);
     let label = Label { id, model: asked.model, created: unix_ms() / 1000 };
     if asked.stream {
         let stream = EventStream::begin(asking, label, asked.include_usage).await?;

@@ -13,6 +13,7 @@ mod patient;
 mod places;
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -29,6 +30,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::AbortHandle;
 
 use self::answers::{Answered, Form, json, refused};
 use self::bodies::Bodies;
@@ -41,8 +43,10 @@ use super::upgrade::{self, Upgrade};
 use super::{HealthStatus, Phase, completions, connection, echo, origin, webchat};
 use crate::refusal::HttpRefusal;
 
-/// The most sockets per edge that have not been upgraded.
+/// The most sockets per edge that have not been upgraded: where another one comes, the oldest goes.
 const HTTP_SOCKETS_MAX: u64 = 1024;
+/// Entries of the list of them, finished ones among them. Twice as many, so that it is seldom looked through.
+const WAITING_MAX: usize = 2 * HTTP_SOCKETS_MAX as usize;
 /// The largest head of a request.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// The most headers of a request.
@@ -57,6 +61,7 @@ const CHANNEL: &str = "websocket";
 /// Accepts sockets until it is aborted.
 pub async fn accept(edge: Rc<Edge>, listener: TcpListener) {
     let bodies = Rc::new(Bodies::default());
+    let mut waiting = Waiting::default();
     loop {
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -71,9 +76,36 @@ pub async fn accept(edge: Rc<Edge>, listener: TcpListener) {
             continue;
         }
         if edge.stats().sockets.get() >= HTTP_SOCKETS_MAX {
-            continue;
+            waiting.give_up_oldest();
         }
-        tokio::task::spawn_local(converse(Rc::clone(&edge), stream, peer.ip(), Rc::clone(&bodies)));
+        let works = Rc::new(Cell::new(false));
+        let shared = (Rc::clone(&bodies), Rc::clone(&works));
+        let conversing = tokio::task::spawn_local(converse(Rc::clone(&edge), stream, peer.ip(), shared));
+        waiting.push(conversing.abort_handle(), works);
+    }
+}
+
+/// Sockets that have not been upgraded, the oldest first. Where there are too many the oldest goes that awaits nothing from
+/// an agent: whoever means to ask something has asked by then, and sockets that say nothing keep nobody out.
+#[derive(Default)]
+struct Waiting(VecDeque<(AbortHandle, Rc<Cell<bool>>)>);
+
+impl Waiting {
+    /// `works` is true while an agent answers.
+    fn push(&mut self, conversing: AbortHandle, works: Rc<Cell<bool>>) {
+        if self.0.len() >= WAITING_MAX {
+            self.0.retain(|(conversing, _)| !conversing.is_finished());
+        }
+        self.0.push_back((conversing, works));
+    }
+
+    #[cold]
+    fn give_up_oldest(&mut self) {
+        self.0.retain(|(conversing, _)| !conversing.is_finished());
+        let oldest = self.0.iter().position(|(_, works)| !works.get());
+        if let Some((conversing, _)) = oldest.and_then(|oldest| self.0.remove(oldest)) {
+            conversing.abort();
+        }
     }
 }
 
@@ -94,7 +126,12 @@ impl Drop for Socket {
 }
 
 /// Answers the requests of one socket, and hands it on once it is upgraded.
-async fn converse(edge: Rc<Edge>, stream: TcpStream, source: IpAddr, bodies: Rc<Bodies>) {
+async fn converse(
+    edge: Rc<Edge>,
+    stream: TcpStream,
+    source: IpAddr,
+    (bodies, works): (Rc<Bodies>, Rc<Cell<bool>>),
+) {
     // Without it, a small frame would wait for the acknowledgement of the one before. An error means
     // that the peer is gone, which the first read tells.
     let _ = stream.set_nodelay(true);
@@ -105,8 +142,9 @@ async fn converse(edge: Rc<Edge>, stream: TcpStream, source: IpAddr, bodies: Rc<
         let form = Form::of(request.uri().path(), request.headers());
         let answer = answer(&edge, request, source, &upgrade, form);
         served.set(served.get() + 1);
+        works.set(false);
         let is_last = served.get() >= REQUESTS_MAX;
-        let (edge, bodies) = (&edge, &bodies);
+        let (edge, bodies, works) = (&edge, &bodies, &works);
         async move {
             let mut response = match answer {
                 Answer::Now(response) => response.map(Answered::Whole),
@@ -114,7 +152,9 @@ async fn converse(edge: Rc<Edge>, stream: TcpStream, source: IpAddr, bodies: Rc<
                     let page = edge.shared.pages.ask(page, query).await;
                     answers::passed_on(page, form).map(Answered::Whole)
                 }
-                Answer::Completion(request) => completions::serve(edge, request, source, bodies).await,
+                Answer::Completion(request) => {
+                    completions::serve(edge, request, source, (bodies, works)).await
+                }
             };
             if response.status() != StatusCode::SWITCHING_PROTOCOLS {
                 answers::harden(response.headers_mut());

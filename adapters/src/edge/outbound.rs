@@ -30,6 +30,8 @@ pub struct Outbound {
     event_bytes: usize,
     /// Whether a part of the first text is out already.
     continuing: bool,
+    /// Whether anything was queued since [`Self::rest`] was called last.
+    used: bool,
 }
 
 impl Outbound {
@@ -47,6 +49,7 @@ impl Outbound {
 
     #[inline]
     fn append(&mut self, text: &[u8], is_event: bool) {
+        self.used = true;
         self.texts.extend_from_slice(text);
         self.lengths.push_back(Waiting { bytes: text.len(), is_event });
     }
@@ -108,6 +111,13 @@ impl Outbound {
         }
     }
 
+    /// Gives the memory of a connection back that was not used between two calls of this.
+    pub fn rest(&mut self) {
+        if self.lengths.is_empty() && !std::mem::take(&mut self.used) {
+            *self = Self::default();
+        }
+    }
+
     /// Forgets everything that waits, and says how many bytes that was.
     pub fn clear(&mut self) -> usize {
         let bytes = self.bytes();
@@ -146,5 +156,20 @@ mod tests {
         assert_eq!(frame(&mut outbound), Some((b"short".to_vec(), text, true)));
         assert_eq!(frame(&mut outbound), None);
         assert_eq!((outbound.bytes(), outbound.event_bytes()), (0, 0));
+    }
+
+    /// Memory is given back by a queue that was empty for a while, and kept by one that was used. By resting after each.
+    #[test]
+    fn who_rests_holds_nothing() {
+        let mut outbound = Outbound::default();
+        outbound.push(&[b'x'; 1_000]);
+        outbound.rest();
+        assert_eq!(outbound.bytes(), 1_000);
+        outbound.push(b"more");
+        assert!(frame(&mut outbound).is_some() && frame(&mut outbound).is_some());
+        outbound.rest();
+        assert!(outbound.lengths.capacity() > 0, "it was used since");
+        outbound.rest();
+        assert_eq!((outbound.texts.capacity(), outbound.lengths.capacity()), (0, 0));
     }
 }

@@ -173,6 +173,7 @@ fn look_after(edge: &Edge, connection: &Rc<Connection>, now: Instant, passed: Du
             return;
         }
     }
+    state.outbound.rest();
     if now >= state.ping_at {
         state.ping_at = now + options.ping_interval;
         state.want_ping = true;
