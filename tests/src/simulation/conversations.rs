@@ -125,6 +125,11 @@ impl World {
     pub(super) fn control_looks(&mut self) {
         self.control.looked_at = self.now;
         for agent in self.constants.swarm.members() {
+            // Its shard is told of one that has outlived a gateway before it is looked at first.
+            let worker = &self.workers.all[agent];
+            if worker.instance.is_some() && !worker.attached {
+                continue;
+            }
             let tenant = self.load(agent).map_or(Tenant::Nobody, |(_, tenant)| tenant);
             let known = &mut self.control.known[agent];
             if tenant == known.tenant {

@@ -45,8 +45,9 @@ pub(super) struct Skills {
 }
 
 impl Skills {
-    pub(super) fn start(&mut self, agent: usize, instance: InstanceId, call: u64) {
-        self.running.push((agent, instance, call));
+    /// The agent of the incarnation asks, which lives.
+    pub(super) fn start(&mut self, agent: Option<usize>, instance: InstanceId, call: u64) {
+        self.running.push((agent.expect("a living incarnation asks"), instance, call));
     }
 
     pub(super) fn rests(&self) -> bool {

@@ -404,7 +404,7 @@ impl World {
     pub(super) fn agent_drains(&mut self, agent: usize) {
         let worker = &self.workers.all[agent];
         let serves_one = self.constants.swarm.serves_one(agent);
-        if worker.unavailable || (serves_one && worker.instance.is_none()) {
+        if worker.unavailable || (serves_one && !(worker.instance.is_some() && worker.attached)) {
             return;
         }
         self.history.note("drains", &[agent as u64], String::new);

@@ -349,8 +349,7 @@ impl World {
             Effect::Skill { instance, call, .. } => {
                 history.note("skill", &[instance.0, call], String::new);
                 checker.skill_started(instance, call);
-                let agent = workers.by_instance(instance).expect("a living incarnation asks");
-                control.skills.start(agent, instance, call);
+                control.skills.start(workers.by_instance(instance), instance, call);
             }
             Effect::AgentReady { .. } | Effect::Event(..) => {}
         });

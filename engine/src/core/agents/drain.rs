@@ -91,7 +91,8 @@ impl ShardCore {
         if let Some(unavailable) = self.unavailable.get_mut(agent.0 as usize) {
             *unavailable = others.map(Into::into);
         }
-        if others.is_some() {
+        // One of an earlier gateway may still claim what it has in hand, and goes on serving that session to the end of it.
+        if others.is_some() && !self.adoption.awaits(agent) {
             self.conversations.vacate(agent);
         }
         if self.home(agent) != self.setting.shard {

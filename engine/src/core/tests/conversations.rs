@@ -208,3 +208,26 @@ fn members_that_outlive_a_gateway_serve_whom_they_work_for() {
     next.ends(agent, turn);
     assert_eq!(begun(&next.say("a", 3), "a").0, agent);
 }
+
+/// A member that outlives a gateway and is drained before it has been heard still has what it works on: that ends there, and
+/// nobody else is given it.
+#[test]
+fn a_member_that_drains_unheard_keeps_its_turn() {
+    let mut bench = running();
+    let (agent, turn) = begun(&bench.say("a", 1), "a");
+    let (mut next, _) = bench.next_run(CoreLimits::default(), &MEMBERS, |_| false);
+    for agent in MEMBERS {
+        next.on(Input::AgentAdopted { agent, instance: instance(agent) });
+    }
+    next.on(Input::AgentDraining { agent, others: Some("it goes") });
+    for (member, turn) in [(agent, turn), (agent, 0), (MEMBERS[usize::from(agent == MEMBERS[0])], 0)] {
+        let route = Route { turn, session: 2, attempt: u32::from(turn != 0), ..Route::default() };
+        let packet = Packet::new(route, Body::WORKING);
+        next.on(Input::FromAgent { instance: instance(member), message: packet.message() });
+    }
+    next.hands.insert(turn, (1, 0));
+    let seen = next.ends(agent, turn);
+    assert!(!seen.iter().any(|seen| matches!(seen, Seen::Agent(_, Kind::Message, _))), "{seen:?}");
+    let counters = next.core.counters();
+    assert_eq!((counters.turns_open, counters.turns_held), (0, 1));
+}
