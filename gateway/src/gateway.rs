@@ -15,12 +15,13 @@ use engine::core::{AgentDefinition, CoreSetting, ShardCore};
 use engine::driver::{self, Chosen, DriverError, ShardHandle, StartOptions};
 use engine::event::{AgentIndex, InstanceId, ShardIndex};
 use engine::heartbeat::HeartbeatLimits;
+use engine::journal::tail::Tails;
 use engine::routing::RuleError;
 use engine::shard::Notice;
 use engine::time::Clock;
 use keeper::client::{Client, StartError};
 use keeper::sandbox::probe::Enforcement;
-use sessions::OpenError;
+use sessions::{OpenError, Sessions};
 use shm_transport::layout::Geometry;
 use shm_transport::link::{Limits, Link};
 use shm_transport::ports::{EdgePorts, Ports, Shown, connect_shown};
@@ -38,14 +39,14 @@ use crate::control::{Control, ControlError, Parts};
 use crate::edges::{self, EdgeStartError};
 use crate::front::{Front, FrontError};
 use crate::health::{AgentBoard, HealthSource};
-use crate::journal::{self, JournalStartError, RunningJournal};
+use crate::journal::{self, JournalStartError, OpenJournal, RunningJournal};
 use crate::log::{FlushOnDrop, Log};
 use crate::options::RunOptions;
 use crate::privileges::{self, PrivilegeError};
 use crate::routes;
 use crate::state_directory::{self, StateDirectory, StateDirectoryError, admin_socket};
 use crate::systemd;
-use crate::transcripts::recorder::StartError as RecorderError;
+use crate::transcripts::recorder::{LogStart, StartError as RecorderError};
 use crate::transcripts::{self, Scribe};
 
 /// Capacity of the rings between threads. Not pre-faulted: an idle one costs a few pages.
@@ -157,14 +158,7 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
     let chosen = driver::choose(config.runtime)?;
 
     let clock = Clock::start();
-    let sessions = transcripts::open_with(state.path(), config.sessions.commit)?;
-    let scribe = Scribe::new(&config, &sessions);
-    let make_core = core_maker(&config)?;
-    let (path, shard_count) = (state.path(), config.shard_count);
-    let opened =
-        journal::open(path, shard_count, &config.delivery, &make_core, &|sets| scribe.replacing(sets))?;
-    let logs = opened.logs();
-    let tails = scribe.tails(&logs);
+    let Stores { sessions, scribe, journal: opened, logs, tails } = open_stores(&config, &state)?;
     let (notices, notices_in) = mpsc::unbounded_channel();
     let mut shower = Shower { keeper: &mut keeper, failed: false, shown: Vec::new() };
     let ports = connect(&config, &mut shower)?;
@@ -221,6 +215,28 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
         succession,
     };
     Ok(Control::run(config, parts, adoptions, |parts| tell_up(parts, &greeting))?)
+}
+
+/// What is kept on the disk, read.
+struct Stores {
+    // Arc: shared with whoever writes them and whoever asks for them.
+    sessions: Arc<Sessions>,
+    scribe: Scribe,
+    journal: OpenJournal,
+    logs: Vec<LogStart>,
+    tails: Option<Arc<Tails>>,
+}
+
+/// Opens the sessions and the journal, from which they are filled.
+fn open_stores(config: &Config, state: &StateDirectory) -> Result<Stores, GatewayError> {
+    let sessions = transcripts::open_with(state.path(), config.sessions.commit)?;
+    let scribe = Scribe::new(config, &sessions);
+    let replacing = |logs: [&[LogStart]; 2]| scribe.replacing(logs);
+    let (path, shard_count) = (state.path(), config.shard_count);
+    let journal = journal::open(path, shard_count, &config.delivery, &core_maker(config)?, &replacing)?;
+    let logs = journal.logs();
+    let tails = scribe.tails(&logs);
+    Ok(Stores { sessions, scribe, journal, logs, tails })
 }
 
 /// The settings, for a process of this standing, and the state directory that they name.
