@@ -18,6 +18,7 @@ pub mod logging;
 pub mod path;
 mod reload;
 pub mod restart;
+mod runtime;
 mod sandbox;
 pub mod schema;
 pub mod secrets;
@@ -44,7 +45,7 @@ use serde_json::Value;
 use self::auth::{AuthConfig, Environment, FileAuth, FileControlUi};
 use self::document::Document;
 use crate::log::levels::Levels;
-use crate::options::{FilePlace, RunOptions, RuntimeChoice};
+use crate::options::{FilePlace, RunOptions};
 use crate::state_directory;
 pub use agents::{AgentConfig, AgentKind, ECHO_AGENT};
 use agents::{FileAgents, Machine};
@@ -373,7 +374,7 @@ fn validate(file: FileConfig, around: &Around<'_>) -> Result<Config, Vec<String>
     let user = user::check(&mut broken, file.gateway.user.as_ref(), standing.user, state_directory);
     let auth = auth::check(&mut broken, file.gateway.auth, environment);
     let allowed_origins = auth::check_origins(&mut broken, file.gateway.control_ui);
-    let runtime = runtime(&mut broken, options.runtime, file.engine.runtime.as_deref());
+    let runtime = runtime::check(&mut broken, options.runtime, file.engine.runtime.as_deref());
     let around = Machine { cores, state_directory };
     let mut agents = agents::check(&mut broken, file.agents, &options.agent, around);
     let skills = skills::check(&mut broken, file.skills, &mut agents, state_directory);
@@ -415,19 +416,6 @@ fn validate(file: FileConfig, around: &Around<'_>) -> Result<Config, Vec<String>
 fn range(broken: &mut Vec<String>, key: &str, value: u64, min: u64, max: u64) {
     if value < min || value > max {
         broken.push(format!("{key} = {value}: must be between {min} and {max}"));
-    }
-}
-
-fn runtime(broken: &mut Vec<String>, flag: Option<RuntimeChoice>, file: Option<&str>) -> Choice {
-    match (flag, file) {
-        (None, None) => Choice::default(),
-        (Some(RuntimeChoice::Auto), _) | (None, Some("auto")) => Choice::Auto,
-        (Some(RuntimeChoice::Uring), _) | (None, Some("uring")) => Choice::Uring,
-        (Some(RuntimeChoice::Epoll), _) | (None, Some("epoll")) => Choice::Epoll,
-        (None, Some(other)) => {
-            broken.push(format!("engine.runtime = \"{other}\": must be \"epoll\", \"uring\" or \"auto\""));
-            Choice::default()
-        }
     }
 }
 

@@ -165,11 +165,9 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
     let chosen = driver::choose(config.runtime)?;
     let clock = Clock::start();
     let news = Arc::<News>::default();
-    let make_core = core_maker(&config)?;
-    let Stores { sessions, scribe, journal: opened } = stores::open(&config, &state, &make_core)?;
+    let Stores { sessions, scribe, journal: opened, logs, tails } =
+        stores::open(&config, &state, &core_maker(&config)?)?;
     let mut keeper = meet(keeper, &config, &listener)?;
-    let logs = opened.logs();
-    let tails = scribe.tails(&logs);
     let (notices, notices_in) = mpsc::unbounded_channel();
     let mut shower = Shower { keeper: &mut keeper, failed: false, shown: Vec::new() };
     let ports = connect(&config, &mut shower)?;

@@ -4,6 +4,7 @@ use std::cell::{Cell, OnceCell};
 use std::sync::Arc;
 
 use engine::core::ShardCore;
+use engine::journal::tail::Tails;
 use sessions::{OnWritten, Sessions};
 
 use crate::config::Config;
@@ -22,6 +23,10 @@ pub struct Stores {
     pub scribe: Scribe,
     /// What is not done yet.
     pub journal: OpenJournal,
+    /// Its logs.
+    pub logs: Vec<LogStart>,
+    /// How whoever follows them, and who writes them, tell each other how far they are. Arc: shared by the two.
+    pub tails: Option<Arc<Tails>>,
 }
 
 /// Opens sessions and journal side by side, since both wait for the disk. A journal that is written anew waits for the
@@ -52,7 +57,10 @@ pub fn open(
         opened();
         let sessions = sessions.into_inner().unwrap_or_else(|| unreachable!("it was set above"))?;
         let scribe = Scribe::new(config, &sessions);
-        Ok(Stores { sessions, scribe, journal: journal? })
+        let journal = journal?;
+        let logs = journal.logs();
+        let tails = scribe.tails(&logs);
+        Ok(Stores { sessions, scribe, journal, logs, tails })
     })
 }
 

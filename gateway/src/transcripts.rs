@@ -90,7 +90,8 @@ impl Scribe {
 /// Ends the thread that writes down what is said, and has all of it on the disk. After the end of the journal.
 pub fn end(recorder: Option<Recorder>, sessions: &Sessions) {
     if let Some(recorder) = recorder {
-        recorder.end();
+        let status = recorder.end();
+        tracing::debug!(?status, "what was said is written down");
     }
     if let Err(error) = sessions.commit_all() {
         tracing::error!(%error, "the transcripts are not all on disk; the next start looks after them");

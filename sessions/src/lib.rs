@@ -7,6 +7,7 @@
 //! | `resident` | what is in memory |
 //! | [`store`], [`embedded`] | where the index is kept |
 //! | [`transcript`], `files` | lines of transcripts, and where they lie |
+//! | `queued` | what waits for the writer |
 //! | [`writer`] | when what is written, by one thread |
 //! | `addition` | what a batch adds to a transcript |
 //! | `orders` | what changes a session |
@@ -25,6 +26,7 @@ mod files;
 pub mod history;
 pub mod index;
 mod orders;
+mod queued;
 mod ranking;
 pub mod repair;
 mod resident;

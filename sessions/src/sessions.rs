@@ -16,6 +16,7 @@ use crate::files::{AgentsDirectory, FileError};
 use crate::history::{ExportFormat, HistoryPage, HistoryQuery, NumberedRow, ReadError, Reader, stored};
 use crate::index::{Page, Query, SESSIONS_MAX};
 use crate::orders::{ARCHIVE_MAX, ChangeError};
+use crate::queued::Queued;
 use crate::repair::{self, OpenReport};
 use crate::resident::Resident;
 use crate::row::{Invalid, Patch, SessionId, SessionRow, check_agent, check_channel, check_key};
@@ -23,7 +24,7 @@ use crate::store::Mark;
 use crate::store::{SessionStore, StoreError};
 use crate::transcript::{LINE_BYTES_MAX, ROW_ID_BYTES_MAX};
 use crate::writer::{
-    Append, Board, CommitPolicy, OnWritten, Order, Queued, WriteError, Writer, WriterState, WriterStatus,
+    Append, Board, CommitPolicy, OnWritten, Order, WriteError, Writer, WriterState, WriterStatus,
 };
 
 /// Rows that wait to be written.

@@ -55,7 +55,7 @@ const fn rule(key: &'static str, counts: Counts, by: By) -> KeyRule {
 /// The rows of a table in `docs/config.md`; a test compares them. **What is not here is for the file only, and counts after the
 /// next start**: so a key that is new is no way in for clients. What names or changes a program, its arguments, its variables,
 /// its directory, its user, its sandbox or what it may take is never for clients.
-pub const RULES: [KeyRule; 44] = {
+pub const RULES: [KeyRule; 46] = {
     use By::{Clients, File};
     use Counts::{NextProcess, NextStart, Now};
     [
@@ -71,6 +71,7 @@ pub const RULES: [KeyRule; 44] = {
         rule("gateway.auth.password", Now, Clients),
         rule("gateway.controlUi.allowedOrigins", Now, Clients),
         rule("gateway.reload", Now, Clients),
+        rule("gateway.http", NextStart, File),
         rule("engine", NextStart, File),
         rule("logging", Now, Clients),
         rule("agents.defaults", NextProcess, File),
@@ -103,6 +104,7 @@ pub const RULES: [KeyRule; 44] = {
         rule("delivery", Now, Clients),
         rule("routing", Now, Clients),
         rule("supervision", Now, Clients),
+        rule("sessions", NextStart, File),
     ]
 };
 

@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::options::RuntimeChoice;
 
 /// Checks a file of a gateway that lets everybody in, on a machine with 8 cores.
 pub(super) fn check(text: &str, options: &RunOptions) -> Result<Config, Vec<String>> {

@@ -136,18 +136,21 @@ impl Recorder {
     }
 
     /// Ends the thread after it has handed over what is in the journal, which has ended before; or after a few seconds.
-    pub fn end(self) {
+    pub fn end(self) -> RecorderStatus {
         // It is told once.
         let _ = self.board.end.set(Instant::now() + END_PATIENCE);
         self.tails.wake();
-        let status = Arc::clone(&self.board);
-        // A panic there has ended the process already.
-        let _ = self.thread.join();
-        // Relaxed: the thread has ended.
-        let records = status.lag_records.load(Ordering::Relaxed);
-        if records > 0 {
+        while !self.thread.is_finished() {
+            std::thread::park_timeout(PAUSE);
+        }
+        let status = self.watch().status();
+        if status.lag_records > 0 && !status.has_stopped {
+            let records = status.lag_records;
             tracing::warn!(records, "transcripts lack what was said last; the next start writes it down");
         }
+        // A panic there has ended the process already.
+        let _ = self.thread.join();
+        status
     }
 }
 
