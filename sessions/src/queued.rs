@@ -29,6 +29,7 @@ impl Append {
 
 /// What waits for the writer.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "rows are many and go without a box, marks are few")]
 pub(crate) enum Queued {
     /// A row.
     Row(Append),

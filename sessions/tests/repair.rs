@@ -250,7 +250,7 @@ fn refusals_name_what_they_refuse() {
     let bad: [fn(&mut Append); 5] = [
         |row| row.agent = "../other".into(),
         |row| row.key = String::new(),
-        |row| row.id = "x".repeat(257),
+        |row| row.id = "x".repeat(321),
         |row| row.message = Message::text(Role::User, &"x".repeat(8 << 20)),
         |row| row.message.model = Some("m".repeat(513)),
     ];
