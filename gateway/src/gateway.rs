@@ -20,7 +20,7 @@ use engine::shard::Notice;
 use engine::time::Clock;
 use keeper::client::{Client, Found, StartError};
 use keeper::sandbox::probe::Enforcement;
-use sessions::OpenError;
+use sessions::{OpenError, Sessions};
 use shm_transport::layout::Geometry;
 use shm_transport::link::{Limits, Link};
 use shm_transport::ports::{EdgePorts, Ports, Shown, connect_shown};
@@ -38,7 +38,7 @@ use crate::control::{Control, ControlError, Parts};
 use crate::edges::{self, EdgeStartError};
 use crate::front::{Front, FrontError};
 use crate::health::{AgentBoard, HealthSource};
-use crate::journal::{self, JournalStartError, RunningJournal};
+use crate::journal::{self, JournalStartError, OpenJournal, RunningJournal};
 use crate::log::{FlushOnDrop, Log};
 use crate::options::RunOptions;
 use crate::privileges::{self, PrivilegeError};
@@ -146,6 +146,10 @@ fn sentences(lines: &[String]) -> String {
 /// Runs the gateway until it is told to end.
 pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
     spare_memory();
+    put_together(options)
+}
+
+fn put_together(options: &RunOptions) -> Result<ExitCode, GatewayError> {
     let log = start_log(&options.log_level)?;
     let (standing, config, state) = settle(options)?;
     let executable = std::env::current_exe().map_err(GatewayError::OwnPath)?;
@@ -158,13 +162,7 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
 
     let clock = Clock::start();
     let make_core = core_maker(&config)?;
-    // Both wait for the disk, and a keeper that was started finds out meanwhile what the machine allows.
-    let (sessions, opened) = std::thread::scope(|scope| {
-        let sessions = scope.spawn(|| transcripts::open(state.path()));
-        let opened = journal::open(state.path(), config.shard_count, &config.delivery, &make_core);
-        (sessions.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), opened)
-    });
-    let (sessions, opened) = (sessions?, opened?);
+    let (sessions, opened) = open_files_of(&state, &config, &make_core)?;
     let mut keeper = meet(keeper, &config, &listener)?;
     let (notices, notices_in) = mpsc::unbounded_channel();
     let mut shower = Shower { keeper: &mut keeper, failed: false, shown: Vec::new() };
@@ -310,6 +308,21 @@ fn begin(
     let address = listener.local_addr().unwrap_or(config.address);
     privileges::give_up(config.user, state)?;
     Ok(Beginning { keeper, listener, address, left, succession })
+}
+
+/// Opens the sessions and the journal. Both wait for the disk, and a keeper that was started finds out meanwhile what
+/// the machine allows.
+fn open_files_of(
+    state: &StateDirectory,
+    config: &Config,
+    make_core: &impl Fn(usize, u32) -> ShardCore,
+) -> Result<(Arc<Sessions>, OpenJournal), GatewayError> {
+    let (sessions, opened) = std::thread::scope(|scope| {
+        let sessions = scope.spawn(|| transcripts::open(state.path()));
+        let opened = journal::open(state.path(), config.shard_count, &config.delivery, make_core);
+        (sessions.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), opened)
+    });
+    Ok((sessions?, opened?))
 }
 
 /// Hears what the keeper says of the machine, and has it hold the socket on which clients are heard.
