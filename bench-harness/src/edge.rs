@@ -300,7 +300,10 @@ fn report(found: &Found) -> Vec<Row> {
     let mut targets = Table::new(&["targets", "value", "limit", ""]);
     for (scenario, subject, metric, limit, more) in TARGETS {
         let Some(value) = found.value(scenario, subject, metric) else { continue };
-        let unit = found.0.iter().find(|row| row.0 == scenario && row.2 == metric).map_or("", |row| row.3);
+        let is_meant = |row: &&(&str, String, &str, &str, Vec<f64>)| {
+            row.0 == scenario && row.1 == subject && row.2 == metric
+        };
+        let unit = found.0.iter().find(is_meant).map_or("", |row| row.3);
         let met = if more { value >= limit } else { value <= limit };
         targets.push(vec![
             format!("{scenario}, {subject}, {metric}"),

@@ -20,7 +20,7 @@ use engine::shard::Notice;
 use engine::time::Clock;
 use keeper::client::{Client, Found, StartError};
 use keeper::sandbox::probe::Enforcement;
-use sessions::OpenError;
+use sessions::{OpenError, Sessions};
 use shm_transport::layout::Geometry;
 use shm_transport::link::{Limits, Link};
 use shm_transport::ports::{EdgePorts, Ports, Shown, connect_shown};
@@ -153,6 +153,10 @@ fn sentences(lines: &[String]) -> String {
 /// Runs the gateway until it is told to end.
 pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
     spare_memory();
+    put_together(options)
+}
+
+fn put_together(options: &RunOptions) -> Result<ExitCode, GatewayError> {
     let log = start_log(options.log_level.as_deref(), options.background)?;
     let (source, config, state) = settle(options)?;
     log.0.set_levels(&config.levels);
