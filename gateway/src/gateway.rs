@@ -20,7 +20,7 @@ use engine::shard::Notice;
 use engine::time::Clock;
 use keeper::client::{Client, Found, StartError};
 use keeper::sandbox::probe::Enforcement;
-use sessions::{OpenError, Sessions};
+use sessions::OpenError;
 use shm_transport::layout::Geometry;
 use shm_transport::link::{Limits, Link};
 use shm_transport::ports::{EdgePorts, Ports, Shown, connect_shown};
