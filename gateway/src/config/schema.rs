@@ -253,7 +253,7 @@ fn suggestion(name: &str, known: &[&str]) -> String {
     let best = known.iter().map(|known| (likeness(known), known)).max_by(|a, b| a.0.total_cmp(&b.0));
     match best {
         Some((likeness, known)) if likeness >= LIKENESS_MIN => format!("; did you mean \"{known}\"?"),
-        _ if known.len() <= 8 => format!("; there are: {}", known.join(", ")),
+        _ if known.len() <= 9 => format!("; there are: {}", known.join(", ")),
         _ => String::new(),
     }
 }
