@@ -3,7 +3,7 @@
 use std::hash::{BuildHasher, RandomState};
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -12,19 +12,14 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use adapters::edge::Phase;
 use engine::core::{AgentDefinition, CoreSetting, ShardCore};
-use engine::driver::{self, Chosen, DriverError, ShardHandle, StartOptions};
-use engine::event::{AgentIndex, InstanceId, ShardIndex};
-use engine::heartbeat::HeartbeatLimits;
+use engine::driver::{self, Chosen, DriverError, ShardHandle};
+use engine::event::ShardIndex;
 use engine::routing::RuleError;
-use engine::shard::Notice;
 use engine::time::Clock;
 use keeper::client::{Client, Found, StartError};
 use keeper::sandbox::probe::Enforcement;
 use sessions::OpenError;
-use shm_transport::layout::Geometry;
-use shm_transport::link::{Limits, Link};
-use shm_transport::ports::{EdgePorts, Ports, Shown, connect_shown};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 use crate::admin::{AdminSocket, AdminSocketError};
 use crate::announcement;
@@ -40,7 +35,7 @@ use crate::control::{Control, ControlError, Parts};
 use crate::edges::{self, EdgeStartError};
 use crate::front::{Behind, Front, FrontError};
 use crate::health::{AgentBoard, HealthSource};
-use crate::journal::{JournalStartError, RunningJournal};
+use crate::journal::JournalStartError;
 use crate::log::levels::{Levels, LevelsError};
 use crate::log::{FlushOnDrop, Log};
 use crate::options::RunOptions;
@@ -49,17 +44,12 @@ use crate::routes;
 use crate::rpc::sessions::news::News;
 use crate::state_directory::{self, StateDirectory, StateDirectoryError, admin_socket};
 use crate::stores::{self, Stores};
+use crate::threads::{self, Engine, ShardStart};
 use crate::transcripts::recorder::StartError as RecorderError;
 
-/// Capacity of the rings between threads. Not pre-faulted: an idle one costs a few pages.
-const INTERNAL_RING_BYTES: u64 = 256 * 1024;
-/// What may wait for room in a ring between threads; reading stops long before (`engine::shard`).
-const INTERNAL_BACKLOG_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Connections that may wait to be accepted; the system may allow fewer. Those of thousands of clients come at the same
 /// moment when a gateway follows another one, and who finds no place tries again a second later.
 const BACKLOG: i32 = 4_096;
-/// The most rings between threads that are shown again by a keeper that follows one that has died.
-const SHOWN_AGAIN_MAX: usize = 256;
 
 /// Why the gateway does not run.
 #[derive(Debug, thiserror::Error)]
@@ -172,18 +162,12 @@ fn put_together(options: &RunOptions) -> Result<ExitCode, GatewayError> {
     let Stores { sessions, scribe, journal: opened, logs, tails } =
         stores::open(&config, &state, &core_maker(&config)?)?;
     let mut keeper = meet(keeper, &config, &listener)?;
-    let (notices, notices_in) = mpsc::unbounded_channel();
-    let mut shower = Shower { keeper: &mut keeper, failed: false, shown: Vec::new() };
-    let ports = connect(&config, &mut shower)?;
-    let bells: Vec<_> = ports.shards.iter().map(|ports| Arc::clone(&ports.bell)).collect();
-    let (journal, cores) = opened.start(&bells, &mut |ring| shower.show(ring), tails.clone())?;
-    let RunningJournal { handle: journal, links } = journal;
-    let shown = shower.shown;
     let held = std::mem::take(&mut left.held);
     let adoptions = left.decide(&config, &executable, &state);
     let start =
         ShardStart { chosen: &chosen, clock, heartbeat: config.heartbeat, adopting: adoptions.expected() };
-    let shards = start_shards(cores, ports.shards, links, &notices, &start)?;
+    let Engine { edge_ports, shards, journal, notices, shown } =
+        threads::start(&config, opened, tails.clone(), &mut keeper, &start)?;
 
     let agents = Arc::new(AgentBoard::default());
     let draining = Arc::new(AtomicBool::new(false));
@@ -199,7 +183,7 @@ fn put_together(options: &RunOptions) -> Result<ExitCode, GatewayError> {
         Front::open(&config, &state, address, log.0.clone(), behind, run)?;
     let recorder = scribe.start(&logs, tails, Some(stores::news_of(news)))?;
     let (phase, phase_seen) = watch::channel(Phase::Running);
-    let edges = edges::start(&listener, ports.edges, &shared, &phase_seen, run)?;
+    let edges = edges::start(&listener, edge_ports, &shared, &phase_seen, run)?;
     let admin = AdminSocket::bind(&admin_socket(state.path()))?;
     let greeting = announcement::text(address, options, &config, &chosen, &executable, keeper.process_id());
     let parts = Parts {
@@ -219,7 +203,7 @@ fn put_together(options: &RunOptions) -> Result<ExitCode, GatewayError> {
         keeper,
         shards,
         journal: Some(journal),
-        notices: notices_in,
+        notices,
         edges,
         shared,
         pages: Some(pages),
@@ -352,43 +336,6 @@ fn tell_up(parts: &mut Parts, greeting: &str) {
     }
 }
 
-/// Makes the rings between edges and shards, and those of the mesh.
-fn connect(config: &Config, shower: &mut Shower<'_>) -> Result<Ports, GatewayError> {
-    let geometry = Geometry::new(INTERNAL_RING_BYTES)
-        .unwrap_or_else(|error| unreachable!("a constant of this file: {error}"));
-    let limits = Limits { backlog_bytes_max: INTERNAL_BACKLOG_BYTES_MAX, ..Limits::default() };
-    let (edge_count, shard_count) = (config.edge_count, config.shard_count);
-    connect_shown(edge_count, shard_count, geometry, limits, |ring| shower.show(ring))
-        .map_err(|source| GatewayError::Rings { edge_count, shard_count, source })
-}
-
-/// Shows the rings between threads to whoever looks at them through the keeper.
-struct Shower<'a> {
-    keeper: &'a mut Client,
-    failed: bool,
-    /// The first of them once more, to be shown by the next keeper.
-    shown: Vec<(String, [OwnedFd; 2])>,
-}
-
-impl Shower<'_> {
-    /// A ring that cannot be shown works all the same.
-    fn show(&mut self, ring: Shown<'_>) {
-        if self.failed {
-            return;
-        }
-        if let Err(error) = self.keeper.show(ring.name, ring.halves) {
-            self.failed = true;
-            tracing::warn!(%error, ring = ring.name, "this ring and those behind it are not shown by `openclaw ring`");
-        }
-        // Where descriptors are short, the next keeper shows fewer.
-        if self.shown.len() < SHOWN_AGAIN_MAX
-            && let [Ok(first), Ok(second)] = ring.halves.map(|half| half.try_clone_to_owned())
-        {
-            self.shown.push((ring.name.to_owned(), [first, second]));
-        }
-    }
-}
-
 /// The number of the pool of an agent whose processes serve one conversation each: that of its first member.
 fn conversation_pool(config: &Config, agent: &AgentConfig) -> Option<u32> {
     if agent.life.per != InstancesPer::Conversation {
@@ -427,41 +374,6 @@ fn core_maker(config: &Config) -> Result<impl Fn(usize, u32) -> ShardCore + use<
         };
         ShardCore::new(setting, Arc::clone(&definitions), Arc::clone(&routes), limits)
     })
-}
-
-/// What all shards are started with.
-struct ShardStart<'a> {
-    chosen: &'a Chosen,
-    clock: Clock,
-    heartbeat: HeartbeatLimits,
-    /// Agents that have outlived the gateway before.
-    adopting: Vec<(AgentIndex, InstanceId)>,
-}
-
-fn start_shards(
-    cores: Vec<ShardCore>,
-    ports: Vec<EdgePorts>,
-    links: Vec<Link>,
-    notices: &mpsc::UnboundedSender<Notice>,
-    start: &ShardStart<'_>,
-) -> Result<Vec<ShardHandle>, GatewayError> {
-    let &ShardStart { chosen, clock, heartbeat, ref adopting } = start;
-    let cpus = driver::allowed_cpus();
-    let mut shards = Vec::with_capacity(ports.len());
-    for (index, ((core, ports), journal)) in cores.into_iter().zip(ports).zip(links).enumerate() {
-        // From the last CPU down: interrupts and everybody else's work gather on the first.
-        let cpu = (!cpus.is_empty()).then(|| cpus[cpus.len() - 1 - index % cpus.len()]);
-        let options = StartOptions {
-            index,
-            runtime: chosen.runtime,
-            cpu,
-            clock,
-            heartbeat,
-            adopting: adopting.clone(),
-        };
-        shards.push(driver::start(core, ports, journal, notices.clone(), options)?);
-    }
-    Ok(shards)
 }
 
 fn listen(address: SocketAddr) -> Result<TcpListener, GatewayError> {

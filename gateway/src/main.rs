@@ -36,6 +36,7 @@ mod state_directory;
 mod stores;
 mod systemd;
 mod table;
+mod threads;
 mod transcripts;
 
 use std::io::Write;

@@ -145,7 +145,7 @@ impl Socket {
     }
 
     /// Asks for something, and has an answer.
-    fn is_answered(mut self) -> End {
+    fn answered(mut self) -> End {
         self.request("still", "health", &json!({}));
         assert_eq!(self.response("still")["ok"], true);
         End::Answered
@@ -185,7 +185,7 @@ fn deep(port: u16) -> End {
     for _ in 0..10 {
         socket.send(0x81, "[".repeat(100_000).as_bytes());
     }
-    socket.is_answered()
+    socket.answered()
 }
 
 /// Parameters with thousands of keys.
@@ -196,7 +196,7 @@ fn many_keys(port: u16) -> End {
         socket.request("keys", "health", &Value::Object(keys.clone()));
         assert_eq!(socket.response("keys")["error"]["code"], "INVALID_REQUEST");
     }
-    socket.is_answered()
+    socket.answered()
 }
 
 /// Thousands of texts that say nothing.
@@ -331,7 +331,7 @@ fn harm_is_bounded() {
             assert_ne!(error.kind(), ErrorKind::WouldBlock, "a half-open socket stays");
         }
     }
-    assert_eq!(Socket::hello(port).is_answered(), End::Answered);
+    assert_eq!(Socket::hello(port).answered(), End::Answered);
     let peak_kib = status_of(gateway.process_id(), "VmHWM");
     println!("honest answers meanwhile: {asked}; memory: {before_kib} KiB, at most {peak_kib} KiB");
     assert!(peak_kib < before_kib + GROWTH_MAX_KIB, "{before_kib} KiB became {peak_kib} KiB");
@@ -346,7 +346,7 @@ fn a_flood_keeps_nobody_out() {
     setrlimit(Resource::Nofile, most).expect("the lower limit may be raised to the upper one");
     let gateway = start();
     let flood: Vec<_> = (0..3_000).map(|_| Socket::open(gateway.port())).collect();
-    assert_eq!(Socket::hello(gateway.port()).is_answered(), End::Answered);
+    assert_eq!(Socket::hello(gateway.port()).answered(), End::Answered);
     drop(flood);
 }
 
