@@ -143,18 +143,19 @@ fn sentences(lines: &[String]) -> String {
 /// Runs the gateway until it is told to end.
 pub fn run(options: &RunOptions) -> Result<ExitCode, GatewayError> {
     spare_memory();
-    put_together(options)
+    let log = start_log(options.log_level.as_deref(), options.background)?;
+    let settled = settle(options)?;
+    log.0.set_levels(&settled.1.levels);
+    put_together(options, &log.0, settled)
 }
 
-fn put_together(options: &RunOptions) -> Result<ExitCode, GatewayError> {
-    let log = start_log(options.log_level.as_deref(), options.background)?;
-    let (source, config, state) = settle(options)?;
-    log.0.set_levels(&config.levels);
+fn put_together(options: &RunOptions, log: &Log, settled: Settled) -> Result<ExitCode, GatewayError> {
+    let (source, config, state) = settled;
     let executable = std::env::current_exe().map_err(GatewayError::OwnPath)?;
     let open_files = held::prepare();
     let Beginning { keeper, listener, address, mut left, succession } =
         begin(&config, &executable, &state, open_files)?;
-    log.0.write();
+    log.write();
     // Not before: what runs shards now may be what only root was allowed.
     let chosen = driver::choose(config.runtime)?;
     let clock = Clock::start();
@@ -180,7 +181,7 @@ fn put_together(options: &RunOptions) -> Result<ExitCode, GatewayError> {
         source: Arc::clone(&source),
     };
     let Front { access, shared, pages, rpc } =
-        Front::open(&config, &state, address, log.0.clone(), behind, run)?;
+        Front::open(&config, &state, address, log.clone(), behind, run)?;
     let recorder = scribe.start(&logs, tails, Some(stores::news_of(news)))?;
     let (phase, phase_seen) = watch::channel(Phase::Running);
     let edges = edges::start(&listener, edge_ports, &shared, &phase_seen, run)?;
@@ -188,7 +189,7 @@ fn put_together(options: &RunOptions) -> Result<ExitCode, GatewayError> {
     let greeting = announcement::text(address, options, &config, &chosen, &executable, keeper.process_id());
     let parts = Parts {
         source,
-        log: log.0.clone(),
+        log: log.clone(),
         executable,
         open_files,
         held,
@@ -228,7 +229,10 @@ fn spare_memory() {
 }
 
 /// The configuration file, its settings, and the state directory that they name.
-fn settle(options: &RunOptions) -> Result<(Arc<Source>, Config, StateDirectory), GatewayError> {
+type Settled = (Arc<Source>, Config, StateDirectory);
+
+/// Reads the configuration, and takes the state directory.
+fn settle(options: &RunOptions) -> Result<Settled, GatewayError> {
     let standing = Standing::find(options)?;
     begin_configuration(options)?;
     let source = Source::new(options, &standing)?;

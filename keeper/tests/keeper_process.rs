@@ -252,7 +252,8 @@ fn sixty_four_mebibytes_cross_and_memory_stays_flat() {
         assert_eq!(came, BYTES);
     }
     let grown = (here.saturating_sub(before.0), there.saturating_sub(before.1));
-    assert!(grown.0 < 32 << 10 && grown.1 < 4 << 10, "grown by {grown:?} kB");
+    // Other tests grow in this process meanwhile; one copy of the message would be 64 MiB.
+    assert!(grown.0 < 60 << 10 && grown.1 < 4 << 10, "grown by {grown:?} kB");
 }
 
 /// An agent answers through rings and doorbell; it has the descriptors, variables, directory and log it was
@@ -458,7 +459,8 @@ fn strangers_are_refused() {
     let expected = format!(r#"{{"type":"welcome","version":2,"process_id":{},"enforcement":{{"#, child.id());
     let welcome = read(&gateway);
     assert!(
-        welcome.starts_with(&expected) && welcome.ends_with(r#","shape":null,"skills":true}"#),
+        welcome.starts_with(&expected)
+            && welcome.ends_with(r#","shape":null,"skills":true,"beats":true,"standbys":true}"#),
         "{welcome}"
     );
     assert_eq!(read(&gateway), r#"{"type":"held","instance_max":0,"untold":0}"#);

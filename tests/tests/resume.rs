@@ -149,7 +149,11 @@ async fn every_boundary_can_be_left_and_come_back_to() {
             let session = format!("s-{left}-{said}");
             let mut told = Told::default();
             let mut client = Client::connect(&gateway.url()).await;
-            client.say("gated", &session, "m", &BLOCKS.to_string()).await;
+            let message = json!({"type": "message", "id": "m", "agent": "gated", "sessionId": session,
+                "content": BLOCKS.to_string(), "metadata": {"ack": true}});
+            client.send(&message).await;
+            // What is not kept yet is nobody's to come back to.
+            assert_eq!(client.frame().await["type"], "status");
             place.open(left);
             told.read(&mut client, |told| told.blocks.len() == left).await;
             // Somebody else sees that it goes on meanwhile.

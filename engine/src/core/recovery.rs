@@ -14,7 +14,7 @@ use super::awaiting::Outcome;
 use super::choose::Heed;
 use super::dead::NO_PLACE;
 use super::replies::Word;
-use super::respond::asked_of;
+use super::respond::take_asked;
 use super::turns::{Listeners, State, Turn};
 use super::{Due, Effects, ShardCore};
 use crate::dead_letters::FailedAttempt;
@@ -263,7 +263,7 @@ impl ShardCore {
                 if !known {
                     let body = message.body().to_stored();
                     let word = Word { position, attempt: entry.attempt, kept: true, body };
-                    self.replies.push(turn, entry.session, word, || asked_of(open));
+                    self.replies.push(turn, entry.session, word, |asked| take_asked(asked, open));
                 }
                 if entry.kind == EntryKind::Done {
                     self.forget_recovered(turn);

@@ -57,21 +57,21 @@ impl Reply {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Asked {
     /// Its name for it; empty without one.
-    pub client_id: Box<str>,
+    pub client_id: String,
     /// The agent that it names; empty if none.
-    pub agent: Box<str>,
+    pub agent: String,
     /// Whether it wants the reply.
     pub wants_reply: bool,
 }
 
 impl Asked {
-    /// What a message says about itself.
-    pub fn of(archive: &ArchivedMessageV2) -> Self {
-        Self {
-            client_id: archive.client_id.as_str().into(),
-            agent: archive.agent.as_str().into(),
-            wants_reply: archive.flags & FLAG_NO_REPLY == 0,
-        }
+    /// Takes what a message says about itself, into the memory that is there.
+    pub fn take(&mut self, archive: &ArchivedMessageV2) {
+        self.client_id.clear();
+        self.client_id.push_str(&archive.client_id);
+        self.agent.clear();
+        self.agent.push_str(&archive.agent);
+        self.wants_reply = archive.flags & FLAG_NO_REPLY == 0;
     }
 }
 
@@ -94,7 +94,7 @@ pub struct Replies {
     /// Turns that have ended, oldest first.
     ended: LongQueue<u64>,
     /// Emptied lists, for the next replies.
-    spare: Vec<Vec<Word>>,
+    spare: Vec<(Vec<Word>, Asked)>,
     bytes: usize,
     bytes_max: usize,
 }
@@ -130,16 +130,17 @@ impl Replies {
     }
 
     /// Adds a word of a turn.
-    pub fn push(&mut self, turn: u64, session: u64, word: Word, asked: impl FnOnce() -> Asked) {
+    pub fn push(&mut self, turn: u64, session: u64, word: Word, take_asked: impl FnOnce(&mut Asked)) {
         let Self { by_turn, last, spare, next_number, .. } = self;
         let mut bytes = WORD_BYTES + word.body.bytes_len();
         let reply = by_turn.at_mut(turn).entry(turn).or_insert_with(|| {
             let number = *next_number;
             *next_number += 1;
-            let asked = asked();
+            let (words, mut asked) = spare.pop().unwrap_or_default();
+            take_asked(&mut asked);
             bytes += asked.client_id.len() + asked.agent.len();
             Reply {
-                words: spare.pop().unwrap_or_default(),
+                words,
                 asked,
                 session,
                 number,
@@ -193,7 +194,7 @@ impl Replies {
         }
         if self.spare.len() < SPARE_MAX {
             reply.words.clear();
-            self.spare.push(reply.words);
+            self.spare.push((reply.words, reply.asked));
         }
     }
 

@@ -107,7 +107,7 @@ impl ShardCore {
         let Some(open) = turns.get(turn) else { return };
         let position = sessions.next_output(open.session);
         let word = Word { position, attempt: open.attempt, kept: false, body: body.to_stored() };
-        replies.push(turn, open.session_hash, word, || asked_of(open));
+        replies.push(turn, open.session_hash, word, |asked| take_asked(asked, open));
         let entry = Entry {
             kind,
             durable: open.durable && kind != EntryKind::Block,
@@ -297,12 +297,19 @@ impl ShardCore {
     }
 }
 
-/// What the message of a turn says about itself.
-pub(super) fn asked_of(open: &Turn) -> Asked {
+/// Takes what the message of a turn says about itself.
+pub(super) fn take_asked(asked: &mut Asked, open: &Turn) {
     match open.body.as_message(Route::default()).open() {
-        Opened::Message(archive) => Asked::of(archive),
-        _ => Asked::default(),
+        Opened::Message(archive) => asked.take(archive),
+        _ => *asked = Asked::default(),
     }
+}
+
+/// The same on its own.
+pub(super) fn asked_of(open: &Turn) -> Asked {
+    let mut asked = Asked::default();
+    take_asked(&mut asked, open);
+    asked
 }
 
 /// The code of a failure.

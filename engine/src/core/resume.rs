@@ -178,8 +178,8 @@ impl ShardCore {
     ) {
         let said = ResumedV1 {
             wants_reply: u8::from(asked.wants_reply),
-            agent: asked.agent.as_ref().to_owned(),
-            client_id: asked.client_id.as_ref().to_owned(),
+            agent: asked.agent.clone(),
+            client_id: asked.client_id.clone(),
             ..step(ResumeStep::Turn, place)
         };
         self.tell_resumed(listener, Route { turn, ..Route::default() }, &said, effects);
