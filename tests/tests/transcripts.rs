@@ -115,8 +115,8 @@ fn check(place: &Place, book: &Book) {
     }
 }
 
-/// After an orderly end everything is there: replies at once and word by word, of a message that names no agent, and of one
-/// that was cancelled. A second gateway, with another number of shards, goes on in the same transcripts.
+/// After an orderly end everything is there: replies at once and word by word, of a message that names no agent and
+/// has the default one. A second gateway, with another number of shards, goes on in the same transcripts.
 #[tokio::test]
 async fn everything_said_is_written_down() {
     let place = Place::new(&settings());
