@@ -17,7 +17,7 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -47,6 +47,10 @@ use crate::refusal::HttpRefusal;
 const HTTP_SOCKETS_MAX: u64 = 1024;
 /// Entries of the list of them, finished ones among them. Twice as many, so that it is seldom looked through.
 const WAITING_MAX: usize = 2 * HTTP_SOCKETS_MAX as usize;
+/// How long a socket has at least to ask for something.
+const ASKING_TIME: Duration = Duration::from_millis(250);
+/// How often it is looked whether there is room for another one.
+const ROOM_LOOK: Duration = Duration::from_millis(2);
 /// The largest head of a request.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// The most headers of a request.
@@ -76,7 +80,7 @@ pub async fn accept(edge: Rc<Edge>, listener: TcpListener) {
             continue;
         }
         if edge.stats().sockets.get() >= HTTP_SOCKETS_MAX {
-            waiting.give_up_oldest();
+            waiting.make_room(&edge).await;
         }
         let works = Rc::new(Cell::new(false));
         let shared = (Rc::clone(&bodies), Rc::clone(&works));
@@ -86,25 +90,42 @@ pub async fn accept(edge: Rc<Edge>, listener: TcpListener) {
 }
 
 /// Sockets that have not been upgraded, the oldest first. Where there are too many the oldest goes that awaits nothing from
-/// an agent: whoever means to ask something has asked by then, and sockets that say nothing keep nobody out.
+/// an agent: sockets that say nothing keep nobody out. But not before it has had time to ask: clients that come back all at
+/// once wait where the kernel keeps them.
 #[derive(Default)]
-struct Waiting(VecDeque<(AbortHandle, Rc<Cell<bool>>)>);
+struct Waiting(VecDeque<Socketed>);
+
+/// A socket in that list.
+struct Socketed {
+    conversing: AbortHandle,
+    /// Whether an agent answers it.
+    works: Rc<Cell<bool>>,
+    since: Instant,
+}
 
 impl Waiting {
-    /// `works` is true while an agent answers.
     fn push(&mut self, conversing: AbortHandle, works: Rc<Cell<bool>>) {
         if self.0.len() >= WAITING_MAX {
-            self.0.retain(|(conversing, _)| !conversing.is_finished());
+            self.0.retain(|each| !each.conversing.is_finished());
         }
-        self.0.push_back((conversing, works));
+        self.0.push_back(Socketed { conversing, works, since: Instant::now() });
     }
 
+    /// Waits until there is room for one more.
     #[cold]
-    fn give_up_oldest(&mut self) {
-        self.0.retain(|(conversing, _)| !conversing.is_finished());
-        let oldest = self.0.iter().position(|(_, works)| !works.get());
-        if let Some((conversing, _)) = oldest.and_then(|oldest| self.0.remove(oldest)) {
-            conversing.abort();
+    async fn make_room(&mut self, edge: &Edge) {
+        while edge.stats().sockets.get() >= HTTP_SOCKETS_MAX {
+            self.0.retain(|each| !each.conversing.is_finished());
+            let oldest = self.0.iter().position(|each| !each.works.get());
+            match oldest.filter(|&oldest| self.0[oldest].since.elapsed() >= ASKING_TIME) {
+                Some(oldest) => {
+                    if let Some(given_up) = self.0.remove(oldest) {
+                        given_up.conversing.abort();
+                    }
+                    tokio::task::yield_now().await;
+                }
+                None => tokio::time::sleep(ROOM_LOOK).await,
+            }
         }
     }
 }

@@ -8,8 +8,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
 
-/// The most clients that the list names. Those who come when it is full are counted only.
-pub const ENTRIES_MAX: usize = 100;
+/// The most clients that the list names. Those who come when it is full are counted only. Every client gets the list when it
+/// is let in, and keeps a buffer that holds it.
+pub const ENTRIES_MAX: usize = 32;
 /// The longest text of an entry.
 pub const TEXT_BYTES_MAX: usize = 128;
 
