@@ -1,9 +1,14 @@
 //! Agents of which each process serves one conversation.
 
+use std::time::Duration;
+
 use rustix::process::Signal;
 use tests::process::{PATIENCE, alive, send_signal};
 
 use super::*;
+
+/// How often it is looked whether a message has reached its agent.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// An agent with that much room; its answers name its process, which a sandbox would not tell.
 fn per_conversation(keys: &Value) -> Place {
@@ -72,10 +77,17 @@ async fn quiet_conversations_make_room() {
     let gateway = place.start("2");
     let mut client = Client::connect(&gateway.url()).await;
     // They have something to do for as long as the test wants.
-    for session in ["one", "two"] {
-        client.say("words", session, session, &format!("wait {session}")).await;
+    for (number, session) in (1..).zip(["one", "two"]) {
+        let text = format!("wait {session}");
+        client.say("words", session, session, &text).await;
+        while place.seen().len() < number {
+            // As in `ask`: the other shard may be asking the process that is free.
+            if let Ok(frame) = tokio::time::timeout(LOOK, client.frame()).await {
+                assert_eq!(code(&frame), "overloaded", "{frame}");
+                client.say("words", session, session, &text).await;
+            }
+        }
     }
-    until("both are at work", || (place.seen().len() == 2).then_some(()));
     for number in 0..4 {
         let refused = exchange(&mut client, "words", &format!("other-{number}"), "r", "hello").await;
         assert_eq!(code(&refused), "overloaded", "{refused}");
